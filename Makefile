@@ -1,0 +1,43 @@
+# Two commands matter: `make demo` and `make test`. Each sets up what it needs.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+help: ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+setup: $(STAMP) ## create .venv with exactly the locked versions
+
+$(STAMP): requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "setup: installing the locked packages into $(VENV) (a minute on a fresh machine)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+lock: ## resolve requirements.lock again (versions and hashes, no addresses)
+	uv pip compile --quiet --python-version 3.11 --extra orchestrator --extra standins --group dev \
+	  --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock pyproject.toml
+
+check: setup ## lint, strict types, import contracts, fast tests: under a minute
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python -m pytest -q -m "not kafka and not postgres and not slow" -n 2
+
+test: setup ## everything: lint, types, contracts, then all tests on a real Kafka and PostgreSQL
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python -m pytest
+
+demo: setup ## the main job, on a real Kafka, in front of your eyes
+	@$(BIN)/dsr demo
+
+bench: setup ## throughput and latency beside plain aiokafka, one run
+	@$(BIN)/dsr bench
+
+.PHONY: help setup lock check test demo bench
