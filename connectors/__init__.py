@@ -1,0 +1,1 @@
+"""Connectors: one per system, on a kit that knows none of them by name."""

@@ -1,0 +1,1 @@
+"""The orchestrator: one request in, every system told, one confirmation out."""

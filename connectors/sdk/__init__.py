@@ -1,0 +1,1 @@
+"""The connector kit: protocol, runtime, journal, throttle, errors, testing. Knows no system by name."""

@@ -1,0 +1,1 @@
+"""One third-party library per file; they know ports and schemas, never the core."""

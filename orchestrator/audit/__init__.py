@@ -1,0 +1,1 @@
+"""The offline auditor: a second opinion that shares no code with the core."""

@@ -1,0 +1,1 @@
+"""Faust, the inbox and the sweeper: it waits, it never chooses."""

@@ -1,0 +1,93 @@
+"""The one final answer, on `dsr.confirmations.v1`.
+
+Room rules: made only from codes, dates and registry names; still true, and checkable, after every key is gone.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.base import Instant, Message, Record
+from schemas.ids import PortalId, SubjectRequestId, SystemId
+from schemas.outcomes import FinalOutcome
+from schemas.reports import ResultReference
+from schemas.vocabulary import IdentityRefusalReason, Language, RefusalGround, RequestResult, Right, Role
+
+__all__ = ["ChangeAfterAcceptance", "Confirmation", "DueDates", "SystemResult"]
+
+
+class SystemResult(Record):
+    """How one planned system ended."""
+
+    system: SystemId
+    title: str
+    role: Role
+    outcome: FinalOutcome
+    settled_at: Instant
+    attempts: Annotated[int, Field(ge=0)]
+    report_id: str | None = None
+    results: tuple[ResultReference, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class ChangeAfterAcceptance(Record):
+    """What a person changed after the plan was frozen."""
+
+    kind: Literal[
+        "extended",
+        "held",
+        "resumed",
+        "waived",
+        "retried",
+        "added",
+        "approved",
+        "superseded",
+        "withdrawal_too_late",
+    ]
+    at: Instant
+    actor: str
+    reason: str
+    system: SystemId | None = None
+
+
+class DueDates(Record):
+    """The legal dates, with the rule they come from. Not legal advice: check with counsel."""
+
+    rule: Annotated[str, Field(description="Rule id, see docs/deadlines.md")]
+    due_on: date | None
+    extended_due_on: date | None = None
+    acknowledge_by_on: date | None = None
+    notice_by_on: date | None = None
+    due_at: Annotated[Instant, Field(description="The instant at which the applicable period ends")]
+
+
+class Confirmation(Message):
+    """How the request ended, system by system. One per request, whatever the result."""
+
+    type: Literal["Confirmation"] = "Confirmation"
+    confirmation_id: str
+    subject_request_id: SubjectRequestId
+    group_id: str | None = None
+    portal: PortalId
+    right: Right
+    result: RequestResult
+    refusal_ground: RefusalGround | None = None
+    identity_refusal: IdentityRefusalReason | None = None
+    executed_request: Annotated[
+        SubjectRequestId | None,
+        Field(description="For a duplicate: the request under which the work was done"),
+    ] = None
+    received_at: Instant
+    accepted_at: Instant | None = None
+    closed_at: Instant
+    due: DueDates
+    in_time: bool
+    registry_version: str
+    systems: tuple[SystemResult, ...]
+    changes: tuple[ChangeAfterAcceptance, ...] = ()
+    recipients_told: tuple[str, ...] = ()
+    journal_head: Annotated[str, Field(description="SHA-256 of the request's last journal entry before this one")]
+    text: Annotated[dict[Language, str], Field(description="The same in plain words, made from the codes above")]

@@ -1,0 +1,40 @@
+"""What the orchestrator asks of one system, on `dsr.orders.<system>.v1`.
+
+Room rules: an order holds only what the registry says that system needs.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.base import Instant, Message
+from schemas.ids import SubjectRequestId, SystemId
+from schemas.sealed import Sealed
+from schemas.vocabulary import Right
+
+__all__ = ["FulfilmentOrder", "order_binding"]
+
+
+class FulfilmentOrder(Message):
+    """One request x one system. Same `order_id` at every attempt; only `attempt` and `issued_at` change."""
+
+    type: Literal["FulfilmentOrder"] = "FulfilmentOrder"
+    order_id: str
+    subject_request_id: SubjectRequestId
+    system: SystemId
+    right: Right
+    attempt: Annotated[int, Field(ge=1, le=10_000)]
+    issued_at: Instant
+    received_at: Annotated[Instant, Field(description="When the person asked (OpenDSR `submitted_time`)")]
+    due_on: Annotated[date, Field(description="Legal due date of the request, controller's local date")]
+    respond_by: Annotated[Instant, Field(description="Patience: without a report by then a person is told")]
+    sealed: Annotated[Sealed, Field(description="`SubjectData` for this system, bound to the order")]
+    registry_version: str
+
+
+def order_binding(subject_request_id: str, system: str, order_id: str) -> str:
+    """Return what an order's seal, and its report's, are bound to: moved elsewhere, they do not open."""
+    return f"{subject_request_id}\x1f{system}\x1f{order_id}"

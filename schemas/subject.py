@@ -1,0 +1,78 @@
+"""The person, as the two ends of a seal see them: the plaintext that never leaves memory.
+
+Room rules: these models are only ever serialised in order to be sealed; `repr` and `str` show kinds and counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from schemas.base import Record
+from schemas.vocabulary import IdentifierForm, IdentifierKind
+
+__all__ = ["FieldChange", "Identifiers", "Need", "SubjectData", "in_form"]
+
+Value = Annotated[str, StringConstraints(min_length=1, max_length=320, strip_whitespace=True)]
+#: Identifier values by kind; several of one kind are possible (two addresses, three cookies).
+Identifiers = dict[IdentifierKind, tuple[Value, ...]]
+
+
+class Need(Record):
+    """An identifier that a system can use, in the form it needs it."""
+
+    kind: IdentifierKind
+    form: IdentifierForm = IdentifierForm.RAW
+
+
+class FieldChange(Record):
+    """One field to rectify or complete. `old_sha256` guards against overwriting a value the person did not mean."""
+
+    field: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+    new: Annotated[str, StringConstraints(max_length=1000)]
+    old_sha256: Annotated[str | None, StringConstraints(pattern=r"^[0-9a-f]{64}$")] = None
+
+    def __repr__(self) -> str:
+        return f"FieldChange(field={self.field!r})"
+
+    __str__ = __repr__
+
+
+class SubjectData(Record):
+    """Everything about the person that an order or request carries: who, and what to change."""
+
+    identifiers: Annotated[Identifiers, Field(default_factory=dict)]
+    changes: Annotated[tuple[FieldChange, ...], Field(max_length=50)] = ()
+
+    def __repr__(self) -> str:
+        kinds = {kind.value: len(values) for kind, values in self.identifiers.items()}
+        return f"SubjectData(identifiers={kinds}, changes={len(self.changes)})"
+
+    __str__ = __repr__
+
+    def to_bytes(self) -> bytes:
+        """Return canonical bytes, for sealing and for nothing else."""
+        ordered = {kind: tuple(sorted(set(self.identifiers[kind]))) for kind in sorted(self.identifiers)}
+        return SubjectData(identifiers=ordered, changes=self.changes).model_dump_json(exclude_none=True).encode()
+
+
+_NOT_DIGITS = re.compile(r"[^\d+]")
+
+
+def in_form(value: str, form: IdentifierForm) -> str:
+    """Return an identifier in the form a system needs; hashes are of the trimmed, lower-cased value, in hexadecimal."""
+    plain = value.strip()
+    match form:
+        case IdentifierForm.RAW:
+            return plain
+        case IdentifierForm.LOWER:
+            return plain.lower()
+        case IdentifierForm.MD5:
+            return hashlib.md5(plain.lower().encode(), usedforsecurity=False).hexdigest()
+        case IdentifierForm.SHA256:
+            return hashlib.sha256(plain.lower().encode()).hexdigest()
+        case IdentifierForm.E164:
+            return _NOT_DIGITS.sub("", plain)

@@ -1,0 +1,147 @@
+"""Bytes on the bus: one value is one model; the headers name its type and version.
+
+`decode` is total: it returns a message or raises `ProtocolViolation` with a code, the field and the remedy, never the value.
+
+Room rules: bytes in, models out; nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from schemas.base import Message
+from schemas.commands import Add, Approve, Deny, Extend, Hold, Resume, Retry, Waive, Withdraw
+from schemas.confirmations import Confirmation
+from schemas.errors import ProtocolViolation
+from schemas.journal import JournalEntry
+from schemas.orders import FulfilmentOrder
+from schemas.reports import FulfilmentReport
+from schemas.requests import ConfirmIdentity, RefuseIdentity, SubmitRequest, WithdrawRequest
+from schemas.status import StatusEvent
+from schemas.vocabulary import QuarantineReason
+
+__all__ = [
+    "COMMANDS",
+    "MAX_VALUE_BYTES",
+    "MESSAGES",
+    "PORTAL_MESSAGES",
+    "TYPE_HEADER",
+    "VERSION_HEADER",
+    "Headers",
+    "decode",
+    "encode",
+    "headers_of",
+]
+
+#: Kafka record headers, as clients hand them over.
+Headers = list[tuple[str, bytes]]
+
+TYPE_HEADER = "dsr-type"
+VERSION_HEADER = "dsr-version"
+#: Larger input is quarantined unread. Orders and reports made from input of this size fit the broker's limit.
+MAX_VALUE_BYTES = 128 * 1024
+
+PORTAL_MESSAGES: tuple[type[Message], ...] = (SubmitRequest, ConfirmIdentity, RefuseIdentity, WithdrawRequest)
+COMMANDS: tuple[type[Message], ...] = (Deny, Extend, Hold, Resume, Waive, Retry, Add, Approve, Withdraw)
+_FROM_US_AND_CONNECTORS: tuple[type[Message], ...] = (
+    FulfilmentOrder,
+    FulfilmentReport,
+    Confirmation,
+    StatusEvent,
+    JournalEntry,
+)
+#: Every message of the product, by its type name.
+MESSAGES: Mapping[str, type[Message]] = {
+    model.__name__: model for model in (*PORTAL_MESSAGES, *COMMANDS, *_FROM_US_AND_CONNECTORS)
+}
+_VERSIONS = {1}
+
+
+def encode(message: Message) -> bytes:
+    """Return a message's canonical bytes: fields in declared order, absent ones left out."""
+    return message.__pydantic_serializer__.to_json(message, exclude_none=True)
+
+
+def headers_of(message: Message) -> Headers:
+    """Return the headers every record of this message carries."""
+    return [(TYPE_HEADER, type(message).__name__.encode()), (VERSION_HEADER, str(message.version).encode())]
+
+
+def decode(value: bytes | None, headers: Iterable[tuple[str, bytes]], accepted: Iterable[type[Message]]) -> Message:
+    """Return the message in `value`, which must be one of `accepted`.
+
+    The type is read from the header, or from the value's `type` field where a client cannot set headers.
+    Raises `ProtocolViolation`; nothing in it repeats the input.
+    """
+    if value is None or value == b"":
+        raise ProtocolViolation(QuarantineReason.NOT_JSON, remedy="publish a JSON object, not an empty value")
+    if len(value) > MAX_VALUE_BYTES:
+        raise ProtocolViolation(QuarantineReason.OVERSIZED, remedy=f"keep a message below {MAX_VALUE_BYTES} bytes")
+    allowed = {model.__name__: model for model in accepted}
+    name = next((data for key, data in headers if key == TYPE_HEADER), None)
+    kind = name.decode("ascii", "replace") if name is not None else _type_in(value)
+    model = allowed.get(kind)
+    if model is None:
+        raise ProtocolViolation(
+            QuarantineReason.UNKNOWN_TYPE if kind not in MESSAGES else QuarantineReason.WRONG_TOPIC,
+            field="type",
+            remedy=f"this topic takes {', '.join(sorted(allowed))}",
+        )
+    try:
+        message = model.model_validate_json(value)
+    except ValidationError as error:
+        raise _violation(error, value) from None
+    if message.version not in _VERSIONS:
+        raise ProtocolViolation(
+            QuarantineReason.UNKNOWN_VERSION, field="version", remedy="this release reads version 1"
+        )
+    return message
+
+
+_OBJECT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
+
+
+def _type_in(value: bytes) -> str:
+    try:
+        kind = _OBJECT.validate_json(value).get("type")
+    except ValidationError:
+        raise ProtocolViolation(QuarantineReason.NOT_JSON, remedy="publish one JSON object per record") from None
+    return kind if isinstance(kind, str) else ""
+
+
+def _violation(error: ValidationError, value: bytes) -> ProtocolViolation:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    kind = first["type"]
+    if kind == "json_invalid":
+        return ProtocolViolation(QuarantineReason.NOT_JSON, remedy="publish one JSON object per record")
+    if _version_of(value) not in _VERSIONS | {None}:
+        return ProtocolViolation(
+            QuarantineReason.UNKNOWN_VERSION, field="version", remedy="this release reads version 1"
+        )
+    field = ".".join(str(part) for part in first["loc"] if _is_safe(part))
+    if kind == "missing":
+        return ProtocolViolation(QuarantineReason.MISSING_FIELD, field=field, remedy="add this field")
+    if kind == "extra_forbidden":
+        field = ".".join(str(part) for part in first["loc"][:-1] if _is_safe(part))
+        return ProtocolViolation(
+            QuarantineReason.INVALID_FIELD,
+            field=field,
+            remedy="remove the field that the schema does not know",
+        )
+    return ProtocolViolation(QuarantineReason.INVALID_FIELD, field=field, remedy=first["msg"][:200])
+
+
+def _version_of(value: bytes) -> object:
+    try:
+        return json.loads(value).get("version")
+    except (ValueError, AttributeError, RecursionError):
+        return None
+
+
+def _is_safe(part: object) -> bool:
+    """Tell a schema's own field name or an index from a key that the sender made up."""
+    return isinstance(part, int) or (isinstance(part, str) and part.isidentifier() and len(part) <= 40)
