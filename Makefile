@@ -19,7 +19,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $(STAMP)
 
 lock: ## resolve requirements.lock again (versions and hashes, no addresses)
-	uv pip compile --quiet --python-version 3.11 --extra orchestrator --extra standins --group dev \
+	uv pip compile --quiet --python-version 3.11 --extra orchestrator --group dev \
 	  --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock pyproject.toml
 
 check: setup ## lint, strict types, import contracts, fast tests: under a minute

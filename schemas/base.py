@@ -33,9 +33,7 @@ def _names_nobody(value: str) -> str:
 
 
 #: Free text by an operator: shown in confirmations, so it must not name the person.
-Reason = Annotated[
-    str, StringConstraints(min_length=3, max_length=300, strip_whitespace=True), AfterValidator(_names_nobody)
-]
+Reason = Annotated[str, StringConstraints(min_length=3, max_length=300, strip_whitespace=True), AfterValidator(_names_nobody)]
 #: Who acted: an operator's or service's id, no mail address.
 Actor = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9._:-]{1,63}$")]
 

@@ -47,9 +47,7 @@ class Hold(Command):
 
     type: Literal["Hold"] = "Hold"
     kind: HoldKind
-    asked_on: Annotated[
-        date | None, Field(description="Local date on which the person was asked, for clock pauses")
-    ] = None
+    asked_on: Annotated[date | None, Field(description="Local date on which the person was asked, for clock pauses")] = None
     review_on: Annotated[date, Field(description="When somebody looks again: no hold without an end")]
 
 

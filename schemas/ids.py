@@ -21,9 +21,7 @@ __all__ = [
 ]
 
 #: Lower-case UUID made by the portal (OpenDSR 2.0, `subject_request_id`).
-SubjectRequestId = Annotated[
-    str, StringConstraints(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")
-]
+SubjectRequestId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
 #: A system of the registry; part of a topic's name, therefore short and plain.
 SystemId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 #: A portal of the registry.

@@ -73,9 +73,7 @@ class Notified(Record):
     """Somebody was told (a recipient under GDPR Art. 19, a person with a task). Never shown as done."""
 
     code: Literal[OutcomeCode.NOTIFIED] = OutcomeCode.NOTIFIED
-    recipients: Annotated[
-        tuple[str, ...], Field(max_length=200, description="Organisations told, by registry name")
-    ] = ()
+    recipients: Annotated[tuple[str, ...], Field(max_length=200, description="Organisations told, by registry name")] = ()
 
 
 class Waived(Record):
@@ -99,9 +97,7 @@ ReportedOutcome = Annotated[
     Field(discriminator="code"),
 ]
 #: What ends an order.
-FinalOutcome = Annotated[
-    Fulfilled | NothingHeld | NotApplicable | Retained | Notified | Waived, Field(discriminator="code")
-]
+FinalOutcome = Annotated[Fulfilled | NothingHeld | NotApplicable | Retained | Notified | Waived, Field(discriminator="code")]
 #: Anything above.
 Outcome = Annotated[
     Accepted | Fulfilled | NothingHeld | NotApplicable | Retained | Notified | Waived | Failed,

@@ -50,28 +50,18 @@ class System(Record):
     title: Title
     role: Role
     owner: Annotated[Title, Field(description="The team that is told when it fails")]
-    connector: Annotated[
-        str | None, Field(description="Name of the connector; none yet: marked so and not planned")
-    ] = None
+    connector: Annotated[str | None, Field(description="Name of the connector; none yet: marked so and not planned")] = None
     rights: Annotated[tuple[Right, ...], Field(description="Rights the connector fulfils here")] = ()
     holds: Annotated[tuple[str, ...], Field(description="Categories of data, for people to read")] = ()
     needs: Annotated[
         tuple[Need, ...], Field(description="Any one of these identifiers is enough; all known ones are sent")
     ] = ()
     yields: Annotated[tuple[IdentifierKind, ...], Field(description="Identifiers found here that others may need")] = ()
-    after: Annotated[
-        tuple[SystemId, ...], Field(description="Systems that must settle first, for the same request")
-    ] = ()
-    patience: Annotated[timedelta, Field(description="How long an order may stay without any report")] = timedelta(
-        days=3
-    )
+    after: Annotated[tuple[SystemId, ...], Field(description="Systems that must settle first, for the same request")] = ()
+    patience: Annotated[timedelta, Field(description="How long an order may stay without any report")] = timedelta(days=3)
     cooling_off: Annotated[timedelta, Field(description="Wait before an irreversible order leaves")] = timedelta(0)
-    irreversible: Annotated[tuple[Right, ...], Field(description="Rights that cannot be undone here")] = (
-        Right.ERASURE,
-    )
-    four_eyes: Annotated[
-        bool, Field(description="Irreversible orders need an approval by someone else than the filer")
-    ] = False
+    irreversible: Annotated[tuple[Right, ...], Field(description="Rights that cannot be undone here")] = (Right.ERASURE,)
+    four_eyes: Annotated[bool, Field(description="Irreversible orders need an approval by someone else than the filer")] = False
     status: Literal["active", "planned"] = "active"
 
     @property
@@ -101,9 +91,7 @@ class Registry(Record):
         for system in self.systems:
             for other in system.after:
                 if other not in known:
-                    raise ValueError(
-                        f"systems.{system.id}.after: no system {other!r}; known are {', '.join(sorted(known))}"
-                    )
+                    raise ValueError(f"systems.{system.id}.after: no system {other!r}; known are {', '.join(sorted(known))}")
         cycle = self._cycle()
         if cycle:
             raise ValueError(f"systems.after: runs in a circle: {' -> '.join(cycle)}")

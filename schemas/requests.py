@@ -20,9 +20,7 @@ __all__ = ["ConfirmIdentity", "RefuseIdentity", "SubmitRequest", "Verification",
 class Verification(Record):
     """How the portal made sure who is asking (GDPR Art. 12(6))."""
 
-    method: Annotated[
-        str, Field(pattern=r"^[a-z][a-z0-9_]{1,39}$", description="For instance login, mail_link, passport")
-    ]
+    method: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,39}$", description="For instance login, mail_link, passport")]
     level: AssuranceLevel
     verified_at: Instant
 
@@ -35,15 +33,11 @@ class SubmitRequest(Message):
     portal: PortalId
     right: Right
     submitted_at: Annotated[Instant, Field(description="When the person asked: the legal clock starts here")]
-    sealed: Annotated[
-        Sealed, Field(description="`SubjectData`, sealed to the intake key and bound to the request's id")
-    ]
+    sealed: Annotated[Sealed, Field(description="`SubjectData`, sealed to the intake key and bound to the request's id")]
     verification: Verification | None = None
     language: Language = Language.EN
     group_id: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = None
-    filed_by: Annotated[Actor | None, Field(description="Member of staff who filed it, if any: cannot approve it")] = (
-        None
-    )
+    filed_by: Annotated[Actor | None, Field(description="Member of staff who filed it, if any: cannot approve it")] = None
 
 
 class ConfirmIdentity(Message):

@@ -35,9 +35,7 @@ class Sealed(BaseModel):
 
     kid: Annotated[str, Field(min_length=1, max_length=80, description="Name of the sealing key")]
     nonce: Annotated[str, Field(min_length=16, max_length=16, description="96 bits, base64url")]
-    ciphertext: Annotated[
-        str, Field(min_length=22, max_length=_MAX_CIPHERTEXT, description="Ciphertext and tag, base64url")
-    ]
+    ciphertext: Annotated[str, Field(min_length=22, max_length=_MAX_CIPHERTEXT, description="Ciphertext and tag, base64url")]
 
     def __str__(self) -> str:
         return f"Sealed(kid={self.kid!r})"
@@ -63,9 +61,7 @@ class SealingKey:
         try:
             secret = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
-            raise ConfigurationError(
-                f"sealing key {kid!r} is not base64: make one with `openssl rand -base64 32`"
-            ) from None
+            raise ConfigurationError(f"sealing key {kid!r} is not base64: make one with `openssl rand -base64 32`") from None
         return cls(kid, secret)
 
     def derive(self, purpose: str, *context: str) -> SealingKey:

@@ -96,9 +96,7 @@ def decode(value: bytes | None, headers: Iterable[tuple[str, bytes]], accepted: 
     except ValidationError as error:
         raise _violation(error, value) from None
     if message.version not in _VERSIONS:
-        raise ProtocolViolation(
-            QuarantineReason.UNKNOWN_VERSION, field="version", remedy="this release reads version 1"
-        )
+        raise ProtocolViolation(QuarantineReason.UNKNOWN_VERSION, field="version", remedy="this release reads version 1")
     return message
 
 
@@ -119,9 +117,7 @@ def _violation(error: ValidationError, value: bytes) -> ProtocolViolation:
     if kind == "json_invalid":
         return ProtocolViolation(QuarantineReason.NOT_JSON, remedy="publish one JSON object per record")
     if _version_of(value) not in _VERSIONS | {None}:
-        return ProtocolViolation(
-            QuarantineReason.UNKNOWN_VERSION, field="version", remedy="this release reads version 1"
-        )
+        return ProtocolViolation(QuarantineReason.UNKNOWN_VERSION, field="version", remedy="this release reads version 1")
     field = ".".join(str(part) for part in first["loc"] if _is_safe(part))
     if kind == "missing":
         return ProtocolViolation(QuarantineReason.MISSING_FIELD, field=field, remedy="add this field")

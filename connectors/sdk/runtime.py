@@ -1,0 +1,1 @@
+"""The loop all connectors share."""

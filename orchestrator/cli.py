@@ -1,0 +1,24 @@
+"""`dsr`, for operators: joins the command groups of `orchestrator.commands`."""
+
+from __future__ import annotations
+
+import typer
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="dsr",
+    help="Orchestrate data-subject requests over Kafka.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Orchestrate data-subject requests over Kafka."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,1 @@
+"""The commands of `dsr`, one file per group; joined in `orchestrator.cli`."""

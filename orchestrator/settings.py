@@ -1,0 +1,1 @@
+"""What can be set, from environment variables that start with `DSR_`."""
