@@ -8,30 +8,88 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from schemas.base import Record
 
 __all__ = [
     "COMMANDS",
     "CONFIRMATIONS",
+    "DEFAULT_PREFIX",
     "JOURNAL",
     "QUARANTINE",
     "REPORTS",
     "REQUESTS",
     "STATUS",
     "TopicSpec",
+    "Topics",
     "manifest",
     "orders_topic",
 ]
 
-REQUESTS = "dsr.requests.v1"
-COMMANDS = "dsr.commands.v1"
-REPORTS = "dsr.reports.v1"
-STATUS = "dsr.status.v1"
-CONFIRMATIONS = "dsr.confirmations.v1"
-JOURNAL = "dsr.journal.v1"
-QUARANTINE = "dsr.quarantine.v1"
+DEFAULT_PREFIX = "dsr"
+
+
+class Topics(Record):
+    """The names of one installation's topics and consumer groups: all begin with its prefix.
+
+    Two installations with different prefixes share a broker without seeing each other, and one prefixed ACL covers each.
+    """
+
+    prefix: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")] = DEFAULT_PREFIX
+
+    @property
+    def requests(self) -> str:
+        """Return the topic of `SubmitRequest`, `WithdrawRequest` and `ConfirmIdentity`."""
+        return f"{self.prefix}.requests.v1"
+
+    @property
+    def commands(self) -> str:
+        """Return the topic of the operators' commands."""
+        return f"{self.prefix}.commands.v1"
+
+    @property
+    def reports(self) -> str:
+        """Return the topic of the connectors' signed reports."""
+        return f"{self.prefix}.reports.v1"
+
+    @property
+    def status(self) -> str:
+        """Return the topic of acknowledgements, progress and notices."""
+        return f"{self.prefix}.status.v1"
+
+    @property
+    def confirmations(self) -> str:
+        """Return the topic of the signed confirmations."""
+        return f"{self.prefix}.confirmations.v1"
+
+    @property
+    def journal(self) -> str:
+        """Return the topic of every transition."""
+        return f"{self.prefix}.journal.v1"
+
+    @property
+    def quarantine(self) -> str:
+        """Return the topic of records that cannot be processed."""
+        return f"{self.prefix}.quarantine.v1"
+
+    def orders(self, system: str) -> str:
+        """Return the topic on which one system's connector gets its orders."""
+        return f"{self.prefix}.orders.{system}.v1"
+
+    def group(self, reader: str) -> str:
+        """Return the consumer group of a reader, for instance `orchestrator` or `connector.crm`."""
+        return f"{self.prefix}.{reader}"
+
+
+_DEFAULT = Topics()
+REQUESTS = _DEFAULT.requests
+COMMANDS = _DEFAULT.commands
+REPORTS = _DEFAULT.reports
+STATUS = _DEFAULT.status
+CONFIRMATIONS = _DEFAULT.confirmations
+JOURNAL = _DEFAULT.journal
+QUARANTINE = _DEFAULT.quarantine
 
 _DAY_MS = 24 * 60 * 60 * 1000
 _MIB = 1024 * 1024
@@ -49,35 +107,36 @@ class TopicSpec(Record):
     readers: tuple[str, ...]
 
 
-def orders_topic(system: str) -> str:
+def orders_topic(system: str, *, prefix: str = DEFAULT_PREFIX) -> str:
     """Return the topic on which one system's connector gets its orders."""
-    return f"dsr.orders.{system}.v1"
+    return Topics(prefix=prefix).orders(system)
 
 
-def manifest(systems: Iterable[str], *, partitions: int = 4) -> tuple[TopicSpec, ...]:
+def manifest(systems: Iterable[str], *, partitions: int = 4, prefix: str = DEFAULT_PREFIX) -> tuple[TopicSpec, ...]:
     """Return all topics for the systems that have a connector.
 
     Partition counts are for life: a key's records keep their order only while the count stays.
     """
+    topics = Topics(prefix=prefix)
     common = (
-        TopicSpec(name=REQUESTS, partitions=partitions, cleanup="delete", retention_ms=7 * _DAY_MS,
+        TopicSpec(name=topics.requests, partitions=partitions, cleanup="delete", retention_ms=7 * _DAY_MS,
                   writers=("portals",), readers=("orchestrator",)),
-        TopicSpec(name=COMMANDS, partitions=partitions, cleanup="delete", retention_ms=30 * _DAY_MS,
+        TopicSpec(name=topics.commands, partitions=partitions, cleanup="delete", retention_ms=30 * _DAY_MS,
                   writers=("operators",), readers=("orchestrator",)),
-        TopicSpec(name=REPORTS, partitions=partitions, cleanup="delete", retention_ms=30 * _DAY_MS,
+        TopicSpec(name=topics.reports, partitions=partitions, cleanup="delete", retention_ms=30 * _DAY_MS,
                   writers=("connectors",), readers=("orchestrator",)),
-        TopicSpec(name=STATUS, partitions=partitions, cleanup="delete", retention_ms=30 * _DAY_MS,
+        TopicSpec(name=topics.status, partitions=partitions, cleanup="delete", retention_ms=30 * _DAY_MS,
                   writers=("orchestrator",), readers=("portals",)),
-        TopicSpec(name=CONFIRMATIONS, partitions=partitions, cleanup="compact", retention_ms=-1,
+        TopicSpec(name=topics.confirmations, partitions=partitions, cleanup="compact", retention_ms=-1,
                   writers=("orchestrator",), readers=("portals", "archive")),
-        TopicSpec(name=JOURNAL, partitions=partitions, cleanup="delete", retention_ms=5 * 365 * _DAY_MS,
+        TopicSpec(name=topics.journal, partitions=partitions, cleanup="delete", retention_ms=5 * 365 * _DAY_MS,
                   writers=("orchestrator",), readers=("auditors",)),
-        TopicSpec(name=QUARANTINE, partitions=1, cleanup="delete", retention_ms=30 * _DAY_MS, max_message_bytes=2 * _MIB,
+        TopicSpec(name=topics.quarantine, partitions=1, cleanup="delete", retention_ms=30 * _DAY_MS, max_message_bytes=2 * _MIB,
                   writers=("orchestrator", "connectors"), readers=("operators",)),
     )  # fmt: skip
     orders = tuple(
-        TopicSpec(name=orders_topic(system), partitions=partitions, cleanup="delete", retention_ms=7 * _DAY_MS,
+        TopicSpec(name=topics.orders(system), partitions=partitions, cleanup="delete", retention_ms=7 * _DAY_MS,
                   writers=("orchestrator",), readers=(f"connector:{system}",))
-        for system in sorted(systems)
+        for system in sorted(set(systems))
     )  # fmt: skip
     return common + orders
