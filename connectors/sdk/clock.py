@@ -1,0 +1,71 @@
+"""The one place where the connector kit asks for the time.
+
+Room rules: everything else takes a `Clock`; a simulation drives a `ManualClock`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+__all__ = ["Clock", "ManualClock", "SystemClock"]
+
+
+class Clock(Protocol):
+    """Tells the time and waits."""
+
+    def now(self) -> datetime:
+        """Return the current instant, aware, in UTC."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait. Returning does not imply that nothing else moved the clock further."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        """Return the current instant, aware, in UTC."""
+        return datetime.now(UTC)  # noqa: TID251 - this class is the clock port
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait on the event loop's clock."""
+        await asyncio.sleep(max(0.0, seconds))
+
+
+class ManualClock:
+    """A clock that moves only when told to. `advance` may be called from another thread than the one that sleeps."""
+
+    def __init__(self, start: datetime) -> None:
+        self._now = start.astimezone(UTC)
+        self._sleepers: list[tuple[datetime, asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    def now(self) -> datetime:
+        """Return the instant at which the clock stands."""
+        return self._now
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait until somebody has moved the clock far enough."""
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        woken = asyncio.Event()
+        self._sleepers.append((self._now + timedelta(seconds=seconds), asyncio.get_running_loop(), woken))
+        await woken.wait()
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock forward and wake whoever waited for that."""
+        self._now += timedelta(seconds=seconds)
+        due = [sleeper for sleeper in self._sleepers if sleeper[0] <= self._now]
+        self._sleepers = [sleeper for sleeper in self._sleepers if sleeper[0] > self._now]
+        for _, loop, woken in due:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(woken.set)
+
+    @property
+    def next_wake_at(self) -> datetime | None:
+        """Return the earliest moment somebody waits for."""
+        return min((at for at, _, _ in self._sleepers), default=None)
