@@ -8,7 +8,7 @@ Room rules: data and its own consistency; no file is read here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
 from typing import Annotated, Literal, Self
@@ -20,7 +20,7 @@ from schemas.ids import PortalId, SystemId, digest
 from schemas.subject import Need
 from schemas.vocabulary import IdentifierKind, Language, Right, Role
 
-__all__ = ["Controller", "Portal", "Registry", "System"]
+__all__ = ["Controller", "Portal", "Registry", "System", "find_cycle"]
 
 Title = Annotated[str, StringConstraints(min_length=2, max_length=80)]
 
@@ -70,6 +70,28 @@ class System(Record):
         return self.connector is not None and self.status == "active"
 
 
+def find_cycle(after: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the first circle in `after` as a path that ends where it began; empty if there is none.
+
+    Every name in a value must be a key.
+    """
+    done: set[str] = set()
+
+    def visit(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return [*path[path.index(node) :], node]
+        if node in done:
+            return []
+        for nxt in after[node]:
+            found = visit(nxt, [*path, node])
+            if found:
+                return found
+        done.add(node)
+        return []
+
+    return next((found for node in after if (found := visit(node, []))), [])
+
+
 class Registry(Record):
     """All of it, checked: ids unique, `after` known and acyclic, needs met by something."""
 
@@ -92,28 +114,10 @@ class Registry(Record):
             for other in system.after:
                 if other not in known:
                     raise ValueError(f"systems.{system.id}.after: no system {other!r}; known are {', '.join(sorted(known))}")
-        cycle = self._cycle()
+        cycle = find_cycle({s.id: s.after for s in self.systems})
         if cycle:
             raise ValueError(f"systems.after: runs in a circle: {' -> '.join(cycle)}")
         return self
-
-    def _cycle(self) -> list[str]:
-        after = {s.id: s.after for s in self.systems}
-        done: set[str] = set()
-
-        def visit(node: str, path: list[str]) -> list[str]:
-            if node in path:
-                return [*path[path.index(node) :], node]
-            if node in done:
-                return []
-            for nxt in after[node]:
-                found = visit(nxt, [*path, node])
-                if found:
-                    return found
-            done.add(node)
-            return []
-
-        return next((found for node in after if (found := visit(node, []))), [])
 
     @cached_property
     def by_id(self) -> dict[str, System]:
