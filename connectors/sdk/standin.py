@@ -48,10 +48,11 @@ class Fault:
 
     `status` answers with this status, `json` or `body`, and `headers`. `malformed`, `huge`, `cut` (ends in mid-body) and
     `hang` (says nothing for `seconds`) are what they say. `lost` does the work and then loses the answer, as a proxy does
-    that times out. `times` is how many requests it hits, `path` limits it to paths that contain this text.
+    that times out; `none` lets the call pass. `times` is how many requests it hits; `path` limits it to paths that contain
+    this text.
     """
 
-    kind: Literal["status", "malformed", "huge", "cut", "hang", "lost"] = "status"
+    kind: Literal["status", "malformed", "huge", "cut", "hang", "lost", "none"] = "status"
     times: int = 1
     status: int = 503
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -114,6 +115,12 @@ class StandIn:
     def fail(self, *faults: Fault) -> None:
         """Let the next matching calls go wrong, in this order."""
         self._faults.extend([fault, fault.times] for fault in faults)
+
+    def fail_nth(self, nth: int, fault: Fault) -> None:
+        """Let the nth matching call from now on go wrong, and the ones before it go well."""
+        if nth > 1:
+            self.fail(Fault("none", times=nth - 1, path=fault.path, method=fault.method))
+        self.fail(fault)
 
     def limit(self, limit: RateLimit | None) -> None:
         """Limit the rate of calls from now on, on the machine's monotonic clock."""
@@ -233,6 +240,8 @@ async def _misbehave(fault: Fault, system: ASGIApp, scope: Scope, receive: Recei
         case "hang":
             await _hang(fault.seconds, receive)
             raise _Cut
+        case "none":
+            await system(scope, receive, send)
         case "lost":
             await system(scope, receive, _swallow)
             await Response(status_code=504)(scope, receive, send)
