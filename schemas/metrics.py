@@ -98,13 +98,15 @@ class MetricSpec(Generic[P, L]):
     """One metric: its full name, what it means, and its labels.
 
     `labels` is the `NamedTuple` of its labels; `buckets` are upper bounds of a histogram, in the unit of the name, without
-    +Inf, and empty for the other kinds.
+    +Inf, and empty for the other kinds. `shared`: every worker counts the same number in the one store, so whoever reads it
+    takes `max` over the processes, never `sum`.
     """
 
     name: str
     help: str
     labels: Callable[P, L]
     buckets: tuple[float, ...] = ()
+    shared: bool = False
     kind: ClassVar[MetricKind]
 
     @property
@@ -167,10 +169,15 @@ _REQUEST = (_MINUTE, 10 * _MINUTE, _HOUR, 6 * _HOUR, *(d * _DAY for d in (1, 3, 
 _ORDER = (1.0, 10.0, _MINUTE, 10 * _MINUTE, _HOUR, 6 * _HOUR, *(d * _DAY for d in (1, 3, 7, 14, 30)))
 
 # Requests, as a privacy officer counts them.
-REQUESTS_OPEN = GaugeSpec("dsr_requests_open", "Requests that are not closed.", PhaseRight)
-REQUESTS_OLDEST_AGE = GaugeSpec("dsr_requests_oldest_age_seconds", "Age of the oldest request in the phase.", ByPhase)
+REQUESTS_OPEN = GaugeSpec("dsr_requests_open", "Requests that are not closed.", PhaseRight, shared=True)
+REQUESTS_OLDEST_AGE = GaugeSpec(
+    "dsr_requests_oldest_age_seconds", "Age of the oldest request in the phase.", ByPhase, shared=True
+)
 REQUESTS_OPEN_BY_DAYS_LEFT = GaugeSpec(
-    "dsr_requests_open_by_days_left", "Requests that are not closed, by whole days until the legal due date.", RightDaysLeft
+    "dsr_requests_open_by_days_left",
+    "Requests that are not closed, by whole days until the legal due date.",
+    RightDaysLeft,
+    shared=True,
 )
 REQUESTS_RECEIVED = CounterSpec(
     "dsr_requests_received_total", "Requests accepted from a portal, repeats left out.", PortalRight
@@ -183,7 +190,7 @@ REQUEST_DURATION = HistogramSpec(
 # Orders and reports, as the owner of a system counts them.
 ORDERS_SENT = CounterSpec("dsr_orders_sent_total", "Orders sent to a system for the first time.", SystemRight)
 ORDERS_RESENT = CounterSpec("dsr_orders_resent_total", "Orders sent again: by a timer or by an operator.", BySystem)
-ORDERS_OPEN = GaugeSpec("dsr_orders_open", "Orders that are not settled.", SystemPhase)
+ORDERS_OPEN = GaugeSpec("dsr_orders_open", "Orders that are not settled.", SystemPhase, shared=True)
 REPORTS_RECEIVED = CounterSpec("dsr_reports_received_total", "Reports taken in, repeats left out.", SystemOutcome)
 ORDER_DURATION = HistogramSpec(
     "dsr_order_duration_seconds", "From the first sending of an order to its final report.", BySystem, _ORDER
@@ -208,9 +215,11 @@ LAG = GaugeSpec("dsr_lag_records", "Records in the log after the committed offse
 COMMIT_AGE = GaugeSpec(
     "dsr_commit_age_seconds", "While records wait: how long ago their number last shrank; 0 while none wait.", TopicPartition
 )
-OUTBOX = GaugeSpec("dsr_outbox_records", "Records saved with a state and not yet acknowledged by the broker.", NoLabels)
+OUTBOX = GaugeSpec(
+    "dsr_outbox_records", "Records saved with a state and not yet acknowledged by the broker.", NoLabels, shared=True
+)
 SWEEP_SECONDS = HistogramSpec("dsr_sweep_seconds", "One round of the sweeper.", NoLabels, _FAST)
-SWEEP_DUE = GaugeSpec("dsr_sweep_due", "Requests whose moment to wake had come at the last sweep.", NoLabels)
+SWEEP_DUE = GaugeSpec("dsr_sweep_due", "Requests whose moment to wake had come at the last sweep.", NoLabels, shared=True)
 BUILD_INFO = GaugeSpec("dsr_build_info", "1; the labels name what runs.", Build)
 
 # A connector, counted in its own process.
