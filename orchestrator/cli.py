@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from orchestrator.commands.registry import registry_app
+
 __all__ = ["app", "main"]
 
 app = typer.Typer(
@@ -12,6 +14,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(registry_app, name="registry")
 
 
 @app.callback()
