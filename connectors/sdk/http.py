@@ -25,6 +25,7 @@ from urllib.parse import quote
 
 import httpx
 
+from connectors.sdk.work import take_turn
 from schemas.errors import ConfigurationError, CredentialsRefused, SystemRejected, SystemUnavailable, Throttled
 
 __all__ = ["MAX_BODY_BYTES", "Answer", "Policy", "new_client", "retry_after_header", "segment", "send"]
@@ -142,11 +143,12 @@ async def send(
     content: bytes | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Send one request and return its answer if the status is in `expect`; raise a `ConnectorError` otherwise.
+    """Send one request, in its turn, and return its answer if the status is in `expect`; raise a `ConnectorError` otherwise.
 
     `operation` names the call in errors and logs: a code, never an identity. `SystemUnavailable` does not imply that the
     system did nothing: it may have acted and the answer was lost.
     """
+    await take_turn()
     failure: Exception
     try:
         request = client.build_request(

@@ -67,11 +67,16 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Throttle:
-    """What the system allows. None means no limit of that kind."""
+    """What the system allows. None means no limit of that kind.
+
+    `concurrent` counts orders worked on at once; `per_second` and `per_day` count calls that go through `http.send`.
+    `day_zone` is the IANA zone in which the system's day begins.
+    """
 
     concurrent: int = 4
     per_second: float | None = None
     per_day: int | None = None
+    day_zone: str = "UTC"
 
 
 class Connector(Protocol):

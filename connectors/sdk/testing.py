@@ -119,8 +119,10 @@ class ConnectorContract:
     erases_at_once: ClassVar[bool] = True
     #: False for systems whose identifiers are opaque: no letters to differ in case.
     finds_by_email: ClassVar[bool] = True
-    #: Fields to send with rectification and completion.
+    #: Fields to send with rectification.
     changes: ClassVar[tuple[FieldChange, ...]] = (FieldChange(field="last_name", new="Byron-Testcase"),)
+    #: Fields to send with completion: ones that a planted person lacks.
+    completions: ClassVar[tuple[FieldChange, ...]] = (FieldChange(field="city", new="Delft"),)
 
     # The mixin part.
 
@@ -155,6 +157,10 @@ class ConnectorContract:
             result = await connector.poll(replace(job, now=clock.now()), result.handle)
         raise AssertionError("the vendor's job never ended")
 
+    def changes_for(self, right: Right) -> tuple[FieldChange, ...]:
+        """Return what an order for this right carries beside identifiers."""
+        return {Right.RECTIFICATION: self.changes, Right.COMPLETION: self.completions}.get(right, ())
+
     # Fixtures.
 
     @pytest.fixture
@@ -181,8 +187,7 @@ class ConnectorContract:
 
         async def run(right: Right, person: Person = ADA, **overrides: Any) -> Result:
             identifiers = overrides.pop("identifiers", None) or self.identifiers(connector, person)
-            changes = self.changes if right in {Right.RECTIFICATION, Right.COMPLETION} else ()
-            job = job_for(right, identifiers, changes=changes, now=clock.now())
+            job = job_for(right, identifiers, changes=self.changes_for(right), now=clock.now())
             return await self.settle(connector, system, clock, job, await perform(connector, job))
 
         return run
@@ -213,7 +218,7 @@ class ConnectorContract:
         """No identifier the system can use: not_applicable(identifier_missing), for every right."""
         unusable = dict.fromkeys(set(IdentifierKind) - connector.needs, ("value-of-no-use",))
         for right in connector.rights:
-            result = await perform(connector, job_for(right, unusable, changes=self.changes))
+            result = await perform(connector, job_for(right, unusable, changes=self.changes_for(right)))
             assert result.outcome.code is OutcomeCode.NOT_APPLICABLE
             assert result.outcome.reason == "identifier_missing"
 
@@ -304,7 +309,7 @@ class ConnectorContract:
         caplog.set_level(logging.DEBUG)
         self.plant(system, ADA)
         for right in sorted(connector.rights):
-            job = job_for(right, self.identifiers(connector, ADA), changes=self.changes)
+            job = job_for(right, self.identifiers(connector, ADA), changes=self.changes_for(right))
             result = await run(right)
             assert not traces_in(
                 f"{job!r} {result!r} {connector!r} {vars(connector) if hasattr(connector, '__dict__') else ''}", ADA

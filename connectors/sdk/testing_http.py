@@ -72,7 +72,7 @@ class HttpConnectorContract(ConnectorContract):
                 system.heal()
                 self.plant(system, ADA)
                 system.fail(replace(fault, times=1000))
-                job = job_for(right, self.identifiers(connector, ADA), changes=self.changes)
+                job = job_for(right, self.identifiers(connector, ADA), changes=self.changes_for(right))
                 with pytest.raises(ConnectorError) as caught:
                     await perform(connector, job)
                 assert not traces_in("".join(traceback.format_exception(caught.value)), ADA)
@@ -114,7 +114,7 @@ class HttpConnectorContract(ConnectorContract):
             connector = self.build(url, timeout_seconds=0.5)
             right = (self.faulted_rights or tuple(sorted(connector.rights)))[0]
             with pytest.raises(SystemUnavailable) as caught:
-                await perform(connector, job_for(right, self.identifiers(connector, ADA), changes=self.changes))
+                await perform(connector, job_for(right, self.identifiers(connector, ADA), changes=self.changes_for(right)))
             await connector.aclose()
         assert not traces_in("".join(traceback.format_exception(caught.value)), ADA)
 
@@ -153,7 +153,7 @@ class HttpConnectorContract(ConnectorContract):
             system.heal()
             self.plant(system, ADA)
             system.fail(replace(fault, times=1000))
-            job = job_for(right, self.identifiers(connector, ADA), changes=self.changes)
+            job = job_for(right, self.identifiers(connector, ADA), changes=self.changes_for(right))
             rejection: SystemRejected | None = None
             try:
                 result = await perform(connector, job)

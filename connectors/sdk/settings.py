@@ -1,0 +1,80 @@
+"""Settings of a connector process, from the environment with the prefix `DSR_`.
+
+Room rules: a wrong setting names itself and the remedy and never quotes its value; secrets are `SecretStr`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from schemas.errors import ConfigurationError
+from schemas.sealed import SealingKey
+from schemas.topics import DEFAULT_PREFIX, Topics
+
+__all__ = ["ConnectorSettings", "RuntimeSettings", "read"]
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+class ConnectorSettings(BaseSettings):
+    """Base of a system's own settings: subclass it with `model_config = SettingsConfigDict(env_prefix="DSR_ACME_")`."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+class RuntimeSettings(ConnectorSettings):
+    """What the runtime needs, whatever the system."""
+
+    model_config = SettingsConfigDict(env_prefix="DSR_")
+
+    bootstrap_servers: Annotated[str, Field(description="Brokers, host:port with commas")] = "127.0.0.1:9092"
+    topic_prefix: Annotated[str, Field(description="First part of every topic's name")] = DEFAULT_PREFIX
+    development_key: Annotated[SecretStr, Field(description="Base64 of 32 bytes shared with the orchestrator, for development")]
+    state_dir: Annotated[Path, Field(description="Folder of the journal and of exported data")] = Path(".dsr")
+    group_instance_id: Annotated[
+        str | None, Field(description="Static membership: unique and stable per process, for a quick restart")
+    ] = None
+    session_timeout_seconds: Annotated[float, Field(ge=1, le=300)] = 20.0
+    security_protocol: Literal["PLAINTEXT", "SSL"] = "PLAINTEXT"
+    ssl_ca_file: Path | None = None
+    ssl_cert_file: Path | None = None
+    ssl_key_file: Path | None = None
+    max_tries: Annotated[int, Field(ge=1, description="Calls of the connector's method for one attempt of an order")] = 12
+    backoff_base_seconds: Annotated[float, Field(gt=0)] = 5.0
+    backoff_max_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    poll_base_seconds: Annotated[float, Field(gt=0, description="First wait before asking after a vendor's job")] = 5.0
+    poll_max_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    results_kept_days: Annotated[int, Field(ge=1, description="How long exported data is kept for the person")] = 30
+    health_host: str = "127.0.0.1"
+    health_port: Annotated[int, Field(ge=0, le=65535, description="0 takes a free port")] = 0
+
+    @property
+    def topics(self) -> Topics:
+        """Return the names of this installation's topics."""
+        return Topics(prefix=self.topic_prefix)
+
+    @property
+    def sealing_key(self) -> SealingKey:
+        """Return the development key, named `dev`. Raises `ConfigurationError`."""
+        return SealingKey.from_base64("dev", self.development_key.get_secret_value())
+
+
+def read(settings: type[S]) -> S:
+    """Return settings read from the environment. Raises `ConfigurationError` naming each variable that is wrong."""
+    try:
+        return settings()
+    except ValidationError as error:
+        prefix = str(settings.model_config.get("env_prefix") or "")
+        wrong = [
+            f"{prefix}{'_'.join(str(part) for part in e['loc'])}".upper() + f": {_remedy(e['type'], e['msg'])}"
+            for e in error.errors()
+        ]
+    raise ConfigurationError("; ".join(sorted(wrong)))
+
+
+def _remedy(kind: str, message: str) -> str:
+    return "set this variable" if kind == "missing" else message
