@@ -147,7 +147,7 @@ def test_same_content_in_another_order_is_no_difference():
 def test_differences_say_what_they_mean_for_open_requests(old: list, new: list, field: str, change: str, meaning: str):
     """Each difference names its field, what changed, and what open requests notice of it."""
     found = list(changes(registry(*old), registry(*new)))
-    assert any(c.field == field and c.change == change and meaning in c.open_requests for c in found), found
+    assert any(c.field == field and c.change.startswith(change) and meaning in c.open_requests for c in found), found
 
 
 def test_controller_and_portal_differences():
