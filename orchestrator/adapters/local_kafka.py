@@ -21,11 +21,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
@@ -173,13 +173,15 @@ def _is_free(port: int) -> bool:
 class LocalKafka:
     """One broker with its own directory, port and log.
 
-    The same directory started again has the same data and, unless `port` says otherwise, the same port.
+    The same directory started again has the same data and, unless `port` says otherwise, the same port. `overrides` are
+    broker settings that win over `deploy/local/server.properties` (not in Docker).
     Every method blocks; from a coroutine call it through `asyncio.to_thread`. Nothing listens beyond 127.0.0.1.
     """
 
-    def __init__(self, data_dir: Path, port: int | None = None) -> None:
+    def __init__(self, data_dir: Path, port: int | None = None, *, overrides: Mapping[str, str] | None = None) -> None:
         self.data_dir = data_dir.resolve()
         self._wanted_port = port
+        self._overrides = dict(overrides or {})
         self._child: subprocess.Popen[bytes] | None = None
         self._watch: subprocess.Popen[bytes] | None = None
 
@@ -294,27 +296,32 @@ class LocalKafka:
                 )
             time.sleep(_LOOK_SECONDS)
         port, controller = (known, _free_ports(None)[1]) if known else _free_ports(None)
-        (self.data_dir / "server.properties").write_text(
-            (_DEPLOY / "server.properties").read_text()
-            + f"\nnode.id=1\nlog.dirs=data\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n"
-            f"listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n"
-        )
+        own = {
+            "node.id": "1",
+            "log.dirs": "data",
+            "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+        } | self._overrides
+        settings = (_DEPLOY / "server.properties").read_text() + "".join(f"{key}={value}\n" for key, value in own.items())
+        (self.data_dir / "server.properties").write_text(settings)
         run = [java, f"-Ddsr.instance={self.data_dir}", f"-Dlog4j2.configurationFile={_DEPLOY / 'log4j2.properties'}"]
         run += ["-Xmx512m", "-XX:+ExitOnOutOfMemoryError", "-cp", f"{cache_dir()}/*"]
         with self.log_path.open("ab") as log:
-            if not (self.data_dir / "data" / "meta.properties").exists():
-                cluster = base64.urlsafe_b64encode(b"\0" + secrets.token_bytes(15)).decode().rstrip("=")
-                formatting = [*run, "kafka.tools.StorageTool", "format", "-c", "server.properties", f"--cluster-id={cluster}"]
-                done = subprocess.run(formatting, cwd=self.data_dir, stdout=log, stderr=log, check=False)  # noqa: S603 - our own line
-                if done.returncode != 0:
-                    raise LocalKafkaFailed(
-                        f"the data directory could not be formatted: {self._last_error()}; see {self.log_path}"
-                    )
+            self._format(run, log)
             self._child = subprocess.Popen(  # noqa: S603 - our own line
                 [*run, "kafka.Kafka", "server.properties"],
                 cwd=self.data_dir, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         self._remember(engine="java", port=port, pid=self._child.pid)
+
+    def _format(self, run: list[str], log: IO[bytes]) -> None:
+        if (self.data_dir / "data" / "meta.properties").exists():
+            return
+        cluster = base64.urlsafe_b64encode(b"\0" + secrets.token_bytes(15)).decode().rstrip("=")
+        command = [*run, "kafka.tools.StorageTool", "format", "-c", "server.properties", f"--cluster-id={cluster}"]
+        done = subprocess.run(command, cwd=self.data_dir, stdout=log, stderr=log, check=False)  # noqa: S603 - our own line
+        if done.returncode != 0:
+            raise LocalKafkaFailed(f"the data directory could not be formatted: {self._last_error()}; see {self.log_path}")
 
     def _watch_owner(self) -> None:
         """End the broker when this process is gone, even by SIGKILL: a pipe that only we hold open closes with us."""
