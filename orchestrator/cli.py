@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from orchestrator.commands.registry import registry_app
+from orchestrator.commands.schemas import schemas_app
 
 __all__ = ["app", "main"]
 
@@ -15,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(registry_app, name="registry")
+app.add_typer(schemas_app, name="schemas")
 
 
 @app.callback()
