@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from orchestrator.commands.kafka import kafka_app
+from orchestrator.commands.due import due_command
 from orchestrator.commands.registry import registry_app
+from orchestrator.commands.topics import topics_app
 from orchestrator.commands.schemas import schemas_app
 
 __all__ = ["app", "main"]
@@ -15,8 +18,11 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(kafka_app, name="kafka")
 app.add_typer(registry_app, name="registry")
+app.add_typer(topics_app, name="topics")
 app.add_typer(schemas_app, name="schemas")
+app.command("due")(due_command)
 
 
 @app.callback()
