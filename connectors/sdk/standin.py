@@ -47,7 +47,7 @@ class Fault:
     """One way to go wrong.
 
     `status` answers with this status, `json` or `body`, and `headers`. `malformed`, `huge`, `cut` (ends in mid-body) and
-    `hang` (says nothing for `seconds`) are what they say. `lost` does the work and then loses the answer, as a proxy does
+    `hang` (says nothing for `seconds`) are what they say. `lost` does the work and then answers `status`, as a proxy does
     that times out; `none` lets the call pass. `times` is how many requests it hits; `path` limits it to paths that contain
     this text.
     """
@@ -244,7 +244,7 @@ async def _misbehave(fault: Fault, system: ASGIApp, scope: Scope, receive: Recei
             await system(scope, receive, send)
         case "lost":
             await system(scope, receive, _swallow)
-            await Response(status_code=504)(scope, receive, send)
+            await Response(status_code=fault.status)(scope, receive, send)
 
 
 class _Cut(Exception):

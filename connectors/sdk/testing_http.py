@@ -170,7 +170,7 @@ class HttpConnectorContract(ConnectorContract):
         for path in self.vanishing_paths:
             for status in (404, 410):
                 self.plant(system, ADA)
-                system.fail(Fault(status=status, path=path, times=1, json={"message": "gone"}))
+                system.fail(Fault("lost", status=status, path=path))
                 result = await run(Right.ERASURE)
                 assert result.outcome.code in {OutcomeCode.FULFILLED, OutcomeCode.NOTHING_HELD, OutcomeCode.RETAINED}
 

@@ -1,0 +1,1 @@
+"""HubSpot: contacts and e-mail subscriptions."""
