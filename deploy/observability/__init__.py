@@ -1,0 +1,1 @@
+"""Alerts, dashboard and thresholds, generated from the vocabulary of metrics."""

@@ -1,0 +1,154 @@
+"""The alerts, each with an owner, a sentence and a page in the runbook; `generate` writes them as Prometheus rules.
+
+Labels of an alert: `severity` (`page` wakes somebody, `ticket` is the next working day's work) and `owner`, who gets it.
+
+Room rules: data; metric names come from `schemas.metrics`, numbers from `thresholds`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from deploy.observability import thresholds as at
+from schemas import metrics as m
+from schemas.metrics import MetricSpec
+from schemas.vocabulary import EscalationReason, OrderPhase, OutcomeCode, Phase
+
+__all__ = ["ALERTS", "Alert", "growth", "rules"]
+
+Owner = Literal["privacy_officer", "system_owner", "sre"]
+RUNBOOK = "docs/runbook.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One alert.
+
+    `expr`: PromQL, fires for every series it returns. `wait`: how long it must hold. `summary`: one sentence for the owner,
+    with Prometheus' template fields. The runbook has a heading of the alert's name.
+    """
+
+    name: str
+    owner: Owner
+    severity: Literal["page", "ticket"]
+    expr: str
+    wait: str
+    summary: str
+
+
+def growth(spec: MetricSpec[..., Any], window: str, by: str, selector: str = "") -> str:
+    """Return PromQL for how much a counter grew within the window, the first value of a new series included.
+
+    `increase` alone starts counting at a series' second sample, so the first quarantined record of a topic would go unnoticed.
+    """
+    series = f"{spec.name}{{{selector}}}" if selector else spec.name
+    return f"sum by ({by}) (({series} unless {series} offset {window}) or increase({series}[{window}]))"
+
+
+ALERTS: tuple[Alert, ...] = (
+    Alert(
+        "DsrRequestOverdue", "privacy_officer", "page",
+        f'max by (right) ({m.REQUESTS_OPEN_BY_DAYS_LEFT.name}{{days_left="overdue"}}) > 0', at.SETTLE,
+        "{{ $value }} open {{ $labels.right }} request(s) are past the legal due date.",
+    ),
+    Alert(
+        "DsrRequestDueSoon", "privacy_officer", "ticket",
+        f'max by (right) ({m.REQUESTS_OPEN_BY_DAYS_LEFT.name}{{days_left="0-2"}}) > 0', at.SETTLE,
+        "{{ $value }} open {{ $labels.right }} request(s) are due within two days.",
+    ),
+    Alert(
+        "DsrVerificationWaits", "privacy_officer", "ticket",
+        f'max by (phase) ({m.REQUESTS_OLDEST_AGE.name}{{phase="{Phase.VERIFYING}"}}) > {at.VERIFICATION_SECONDS}', at.SETTLE,
+        "A request has waited {{ $value | humanizeDuration }} for its portal to say who is asking.",
+    ),
+    Alert(
+        "DsrEscalationsWaiting", "system_owner", "ticket",
+        f'max by (system) ({m.ORDERS_OPEN.name}{{phase="{OrderPhase.ESCALATED}"}}) > 0', at.UNATTENDED,
+        "{{ $value }} escalated order(s) of {{ $labels.system }} have waited a day for somebody to retry or waive them.",
+    ),
+    Alert(
+        "DsrRetentionEnded", "privacy_officer", "ticket",
+        growth(m.ESCALATIONS, at.NEW_FACT_WINDOW, "system", f'reason="{EscalationReason.RETENTION_ENDED}"') + " > 0", "0m",
+        "The reason {{ $labels.system }} gave for keeping data has ended: the data must be erased now.",
+    ),
+    Alert(
+        "DsrConnectorFailing", "system_owner", "ticket",
+        growth(m.REPORTS_RECEIVED, at.FAILED_WINDOW, "system", f'outcome="{OutcomeCode.FAILED}"')
+        + f" >= {at.FAILED_REPORTS}", "0m",
+        "{{ $labels.system }} reported {{ $value | humanize }} failures within " + at.FAILED_WINDOW + ".",
+    ),
+    Alert(
+        "DsrConnectorSilent", "system_owner", "ticket",
+        f'min_over_time(max by (system) ({m.ORDERS_OPEN.name}{{phase="{OrderPhase.SENT}"}})[{at.CONNECTOR_SILENT}:10m]) > 0'
+        f' unless on (system) {growth(m.REPORTS_RECEIVED, at.CONNECTOR_SILENT, "system")} > 0', at.SETTLE,
+        "{{ $labels.system }} has had orders for " + at.CONNECTOR_SILENT + " and reported nothing.",
+    ),
+    Alert(
+        "DsrConnectorDown", "system_owner", "ticket",
+        f'up{{job="{at.CONNECTOR_JOB}"}} == 0', at.CONNECTOR_DOWN,
+        "The connector at {{ $labels.instance }} does not answer.",
+    ),
+    Alert(
+        "DsrQuarantineGrowing", "sre", "ticket",
+        growth(m.QUARANTINED, at.NEW_FACT_WINDOW, "topic, reason") + " > 0", "0m",
+        "Records of {{ $labels.topic }} were set aside as {{ $labels.reason }}.",
+    ),
+    Alert(
+        "DsrConnectorQuarantineGrowing", "system_owner", "ticket",
+        growth(m.CONNECTOR_QUARANTINED, at.NEW_FACT_WINDOW, "system, reason") + " > 0", "0m",
+        "The connector of {{ $labels.system }} set orders aside as {{ $labels.reason }}.",
+    ),
+    Alert(
+        "DsrWorkerDown", "sre", "page",
+        f'absent(up{{job="{at.WORKER_JOB}"}} == 1)', at.WORKER_DOWN,
+        "No worker answers: no request moves and no timer fires.",
+    ),
+    Alert(
+        "DsrNoCommitProgress", "sre", "page",
+        f"max by (topic, partition) ({m.COMMIT_AGE.name}) > {at.NO_COMMIT_SECONDS}", at.SETTLE,
+        "{{ $labels.topic }}/{{ $labels.partition }}: records wait and none was taken for {{ $value | humanizeDuration }}.",
+    ),
+    Alert(
+        "DsrSweeperStopped", "sre", "page",
+        f"sum(increase({m.SWEEP_SECONDS.name}_count[{at.SWEEPER_STILL}])) == 0", at.SETTLE,
+        "No worker has swept for " + at.SWEEPER_STILL + ": orders are not sent again and nobody is warned of due dates.",
+    ),
+    Alert(
+        "DsrOutboxStuck", "sre", "page",
+        f"min_over_time(max({m.OUTBOX.name})[{at.OUTBOX_STILL}:1m]) > 0"
+        f" unless sum(increase({m.PUBLISH_SECONDS.name}_count[{at.OUTBOX_STILL}])) > 0", at.SETTLE,
+        "{{ $value }} decided effect(s) are saved and not published.",
+    ),
+    Alert(
+        "DsrStoreConflicts", "sre", "ticket",
+        f"sum(rate({m.STORE_CONFLICTS.name}[15m])) > {at.CONFLICTS_PER_SECOND}", "15m",
+        "Workers collide on the same rows, {{ $value | humanize }} times a second.",
+    ),
+    Alert(
+        "DsrCommitsRefused", "sre", "ticket",
+        f"sum(increase({m.COMMITS_REFUSED.name}[{at.NEW_FACT_WINDOW}])) > 0", "0m",
+        "The commit guard refused an offset that was not yet safe to commit.",
+    ),
+)  # fmt: skip
+
+
+def rules() -> dict[str, Any]:
+    """Return the alerts as one Prometheus rule group, in the shape of its rule files."""
+    return {
+        "groups": [
+            {
+                "name": "dsr",
+                "rules": [
+                    {
+                        "alert": alert.name,
+                        "expr": alert.expr,
+                        **({} if alert.wait == "0m" else {"for": alert.wait}),
+                        "labels": {"owner": alert.owner, "severity": alert.severity},
+                        "annotations": {"summary": alert.summary, "runbook": f"{RUNBOOK}#{alert.name.lower()}"},
+                    }
+                    for alert in ALERTS
+                ],
+            }
+        ]
+    }

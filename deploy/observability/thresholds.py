@@ -1,0 +1,58 @@
+"""Every number an alert compares with, once, and why it is that number. An installation changes them here.
+
+Room rules: constants only.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CONFLICTS_PER_SECOND",
+    "CONNECTOR_DOWN",
+    "CONNECTOR_JOB",
+    "CONNECTOR_SILENT",
+    "FAILED_REPORTS",
+    "FAILED_WINDOW",
+    "NEW_FACT_WINDOW",
+    "NO_COMMIT_SECONDS",
+    "OUTBOX_STILL",
+    "SETTLE",
+    "SWEEPER_STILL",
+    "UNATTENDED",
+    "VERIFICATION_SECONDS",
+    "WORKER_DOWN",
+    "WORKER_JOB",
+]
+
+#: The scrape jobs' names: `job_name` of the worker's and of the connectors' targets.
+WORKER_JOB = "dsr-worker"
+CONNECTOR_JOB = "dsr-connector"
+
+#: Gauges are counted in the store once per sweep: one missed round must not open and close an alert.
+SETTLE = "5m"
+#: A request that waits for its portal this long has used a quarter of the month of GDPR Art. 12(3); after that the systems'
+#: own patience no longer fits in.
+VERIFICATION_SECONDS = 7 * 86400
+#: An escalated order or a due request is somebody's work of the day, not of the minute: told again only when a working day
+#: has passed over it.
+UNATTENDED = "1d"
+#: One failed report is escalated by itself; three within the window say that the system is at fault and not the request.
+FAILED_REPORTS = 3
+FAILED_WINDOW = "1h"
+#: Half a day with orders sent and no report at all. The registry's patience (3 days by default) watches each order; this
+#: watches the connector, so that it is mended before patience ends.
+CONNECTOR_SILENT = "12h"
+#: Longer than a restart or a rolling update of one process.
+CONNECTOR_DOWN = "10m"
+WORKER_DOWN = "5m"
+#: How long something that happened once stays visible as an alert: long enough for the next working morning.
+NEW_FACT_WINDOW = "1d"
+#: The commit timer runs every few seconds; 10 minutes without progress while records wait is a stuck batch or a loop of
+#: restarts, and still far from the 7 days that `dsr.requests.v1` keeps its records.
+NO_COMMIT_SECONDS = 600
+#: Two workers meet on a row when an operator and a report do, so conflicts are rare; one a second, for a quarter of an hour,
+#: means that two workers own the same partition or that one request gets everything.
+CONFLICTS_PER_SECOND = 1
+#: The outbox empties within one batch. With the broker away it stays; the sweep retries well within this time.
+OUTBOX_STILL = "15m"
+#: The sweeper runs every few seconds to minutes; without it no timer of any request fires.
+SWEEPER_STILL = "30m"
