@@ -1,0 +1,1 @@
+"""Mailchimp: newsletter audiences and their members."""
