@@ -79,7 +79,7 @@ class Count:
 
     def first(self, *, paused: bool = True) -> date:
         """Return the last day of the first period."""
-        return self._ending(self.rule.period, f"{self.rule.duty} by" if paused else "without pauses", paused=paused)
+        return self._ending(self.rule.period, f"{self.rule.duty} by" if paused else "", paused=paused)
 
     def extended(self, *, paused: bool = True) -> date | None:
         """Return the last day of the extended period, counted from the start and not chained to the first; None without one."""

@@ -110,16 +110,20 @@ def _due_in_days(rule: Rule, inputs: Inputs) -> Due:
     story = replay(inputs.events, zone)
     count = _count(rule, inputs, story.sent_on if rule.starts is Start.SENT else story.received_on)
     count.start(story, inputs.zone)
+    plain_on = count.first(paused=False)
     count.stop_for(story, inputs.right)
     due_on = count.first()
     extended_due_on = count.extended()
     notice_by_on = count.notice_by(story.sent_on) if rule.extends else None
     applicable = due_on
     for extension in story.extensions:
-        applicable = _extended_until(rule, extension.until_on, due_on, extended_due_on)
-        _check_notice(count, local_date(extension.notice_sent_at, zone), notice_by_on, applicable)
-    acknowledge_by_on = due_on if rule.duty is Duty.ACKNOWLEDGE else count.acknowledge_by()
+        longest_on = _extended_until(rule, extension.until_on, plain_on, extended_due_on)
+        _check_notice(rule, local_date(extension.notice_sent_at, zone), notice_by_on)
+        applicable = max(due_on, longest_on)
+        count.steps.append(f"extended, the notice in time: now due {say(applicable)}")
+    alert_on = _alert_on(count, applicable, extended=bool(story.extensions))
     due_at = datetime.combine(applicable + timedelta(days=1), time(), zone).astimezone(UTC)
+    acknowledge_by_on = due_on if rule.duty is Duty.ACKNOWLEDGE else count.acknowledge_by()
     count.steps.append(f"ends at 24:00 in {inputs.zone} = {due_at:%Y-%m-%dT%H:%M}Z")
     return _dates(
         count,
@@ -130,7 +134,7 @@ def _due_in_days(rule: Rule, inputs: Inputs) -> Due:
         acknowledge_by_on=acknowledge_by_on,
         notice_by_on=notice_by_on,
         applicable_due_on=applicable,
-        alert_on=_alert_on(count, applicable, extended=bool(story.extensions)),
+        alert_on=alert_on,
     )
 
 
@@ -139,11 +143,10 @@ def _count(rule: Rule, inputs: Inputs, starts_on: date) -> Count:
     return Count(rule, listed, WEEKENDS if inputs.conservative else listed, starts_on, conservative=inputs.conservative)
 
 
-def _check_notice(count: Count, sent_on: date, notice_by_on: date | None, until_on: date) -> None:
+def _check_notice(rule: Rule, sent_on: date, notice_by_on: date | None) -> None:
     assert notice_by_on is not None, "a rule that extends has a last day for the notice"
     if sent_on > notice_by_on:
-        raise ExtensionTooLate(rule=count.rule.id, last_valid_on=notice_by_on, sent_on=sent_on)
-    count.steps.append(f"extended: notice sent {say(sent_on)}, in time until {say(notice_by_on)}; now due {say(until_on)}")
+        raise ExtensionTooLate(rule=rule.id, last_valid_on=notice_by_on, sent_on=sent_on)
 
 
 def _alert_on(count: Count, applicable: date, *, extended: bool) -> date:
@@ -152,19 +155,22 @@ def _alert_on(count: Count, applicable: date, *, extended: bool) -> date:
         return applicable
     unpaused = count.extended(paused=False) if extended else count.first(paused=False)
     assert unpaused is not None, "what was extended has an extended date"
-    return min(applicable, unpaused)
+    alert_on = min(applicable, unpaused)
+    count.steps.append(f"warn by {say(alert_on)}: the law may not count the paused days")
+    return alert_on
 
 
-def _extended_until(rule: Rule, until_on: date | None, due_on: date, longest_on: date | None) -> date:
+def _extended_until(rule: Rule, until_on: date | None, plain_on: date, longest_on: date | None) -> date:
+    """Return the last day that an extension names; `plain_on` is the first due date before any pause, which never moves."""
     if not rule.extends:
         raise ExtensionNotOffered(rule=rule.id)
     if until_on is None:
         if longest_on is None:
             raise ExtensionDateInvalid(remedy=f"{rule.id} leaves the length open: give the date that the notice names")
         return longest_on
-    if until_on <= due_on or (longest_on is not None and until_on > longest_on):
+    if until_on <= plain_on or (longest_on is not None and until_on > longest_on):
         limit = f" and no later than {longest_on}" if longest_on else ""
-        raise ExtensionDateInvalid(remedy=f"under {rule.id} it lies after {due_on}{limit}")
+        raise ExtensionDateInvalid(remedy=f"under {rule.id} it lies after {plain_on}{limit}")
     return until_on
 
 

@@ -5,6 +5,7 @@ Room rules: the message names the field, the remedy and, where one exists, the l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import date
 from difflib import get_close_matches
@@ -21,6 +22,8 @@ __all__ = [
     "closest_first",
     "unknown_name",
 ]
+
+_FAMILY = re.compile(r"[./-]")
 
 
 class ClockEventRejected(ProtocolViolation):
@@ -65,11 +68,13 @@ class ExtensionDateInvalid(ClockEventRejected):
 
 
 def closest_first(value: str, valid: Iterable[str]) -> list[str]:
-    """Return the valid names, those most like `value` first, the others in alphabetical order."""
+    """Return the valid names: those most like `value`, then those of its family (`eu.`, `GB-`, `Europe/`), then the others."""
     names = sorted(valid)
     folded = {name.casefold(): name for name in reversed(names)}
     close = [folded[name] for name in get_close_matches(value.casefold(), folded, n=5, cutoff=0.5)]
-    return [*close, *(name for name in names if name not in close)]
+    family = _FAMILY.split(value.casefold())[0]
+    others = (name for name in names if name not in close)
+    return [*close, *sorted(others, key=lambda name: _FAMILY.split(name.casefold())[0] != family)]
 
 
 def unknown_name(field: str, value: str, valid: Iterable[str], *, shown: int = 400) -> ConfigurationError:
