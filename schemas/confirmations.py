@@ -57,7 +57,7 @@ class DueDates(Record):
     """The legal dates, with the rule they come from. Not legal advice: check with counsel."""
 
     rule: Annotated[str, Field(description="Rule id, see docs/deadlines.md")]
-    due_on: date | None
+    due_on: date | None = None
     extended_due_on: date | None = None
     acknowledge_by_on: date | None = None
     notice_by_on: date | None = None

@@ -8,7 +8,9 @@ Room rules: bytes in, models out; nothing else.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -94,7 +96,7 @@ def decode(value: bytes | None, headers: Iterable[tuple[str, bytes]], accepted: 
     try:
         message = model.model_validate_json(value)
     except ValidationError as error:
-        raise _violation(error, value) from None
+        raise _violation(error, value, model) from None
     if message.version not in _VERSIONS:
         raise ProtocolViolation(QuarantineReason.UNKNOWN_VERSION, field="version", remedy="this release reads version 1")
     return message
@@ -111,33 +113,58 @@ def _type_in(value: bytes) -> str:
     return kind if isinstance(kind, str) else ""
 
 
-def _violation(error: ValidationError, value: bytes) -> ProtocolViolation:
+#: Kinds of mistake whose text is made from the schema alone; of others it may repeat the input.
+_TELLABLE = re.compile(
+    r"(enum|literal_error|missing|value_error|union_tag_not_found|less_than.*|greater_than.*|.*_(type|parsing|too_short|too_long)"
+    r"|too_short|too_long|string_pattern_mismatch|datetime_.*|date_.*|timezone_.*|int_from_float|finite_number)"
+)
+
+
+def _violation(error: ValidationError, value: bytes, model: type[Message]) -> ProtocolViolation:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     kind = first["type"]
     if kind == "json_invalid":
         return ProtocolViolation(QuarantineReason.NOT_JSON, remedy="publish one JSON object per record")
-    if _version_of(value) not in _VERSIONS | {None}:
+    if not _reads_version_of(value):
         return ProtocolViolation(QuarantineReason.UNKNOWN_VERSION, field="version", remedy="this release reads version 1")
-    field = ".".join(str(part) for part in first["loc"] if _is_safe(part))
+    own = _own_words(model)
+    field = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part in own)
     if kind == "missing":
         return ProtocolViolation(QuarantineReason.MISSING_FIELD, field=field, remedy="add this field")
     if kind == "extra_forbidden":
-        field = ".".join(str(part) for part in first["loc"][:-1] if _is_safe(part))
-        return ProtocolViolation(
-            QuarantineReason.INVALID_FIELD,
-            field=field,
-            remedy="remove the field that the schema does not know",
-        )
-    return ProtocolViolation(QuarantineReason.INVALID_FIELD, field=field, remedy=first["msg"][:200])
+        inside = ".".join(str(part) for part in first["loc"][:-1] if isinstance(part, int) or part in own)
+        remedy = "remove the field that the schema does not know"
+        return ProtocolViolation(QuarantineReason.INVALID_FIELD, field=inside, remedy=remedy)
+    return ProtocolViolation(QuarantineReason.INVALID_FIELD, field=field, remedy=_remedy(error, kind, model))
 
 
-def _version_of(value: bytes) -> object:
+def _remedy(error: ValidationError, kind: str, model: type[Message]) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    if kind == "union_tag_invalid":
+        return f"{first['ctx']['discriminator']} takes {first['ctx']['expected_tags']}"[:200]
+    return first["msg"][:200] if _TELLABLE.fullmatch(kind) else f"see the published schema of {model.__name__}"
+
+
+def _reads_version_of(value: bytes) -> bool:
+    """Tell whether the value claims a version of today's, or none."""
     try:
-        return json.loads(value).get("version")
+        version = json.loads(value).get("version", 1)
     except (ValueError, AttributeError, RecursionError):
-        return None
+        return True
+    return version is None or (isinstance(version, int | float | str) and str(version) in map(str, _VERSIONS))
 
 
-def _is_safe(part: object) -> bool:
-    """Tell a schema's own field name or an index from a key that the sender made up."""
-    return isinstance(part, int) or (isinstance(part, str) and part.isidentifier() and len(part) <= 40)
+@cache
+def _own_words(model: type[Message]) -> frozenset[str]:
+    """Return the names and tags that the schema itself uses: any other part of a path was made up by the sender."""
+    words: set[str] = set()
+    todo: list[Any] = [model.model_json_schema()]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, dict):
+            words.update(part.get("properties", ()))
+            words.update(part.get("discriminator", {}).get("mapping", ()))
+            todo.extend(part.values())
+        elif isinstance(part, list):
+            todo.extend(part)
+    return frozenset(words)
