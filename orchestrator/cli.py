@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
-from orchestrator.commands.kafka import kafka_app
 from orchestrator.commands.due import due_command
+from orchestrator.commands.kafka import kafka_app
 from orchestrator.commands.registry import registry_app
-from orchestrator.commands.topics import topics_app
 from orchestrator.commands.schemas import schemas_app
+from orchestrator.commands.topics import topics_app
+from schemas.errors import DsrError
 
 __all__ = ["app", "main"]
 
@@ -20,8 +23,8 @@ app = typer.Typer(
 )
 app.add_typer(kafka_app, name="kafka")
 app.add_typer(registry_app, name="registry")
-app.add_typer(topics_app, name="topics")
 app.add_typer(schemas_app, name="schemas")
+app.add_typer(topics_app, name="topics")
 app.command("due")(due_command)
 
 
@@ -31,5 +34,13 @@ def _root() -> None:
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; an error of ours is one sentence on standard error and exit code 1."""
+    try:
+        app()
+    except DsrError as error:
+        print(f"dsr: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

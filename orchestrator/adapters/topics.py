@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaConnectionError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
 
 from schemas.errors import ConfigurationError, OrchestratorError
 from schemas.topics import TopicSpec
@@ -229,5 +229,7 @@ async def _admin(bootstrap: str, connection: Mapping[str, Any]) -> AsyncIterator
         raise ConfigurationError(
             f"No Kafka broker answers at {bootstrap}: check DSR_KAFKA_BOOTSTRAP, or start one with `dsr kafka up`"
         ) from None
+    except (KafkaError, TimeoutError) as error:
+        raise OrchestratorError(f"The broker at {bootstrap} did not do it ({type(error).__name__}): try again") from error
     finally:
         await admin.close()

