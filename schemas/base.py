@@ -23,11 +23,13 @@ def _as_utc(value: datetime) -> datetime:
 #: An aware instant, kept in UTC.
 Instant = Annotated[datetime, AfterValidator(_as_utc)]
 
-_LOOKS_PERSONAL = re.compile(r"@|\d{6,}|(?:\d[\s-]?){9,}")
+#: Dates and times of day are long numbers that name nobody.
+_MOMENT = re.compile(r"\b(?:19|20)\d{2}-\d{2}-\d{2}\b|\b\d{1,2}:\d{2}(?::\d{2})?\b")
+_LOOKS_PERSONAL = re.compile(r"[@\uff20\ufe6b]|\d{6,}|(?:\d[\s().\u00a0/-]{0,3}){9,}")
 
 
 def _names_nobody(value: str) -> str:
-    if _LOOKS_PERSONAL.search(value):
+    if _LOOKS_PERSONAL.search(_MOMENT.sub("a moment", value)):
         raise ValueError("looks as if it names a person (an address or a long number): describe the reason without it")
     return value
 

@@ -27,7 +27,7 @@ __all__ = [
     "Waived",
 ]
 
-Count = Annotated[int, Field(ge=0, le=10_000_000)]
+_Count = Annotated[int, Field(ge=0, le=10_000_000)]
 
 
 class Accepted(Record):
@@ -41,7 +41,7 @@ class Fulfilled(Record):
     """Done. With `effective_by`: taken irrevocably, purged by that date, no way to ask; nothing calls it done earlier."""
 
     code: Literal[OutcomeCode.FULFILLED] = OutcomeCode.FULFILLED
-    count: Annotated[Count, Field(description="Records read, changed or deleted")]
+    count: Annotated[_Count, Field(description="Records read, changed or deleted")]
     effective_by: date | None = None
 
 
@@ -64,8 +64,8 @@ class Retained(Record):
     code: Literal[OutcomeCode.RETAINED] = OutcomeCode.RETAINED
     ground: RetentionGround
     until: Annotated[date | None, Field(description="When the ground ends; a reminder is due then")] = None
-    count: Annotated[Count, Field(description="Records kept")] = 0
-    fulfilled: Annotated[Count, Field(description="Records deleted all the same")] = 0
+    count: Annotated[_Count, Field(description="Records kept")] = 0
+    fulfilled: Annotated[_Count, Field(description="Records deleted all the same")] = 0
     detail: Annotated[str, Field(max_length=120, description="The national law or rule, by its short name")] = ""
 
 

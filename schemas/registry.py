@@ -22,13 +22,13 @@ from schemas.vocabulary import IdentifierKind, Language, Right, Role
 
 __all__ = ["Controller", "Portal", "Registry", "System", "find_cycle"]
 
-Title = Annotated[str, StringConstraints(min_length=2, max_length=80)]
+_Title = Annotated[str, StringConstraints(min_length=2, max_length=80)]
 
 
 class Controller(Record):
     """Who is answerable (GDPR Art. 4(7)), and which calendar and law count the days."""
 
-    title: Title
+    title: _Title
     zone: Annotated[str, Field(description="IANA zone of the seat: legal dates are local dates there")]
     calendar: Annotated[str, Field(description="Holiday calendar, see docs/deadlines.md")]
     regime: Annotated[str, Field(description="Default rule family, for instance eu.gdpr")] = "eu.gdpr"
@@ -39,17 +39,17 @@ class Portal(Record):
     """Who may publish requests."""
 
     id: PortalId
-    title: Title
-    owner: Title
+    title: _Title
+    owner: _Title
 
 
 class System(Record):
     """One place where personal data lives, and what its connector can do there."""
 
     id: SystemId
-    title: Title
+    title: _Title
     role: Role
-    owner: Annotated[Title, Field(description="The team that is told when it fails")]
+    owner: Annotated[_Title, Field(description="The team that is told when it fails")]
     connector: Annotated[str | None, Field(description="Name of the connector; none yet: marked so and not planned")] = None
     rights: Annotated[tuple[Right, ...], Field(description="Rights the connector fulfils here")] = ()
     holds: Annotated[tuple[str, ...], Field(description="Categories of data, for people to read")] = ()

@@ -34,8 +34,10 @@ class Sealed(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     kid: Annotated[str, Field(min_length=1, max_length=80, description="Name of the sealing key")]
-    nonce: Annotated[str, Field(min_length=16, max_length=16, description="96 bits, base64url")]
-    ciphertext: Annotated[str, Field(min_length=22, max_length=_MAX_CIPHERTEXT, description="Ciphertext and tag, base64url")]
+    nonce: Annotated[str, Field(min_length=16, max_length=16, description="96 bits, base64url with padding")]
+    ciphertext: Annotated[
+        str, Field(min_length=22, max_length=_MAX_CIPHERTEXT, description="Ciphertext and tag, base64url with padding")
+    ]
 
     def __str__(self) -> str:
         return f"Sealed(kid={self.kid!r})"
@@ -92,6 +94,14 @@ def seal(plaintext: bytes, key: SealingKey, *, associated: str) -> Sealed:
     )
 
 
+def _exactly(text: str) -> bytes:
+    """Return the bytes of padded base64url; only the one spelling that `seal` writes is taken, so no changed byte passes."""
+    data = base64.urlsafe_b64decode(text)
+    if base64.urlsafe_b64encode(data).decode() != text:
+        raise ValueError("not the canonical base64url of anything")
+    return data
+
+
 def unsafe_reveal(sealed: Sealed, key: SealingKey, *, associated: str) -> bytes:
     """Open a seal. The caller holds an identity from here on: keep it off every log, exception and disk.
 
@@ -99,8 +109,7 @@ def unsafe_reveal(sealed: Sealed, key: SealingKey, *, associated: str) -> bytes:
     these it was cannot be told apart.
     """
     try:
-        nonce = base64.urlsafe_b64decode(sealed.nonce)
-        ciphertext = base64.urlsafe_b64decode(sealed.ciphertext)
+        nonce, ciphertext = _exactly(sealed.nonce), _exactly(sealed.ciphertext)
         return AESGCM(key._secret).decrypt(nonce, ciphertext, associated.encode())  # noqa: SLF001 - same module
     except (InvalidTag, binascii.Error, ValueError):
         raise ProtocolViolation(

@@ -16,9 +16,9 @@ from schemas.vocabulary import IdentifierForm, IdentifierKind
 
 __all__ = ["FieldChange", "Identifiers", "Need", "SubjectData", "in_form"]
 
-Value = Annotated[str, StringConstraints(min_length=1, max_length=320, strip_whitespace=True)]
+_Value = Annotated[str, StringConstraints(min_length=1, max_length=320, strip_whitespace=True)]
 #: Identifier values by kind; several of one kind are possible (two addresses, three cookies).
-Identifiers = dict[IdentifierKind, tuple[Value, ...]]
+Identifiers = dict[IdentifierKind, tuple[_Value, ...]]
 
 
 class Need(Record):
@@ -35,10 +35,12 @@ class FieldChange(Record):
     new: Annotated[str, StringConstraints(max_length=1000)]
     old_sha256: Annotated[str | None, StringConstraints(pattern=r"^[0-9a-f]{64}$")] = None
 
-    def __repr__(self) -> str:
-        return f"FieldChange(field={self.field!r})"
+    def __repr_args__(self) -> list[tuple[str | None, object]]:
+        """Name the field, nothing of its value; `repr`, `str` and pretty-printers all ask here."""
+        return [("field", self.field)]
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        return repr(self)
 
 
 class SubjectData(Record):
@@ -47,11 +49,13 @@ class SubjectData(Record):
     identifiers: Annotated[Identifiers, Field(default_factory=dict)]
     changes: Annotated[tuple[FieldChange, ...], Field(max_length=50)] = ()
 
-    def __repr__(self) -> str:
+    def __repr_args__(self) -> list[tuple[str | None, object]]:
+        """Name kinds and counts; `repr`, `str` and pretty-printers all ask here."""
         kinds = {kind.value: len(values) for kind, values in self.identifiers.items()}
-        return f"SubjectData(identifiers={kinds}, changes={len(self.changes)})"
+        return [("identifiers", kinds), ("changes", len(self.changes))]
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        return repr(self)
 
     def to_bytes(self) -> bytes:
         """Return canonical bytes, for sealing and for nothing else."""
