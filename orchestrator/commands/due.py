@@ -148,6 +148,7 @@ def _pause(text: str) -> Iterator[ClockEvent]:
 def _show(found: Due, *, explain: bool) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from orchestrator.core.deadlines import rule_named
 
@@ -165,8 +166,10 @@ def _show(found: Due, *, explain: bool) -> None:
     table.add_row("source", f"{found.source} ({found.confidence})")
     console.print(table)
     if explain:
+        steps = Table.grid(padding=(0, 1))
         for number, step in enumerate(found.steps, 1):
-            console.print(f"{number:>3}. {step}", markup=False, highlight=False)
+            steps.add_row(f"{number}.", Text(step))
+        console.print(steps)
     console.print(_CAVEAT, style="italic")
 
 
@@ -183,9 +186,7 @@ def _rows(found: Due) -> Iterator[tuple[str, str]]:
 
 
 def _long(day: date) -> str:
-    from orchestrator.core.deadlines.count import say
-
-    return say(day)
+    return f"{day:%A} {day.day} {day:%B %Y}"
 
 
 def _show_rules() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from dateutil.easter import easter as dateutil_easter
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.core.deadlines import (
@@ -33,6 +33,8 @@ from schemas.vocabulary import ExtensionReason, HoldKind
 ZONES = ("Europe/Amsterdam", "Europe/London", "America/Los_Angeles", "Asia/Kolkata", "Pacific/Kiritimati", "America/Sao_Paulo")
 CALENDARS = ("NL", "NL-ATW", "FR", "DE-BY", "GB-ENG", "US-CA*", "-")
 instants = st.datetimes(datetime(2024, 1, 1), datetime(2028, 8, 31), timezones=st.just(UTC))  # noqa: DTZ001 - bounds are naive by contract
+#: The first example of a process loads the holiday data: no limit per example.
+unhurried = settings(deadline=None)
 rule_ids = st.sampled_from(sorted(RULES))
 zones = st.sampled_from(ZONES)
 calendars = st.sampled_from(CALENDARS)
@@ -43,6 +45,7 @@ def computed(rule: str, at: datetime, zone: str, calendar: str, *more: Any, cons
     return due(rule, (Received(at=at), *more), zone=zone, calendar=calendar, conservative=conservative)
 
 
+@unhurried
 @given(forward, instants, zones, calendars, st.booleans())
 def test_due_lies_after_receipt(rule: str, at: datetime, zone: str, calendar: str, conservative: bool) -> None:
     """Every period ends after it began, and an extension never shortens it."""
@@ -52,6 +55,7 @@ def test_due_lies_after_receipt(rule: str, at: datetime, zone: str, calendar: st
     assert found.extended_due_on is None or found.extended_due_on >= found.due_on
 
 
+@unhurried
 @given(rule_ids, instants, st.timedeltas(timedelta(0), timedelta(days=400)), zones, calendars, st.booleans())
 def test_later_receipt_is_never_due_earlier(
     rule: str, at: datetime, later: timedelta, zone: str, calendar: str, conservative: bool
@@ -65,6 +69,7 @@ def test_later_receipt_is_never_due_earlier(
         assert a is None or a <= b, name
 
 
+@unhurried
 @given(st.dates(date(1990, 1, 1), date(2090, 12, 31)), calendars)
 def test_rolling_is_idempotent(day: date, calendar: str) -> None:
     """A rolled day is a working day, is never before the day, and rolls no further."""
@@ -74,6 +79,7 @@ def test_rolling_is_idempotent(day: date, calendar: str) -> None:
     assert roll_forward(calendar, rolled) == rolled
 
 
+@unhurried
 @given(st.sampled_from(sorted(r for r in RULES if RULES[r].rolls and not RULES[r].period.in_hours)), instants, zones, calendars)
 def test_rolling_rules_end_on_a_working_day(rule: str, at: datetime, zone: str, calendar: str) -> None:
     """Both dates of a rule that rolls are working days of the controller's calendar."""
@@ -82,6 +88,7 @@ def test_rolling_rules_end_on_a_working_day(rule: str, at: datetime, zone: str, 
     assert found.extended_due_on is None or is_working_day(calendar, found.extended_due_on)
 
 
+@unhurried
 @given(rule_ids, instants, zones)
 def test_shorter_list_never_gives_a_later_date(rule: str, at: datetime, zone: str) -> None:
     """NL, shorter than NL-ATW, gives the same date or an earlier one; the conservative reading too."""
@@ -114,6 +121,7 @@ def built(at: datetime, told: tuple[str, int, Any]) -> Any:
     return Extended(reason=ExtensionReason.COMPLEXITY, notice_sent_at=at + timedelta(days=days), until_on=until_on)
 
 
+@unhurried
 @given(rule_ids, instants, zones, calendars, st.lists(events, max_size=8))
 def test_any_story_gives_dates_or_is_rejected(
     rule: str, at: datetime, zone: str, calendar: str, told: list[tuple[str, int, Any]]
@@ -140,6 +148,7 @@ def test_any_story_gives_dates_or_is_rejected(
     assert CLOCK_EVENTS.validate_json(CLOCK_EVENTS.dump_json(found.inputs.events)) == found.inputs.events
 
 
+@unhurried
 @given(
     instants, st.sampled_from(["us.ccpa", "us.state", "ca.pipeda", "ca.qc.law25", "br.lgpd", "shopify"]), days_after, days_after
 )
@@ -166,6 +175,7 @@ def test_easter_agrees_with_a_second_algorithm(span: range) -> None:
     assert [easter(year) for year in span] == [dateutil_easter(year) for year in span]
 
 
+@unhurried
 @given(st.integers(2000, 2090))
 def test_own_lists_stay_inside_their_year(year: int) -> None:
     """A list of one year holds days of that year only."""
