@@ -37,16 +37,18 @@ def due_command(
     right: Annotated[str, typer.Option(help="The right asked for: matters for pauses in the UK")] = "",
     sent: Annotated[str, typer.Option(help="When the person sent it, for rules that count from there")] = "",
     paused: Annotated[
-        list[str], typer.Option(help="2026-03-10..2026-03-19, or identity:, clarification:, fee: before it; repeatable")
+        list[str], typer.Option(help="DATE..DATE, or identity:, clarification:, fee: before it; repeatable")
     ] = [],  # noqa: B006 - typer copies it for every call
     identity_confirmed: Annotated[str, typer.Option(help="Date on which the identity information arrived")] = "",
     extended: Annotated[str, typer.Option(help="When the notice of the extension left")] = "",
     until: Annotated[str, typer.Option(help="The date named in that notice, where the rule leaves it open")] = "",
-    conservative: Annotated[bool, typer.Option(help="Take the earlier of two readings")] = False,
-    explain: Annotated[bool, typer.Option(help="Show the arithmetic")] = False,
+    conservative: Annotated[bool, typer.Option("--conservative", help="Take the earlier of two readings")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the arithmetic")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
     as_list: Annotated[bool, typer.Option("--list", help="Show the rules and leave")] = False,
-    markdown: Annotated[bool, typer.Option(help="Print the generated part of docs/deadlines.md and leave")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the generated part of docs/deadlines.md and leave")
+    ] = False,
 ) -> None:
     """Compute the legal dates of a request: first due date, extension, acknowledgement, notice."""
     from orchestrator.core.deadlines import due, rules_page, seat

@@ -68,9 +68,8 @@ class Due(Record):
 def seat(zone: str) -> ZoneInfo:
     """Return the IANA zone of that name; raises `ConfigurationError` with the closest valid ones first."""
     try:
-        if zone == "localtime":  # a link on some hosts, different on each
-            raise ValueError(zone)
-        return ZoneInfo(zone)
+        # "localtime" is a link that some hosts have, to a different zone on each: looked up by a name that no host has.
+        return ZoneInfo(zone if zone != "localtime" else "")
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise unknown_name("zone", zone, available_timezones(), shown=12) from None
 
