@@ -38,11 +38,13 @@ FIELDS = frozenset(
         "system", "portal", "right", "phase", "result", "outcome", "reason", "code", "notes", "type", "operation", "kind",
         "action", "actor", "regime", "rule", "status",
         # the bus and the processes on it
-        "topic", "partition", "offset", "committed_offset", "records", "lag", "group", "instance", "generation", "brokers",
-        "version", "registry", "signal", "pid", "host", "port",
+        "topic", "partition", "offset", "committed_offset", "records", "lag", "group", "instance", "worker", "task",
+        "generation", "brokers", "version", "registry", "signal", "pid", "host", "port",
         # numbers and moments
-        "count", "limit", "remaining", "attempt", "seconds", "retry_after_seconds", "age_seconds", "days_left", "due_on",
-        "wake_at", "http_status", "method", "bytes",
+        "count", "limit", "remaining", "attempt", "tries", "resumed", "seconds", "wait_seconds", "retry_after_seconds",
+        "age_seconds", "days_left", "due_on", "wake_at", "not_before", "in_time", "http_status", "method", "bytes",
+        # errors that are told without being raised again: their class and their frames
+        "error_type", "frames",
         # configuration errors
         "field", "setting", "remedy", "line",
     }
@@ -66,8 +68,8 @@ def allowed(event: Mapping[str, Any], frame: FrameType | None) -> dict[str, Any]
     """Return what of a log event may be written.
 
     `frame`: any frame below the call that logs. Fields that are not in `FIELDS` are left out and named with their types in
-    `dropped`; values go through `safe`; the text stays only if it is a literal of one of the nearest callers. `error` is
-    taken as it is: it comes from `described`.
+    `dropped`; values go through `safe`; the text stays only if it is an enum member, or a literal of one of the
+    nearest callers or of their modules. `error` is taken as it is: it comes from `described`.
     """
     kept: dict[str, Any] = {}
     dropped: list[str] = []
@@ -79,8 +81,7 @@ def allowed(event: Mapping[str, Any], frame: FrameType | None) -> dict[str, Any]
         else:
             dropped.append(f"{name if _FIELD_NAME.fullmatch(name) else '?'}: {type(value).__name__}")
     callers = list(_callers(frame))
-    text = event.get("event")
-    literal = _literal(text, callers) if isinstance(text, str) else None
+    literal = _literal(event.get("event"), callers)
     kept["event"] = WITHHELD if literal is None else safe(literal)
     if literal is None and callers:
         kept.setdefault("where", _where(callers[0].f_code.co_filename, callers[0].f_lineno, callers[0].f_code.co_name))
@@ -164,10 +165,21 @@ def _callers(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _literal(text: str, callers: list[FrameType]) -> str | None:
-    """Return the text if one of the callers has it as a constant of its function or module, without Faust's prefix."""
+def _literal(text: object, callers: list[FrameType]) -> str | None:
+    """Return the text of an enum member, or of a constant of a caller's function or module (without Faust's prefix)."""
+    if isinstance(text, Enum):
+        return str(text.value)
+    if not isinstance(text, str):
+        return None
     bare = _TREE.sub("", text, count=1) if text.startswith("[^") else text
     for frame in callers:
-        if bare in frame.f_code.co_consts or any(value == bare for value in frame.f_globals.values() if type(value) is str):
+        if bare in frame.f_code.co_consts or any(_is_constant(bare, *each) for each in frame.f_globals.items()):
             return bare
     return None
+
+
+def _is_constant(text: str, name: str, value: object) -> bool:
+    """Tell whether a module's variable is the text, or a constant (by its name) that lists it among closed words."""
+    if type(value) is str:
+        return value == text
+    return name.isupper() and type(value) in {set, frozenset, tuple, list} and text in value  # type: ignore[operator]

@@ -1,9 +1,11 @@
 """What a log line may hold, tried with canaries: values that must never reach a line, on every way there is to one."""
 
+import ast
 import asyncio
 import io
 import json
 import logging
+import re
 import socket
 import sqlite3
 import subprocess
@@ -139,6 +141,19 @@ def test_a_text_put_together_at_run_time_is_withheld(written):
         assert line["where"].startswith("tests/privacy/test_logs.py:")
         assert line["where"].endswith(" test_a_text_put_together_at_run_time_is_withheld")
     written.holds_no_canary()
+
+
+CLOSED_WORDS = {"order_sent", "escalated"}
+opened = {NAME.lower()}
+
+
+def test_closed_words_of_the_code_are_texts_too(written):
+    """An enum member or a word from a module's constant may be an event; a word from a variable collection may not."""
+    log = structlog.get_logger()
+    listed = next(iter(CLOSED_WORDS - {"escalated"}))
+    for text in (Right.ERASURE, listed, *opened):
+        log.info(text)
+    assert [line["event"] for line in written.lines] == ["erasure", "order_sent", WITHHELD]
 
 
 def test_bound_context_goes_the_same_way(written):
@@ -333,3 +348,56 @@ def test_the_list_of_fields_names_nothing_personal():
         "query",
     }
     assert not FIELDS & personal
+
+
+LEVELS = {"debug", "info", "warning", "error", "exception", "critical", "bind", "bind_contextvars"}
+
+
+def logging_calls() -> list[tuple[str, ast.Call]]:
+    """Return every call of a structlog logger in the product, with its place."""
+    return [
+        (f"{path.relative_to(ROOT)}:{node.lineno}", node)
+        for room in ("orchestrator", "connectors")
+        for path in sorted((ROOT / room).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in LEVELS
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id in {"log", "_log", "logger"}
+    ]
+
+
+def test_every_logging_call_of_the_product_uses_the_list_and_a_literal():
+    """A field that would be dropped, or a text that would be withheld, is found here and not by the person on call."""
+    wrong = [
+        f"{place}: {keyword.arg}"
+        for place, call in logging_calls()
+        for keyword in call.keywords
+        if keyword.arg is not None
+        and (keyword.arg not in FIELDS - {"error"} | {"exc_info"} or isinstance(keyword.value, ast.JoinedStr | ast.BinOp))
+    ]
+    wrong += [
+        f"{place}: the text is put together at run time"
+        for place, call in logging_calls()
+        for text in call.args
+        if not isinstance(text, ast.Constant | ast.Attribute)
+    ]
+    assert wrong == []
+
+
+def test_the_product_logs_with_structlog_only():
+    """Whoever logs with the standard library's `logging` loses the fields; setting a library's level is no logging."""
+    own = {ROOT / "orchestrator" / "adapters" / "logs.py", ROOT / "connectors" / "sdk" / "logs.py"}
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for room in ("orchestrator", "connectors", "schemas")
+        for path in sorted((ROOT / room).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if path not in own
+        and (
+            (isinstance(node, ast.Assign) and "logging.getLogger" in ast.unparse(node.value))
+            or (isinstance(node, ast.Call) and re.match(r"logging\.(basicConfig|log|[a-z]+)$", ast.unparse(node.func)))
+        )
+    ]
+    assert found == []
