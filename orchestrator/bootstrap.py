@@ -1,1 +1,227 @@
-"""The only place that joins things."""
+"""The only place that joins things: adapters to ports, shell to gateway, all of it to a process.
+
+Room rules: no decision and no loop of its own; whoever wants another store or clock passes it here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from orchestrator.adapters import registry_file, topics
+from orchestrator.adapters.clock import SystemClock
+from orchestrator.adapters.keys import DevelopmentKeys
+from orchestrator.adapters.metrics import WorkerMetrics
+from orchestrator.adapters.producer import KafkaPublisher
+from orchestrator.adapters.sql import schema
+from orchestrator.adapters.sql.store import SqlStore, make_engine
+from orchestrator.gateway.health import Check, Listening, health_app, serve
+from orchestrator.ports import Keys
+from orchestrator.settings import Settings
+from orchestrator.shell.consumer import end_process
+from orchestrator.shell.faust_app import AppSettings, WorkerDeck, create_app
+from orchestrator.shell.inbox import Inbox, QuarantineLimit
+from orchestrator.shell.sweeper import Sweeper
+from orchestrator.shell.translate import Translator
+from orchestrator.shell.watchdog import Watchdog
+from orchestrator.shell.work import Ground
+from schemas import __version__
+from schemas.errors import ConfigurationError
+from schemas.metrics import BUILD_INFO
+from schemas.registry import Registry
+from schemas.sealed import SealingKey
+from schemas.topics import Topics, manifest
+
+__all__ = ["Worker", "development_keys", "load_registry", "open_store", "run_worker", "topic_manifest"]
+
+log = structlog.get_logger(__name__)
+
+
+def development_keys(settings: Settings) -> Keys:
+    """Return keys from the configured development key. Raises `ConfigurationError` if there is none."""
+    if settings.development_key is None:
+        raise ConfigurationError("DSR_DEVELOPMENT_KEY is not set: make one with `openssl rand -base64 32` and give it to all")
+    return DevelopmentKeys(SealingKey.from_base64("dev", settings.development_key.get_secret_value()))
+
+
+def load_registry(settings: Settings) -> Registry:
+    """Return the registry. Raises `ConfigurationError` with every mistake and its line."""
+    return registry_file.load(settings.registry)
+
+
+def topic_manifest(settings: Settings, registry: Registry) -> tuple[Any, ...]:
+    """Return the topics that this installation needs."""
+    return manifest([system.id for system in registry.active()], prefix=settings.topic_prefix)
+
+
+def open_store(settings: Settings, *, upgrade: bool) -> SqlStore:
+    """Return the store. SQLite is brought up to date by itself; PostgreSQL by `dsr store upgrade`, or refuses."""
+    engine = make_engine(settings.store_url)
+    if upgrade or engine.dialect.name == "sqlite":
+        schema.upgrade(engine)
+    schema.check(engine)
+    return SqlStore(engine)
+
+
+@dataclass(slots=True)
+class Worker:
+    """A running worker."""
+
+    app: Any
+    inbox: Inbox
+    sweeper: Sweeper
+    metrics: WorkerMetrics
+    http: Listening
+
+
+@contextlib.asynccontextmanager
+async def run_worker(
+    settings: Settings, *, die: Callable[[str], None] = end_process, upgrade_store: bool = False
+) -> AsyncIterator[Worker]:
+    """Run a worker in this loop while the block runs.
+
+    Refuses to start on a wrong base (`ConfigurationError`): topics missing or wrong, store at another revision, registry
+    unreadable, data folder not writable. Publishes first what an earlier life left in the outbox.
+    """
+    registry = load_registry(settings)
+    await _check_base(settings, registry)
+    clock = SystemClock()
+    metrics = WorkerMetrics(CollectorRegistry())
+    metrics.set(BUILD_INFO, 1, version=__version__, registry=registry.version)
+    async with contextlib.AsyncExitStack() as stack:
+        store = open_store(settings, upgrade=upgrade_store)
+        stack.push_async_callback(store.aclose)
+        publisher = KafkaPublisher(settings.kafka_bootstrap)
+        await publisher.start()
+        stack.push_async_callback(publisher.aclose)
+        translator = Translator(development_keys(settings), Topics(prefix=settings.topic_prefix))
+        ground = Ground(
+            store=store,
+            keys=development_keys(settings),
+            translator=translator,
+            registry=registry,
+            registries=await _registries(store, registry),
+            policy=settings.policy(),
+            worker=settings.worker_id,
+        )
+        limit = QuarantineLimit(clock, at_most=settings.quarantine_limit)
+        inbox = Inbox(ground, publisher, clock, metrics, limit)
+        deck = WorkerDeck(metrics=metrics, die=die, batch_records=settings.batch_records)
+        app = create_app(_app_settings(settings, translator), inbox, deck)
+        sweeper = _sweeper(settings, ground, inbox, clock, metrics)
+        watchdog = Watchdog(metrics, limit_seconds=settings.watchdog_seconds)
+        recovered = await inbox.recover()
+        if recovered:
+            log.info("recovered", count=recovered)
+        pages = health_app(metrics.registry, alive=_alive(watchdog), ready=_ready(app, store))
+        http = await stack.enter_async_context(serve(pages, settings.http_host, settings.http_port))
+        await stack.enter_async_context(_faust(app))
+        tasks = (
+            _guarded(sweeper.run(), "sweeper", die),
+            _guarded(_watch(app, watchdog, settings, die), "watchdog", die),
+        )
+        for task in tasks:
+            stack.push_async_callback(_cancel, task)
+        log.info("worker_ready", worker=settings.worker_id, registry=registry.version, port=http.port)
+        yield Worker(app, inbox, sweeper, metrics, http)
+
+
+async def _check_base(settings: Settings, registry: Registry) -> None:
+    settings.datadir.mkdir(parents=True, exist_ok=True)
+    probe = settings.datadir / f".write-{settings.worker_id}"
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigurationError(f"DSR_DATADIR is not writable ({type(error).__name__}): name another folder") from None
+    findings = await topics.check(
+        settings.kafka_bootstrap, topic_manifest(settings, registry), replication=settings.replication_factor
+    )
+    if findings:
+        raise ConfigurationError("topics are not as they must be: run `dsr topics apply`\n" + "\n".join(map(str, findings)))
+
+
+async def _registries(store: SqlStore, registry: Registry) -> dict[str, Registry]:
+    await store.keep_registry(registry.content_digest, registry.model_dump_json().encode())
+    kept = {digest: Registry.model_validate_json(body) for digest, body in (await store.registries()).items()}
+    return {**kept, registry.content_digest: registry}
+
+
+def _app_settings(settings: Settings, translator: Translator) -> AppSettings:
+    return AppSettings(
+        bootstrap=settings.kafka_bootstrap,
+        group=Topics(prefix=settings.topic_prefix).group("orchestrator"),
+        topics=translator.inputs,
+        datadir=settings.datadir,
+        instance_id=settings.worker_id,
+        session_timeout_seconds=settings.session_timeout_seconds,
+        commit_interval_seconds=settings.commit_interval_seconds,
+    )
+
+
+def _sweeper(settings: Settings, ground: Ground, inbox: Inbox, clock: SystemClock, metrics: WorkerMetrics) -> Sweeper:
+    return Sweeper(
+        ground,
+        inbox,
+        clock,
+        metrics,
+        interval_seconds=settings.sweep_interval_seconds,
+        adopt_after_seconds=settings.adopt_after_seconds,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _faust(app: Any) -> AsyncIterator[None]:
+    from faust.contrib.asgi import faust_app_running  # noqa: PLC0415 - binds to the running loop when imported inside it
+
+    async with faust_app_running(app):
+        yield
+
+
+def _guarded(work: Any, name: str, die: Callable[[str], None]) -> asyncio.Task[None]:
+    """Run a background loop; its failure ends the worker, because nobody else would notice that it is gone."""
+
+    async def run() -> None:
+        try:
+            await work
+        except Exception as error:
+            log.exception("background_failed", task=name)
+            die(f"{name}: {type(error).__name__}")
+
+    return asyncio.create_task(run(), name=name)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def _watch(app: Any, watchdog: Watchdog, settings: Settings, die: Callable[[str], None]) -> None:
+    while True:
+        await asyncio.sleep(2.0)
+        consumer = app.consumer
+        assigned = consumer.assignment()
+        ends = {tp: end for tp in assigned if (end := consumer.highwater(tp)) is not None}
+        watchdog.observe({tp: consumer._committed_offset[tp] or 0 for tp in assigned}, ends)  # noqa: SLF001 - Faust's own record
+        reason = watchdog.stalled()
+        if reason and settings.watchdog_ends_process:
+            die(reason)
+
+
+def _alive(watchdog: Watchdog) -> dict[str, Check]:
+    return {"progress": watchdog.stalled}
+
+
+def _ready(app: Any, store: SqlStore) -> dict[str, Check]:
+    async def store_answers() -> str | None:
+        await store.ping()
+        return None
+
+    return {"group": lambda: None if app.started and not app.rebalancing else "joining the group", "store": store_answers}

@@ -11,6 +11,7 @@ from orchestrator.commands.kafka import kafka_app
 from orchestrator.commands.registry import registry_app
 from orchestrator.commands.schemas import schemas_app
 from orchestrator.commands.topics import topics_app
+from orchestrator.commands.worker import store_app, worker_command
 from schemas.errors import DsrError
 
 __all__ = ["app", "main"]
@@ -25,7 +26,9 @@ app.add_typer(kafka_app, name="kafka")
 app.add_typer(registry_app, name="registry")
 app.add_typer(schemas_app, name="schemas")
 app.add_typer(topics_app, name="topics")
+app.add_typer(store_app, name="store")
 app.command("due")(due_command)
+app.command("worker")(worker_command)
 
 
 @app.callback()

@@ -1,1 +1,242 @@
-"""What the shell needs from the world, as Protocols."""
+"""What the shell needs from the world, as Protocols: a store, keys, a publisher, a clock, something that counts.
+
+Room rules: shapes and promises, no implementation. Each promise is tested by a contract suite that every implementation,
+simulated ones included, passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from schemas.sealed import Sealed, SealingKey
+from schemas.subject import SubjectData
+from schemas.vocabulary import IdentifierKind
+from schemas.wire import Headers
+
+__all__ = [
+    "Census",
+    "Change",
+    "Clock",
+    "Conflict",
+    "Keys",
+    "OutRecord",
+    "OutboxBatch",
+    "PublishFailed",
+    "Publisher",
+    "Record",
+    "Row",
+    "Store",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as it was read. `repr` leaves the bytes out."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None = field(repr=False)
+    value: bytes | None = field(repr=False)
+    headers: Headers = field(default_factory=list, repr=False)
+
+    @property
+    def source(self) -> str:
+        """Return `topic-partition-offset`."""
+        return f"{self.topic}-{self.partition}-{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class OutRecord:
+    """One record to be published."""
+
+    topic: str
+    key: bytes = field(repr=False)
+    value: bytes = field(repr=False)
+    headers: Headers = field(default_factory=list, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One request as stored. `version` counts its saves, 0 means not stored yet."""
+
+    subject_request_id: str
+    version: int
+    state: bytes = field(repr=False)
+    #: Columns by which rows are found; all of them follow from the state.
+    phase: str = ""
+    right: str = ""
+    person: str | None = field(default=None, repr=False)
+    wake_at: datetime | None = None
+    due_at: datetime | None = None
+    received_at: datetime | None = None
+    #: Systems awaited, as `system:phase` joined by commas.
+    awaited: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxBatch:
+    """Records that one save asked to publish, in order."""
+
+    outbox_id: int
+    worker: str
+    records: tuple[OutRecord, ...]
+
+
+@dataclass(slots=True)
+class Change:
+    """One transaction: all of it or nothing.
+
+    `rows` carry the version they were loaded with. `subjects` are the groups of one person's requests that a decision looked
+    at, with the version it saw: two decisions about one person cannot both go through unseen by each other. `sealed` stores
+    identities, `forgotten` destroys them. `records` become one outbox batch; `published` are batches that are out by now.
+    """
+
+    worker: str
+    now: datetime
+    rows: list[Row] = field(default_factory=list)
+    subjects: dict[str, int] = field(default_factory=dict)
+    left_subjects: set[str] = field(default_factory=set)
+    sealed: dict[str, bytes] = field(default_factory=dict)
+    forgotten: list[str] = field(default_factory=list)
+    records: list[OutRecord] = field(default_factory=list)
+    published: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """Counts for the gauges: open requests by phase and right, the oldest of each phase, due dates, awaited systems."""
+
+    open_requests: Mapping[tuple[str, str], int]
+    oldest: Mapping[str, datetime]
+    due: Mapping[tuple[str, str], int]
+    awaited: Mapping[tuple[str, str], int]
+    outbox: int
+    due_wakes: int
+
+
+class Conflict(Exception):
+    """Another worker saved one of the rows first: load again and decide again. Nothing was saved."""
+
+
+class Store(Protocol):
+    """Transactional memory of requests. May raise `schemas.errors.StoreUnavailable`; then nothing was saved."""
+
+    async def load(self, ids: Iterable[str]) -> dict[str, Row]:
+        """Return the stored rows of these requests; unknown ones are absent."""
+        ...
+
+    async def siblings(self, persons: Iterable[str]) -> tuple[dict[str, list[Row]], dict[str, int]]:
+        """Return the open requests of these persons, oldest first, and the version of each person's group (0: none)."""
+        ...
+
+    async def identities(self, ids: Iterable[str]) -> dict[str, bytes]:
+        """Return the sealed identities of these requests; forgotten ones are absent."""
+        ...
+
+    async def commit(self, change: Change) -> int | None:
+        """Save in one transaction and return the id of the outbox batch, if there are records.
+
+        Raises `Conflict` if a version is not the one loaded.
+        """
+        ...
+
+    async def due(self, now: datetime, limit: int) -> list[str]:
+        """Return requests whose `wake_at` has come, the longest overdue first."""
+        ...
+
+    async def unpublished(self, worker: str, older_than: datetime) -> list[OutboxBatch]:
+        """Return outbox batches of this worker, and of any worker if saved before `older_than`."""
+        ...
+
+    async def published(self, outbox_ids: Iterable[int]) -> None:
+        """Forget outbox batches that the broker has acknowledged."""
+        ...
+
+    async def keep_registry(self, digest: str, body: bytes) -> None:
+        """Keep a registry for as long as plans refer to it. Repeating is harmless."""
+        ...
+
+    async def registries(self) -> dict[str, bytes]:
+        """Return every registry kept, by digest."""
+        ...
+
+    async def census(self, now: datetime) -> Census:
+        """Return the counts for the gauges."""
+        ...
+
+    async def ping(self) -> None:
+        """Raise `StoreUnavailable` if the store does not answer."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        ...
+
+
+class PublishFailed(Exception):
+    """The broker did not acknowledge every record: some may be out. The process must end without a commit."""
+
+
+class Publisher(Protocol):
+    """Sends records through an idempotent producer."""
+
+    async def publish(self, records: Sequence[OutRecord]) -> None:
+        """Return when the broker has acknowledged every record. Raises `PublishFailed`."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the producer."""
+        ...
+
+
+class Keys(Protocol):
+    """Opens and seals identities. Values that come out of `open_*` must not leave the process's memory."""
+
+    def open_intake(self, subject_request_id: str, sealed: Sealed) -> SubjectData:
+        """Open what a portal sealed. Raises `ProtocolViolation(identity_unreadable)`."""
+        ...
+
+    def open_yielded(self, subject_request_id: str, system: str, order_id: str, sealed: Sealed) -> SubjectData:
+        """Open identifiers that a connector found. Raises `ProtocolViolation(identity_unreadable)`."""
+        ...
+
+    def seal_order(self, subject_request_id: str, system: str, order_id: str, data: SubjectData) -> Sealed:
+        """Seal what one system needs, bound to its order: the same data gives the same bytes."""
+        ...
+
+    def seal_stored(self, subject_request_id: str, data: SubjectData) -> bytes:
+        """Seal for the store."""
+        ...
+
+    def open_stored(self, subject_request_id: str, sealed: bytes) -> SubjectData:
+        """Open what the store kept."""
+        ...
+
+    def person(self, identifiers: Mapping[IdentifierKind, tuple[str, ...]]) -> str | None:
+        """Return the keyed hash that groups one person's requests, or None if nothing identifies the person."""
+        ...
+
+    def patch(self, data: SubjectData) -> str | None:
+        """Return the keyed hash of what is to be changed, or None if nothing is."""
+        ...
+
+    def portal_key(self) -> SealingKey:
+        """Return the key that portals seal to."""
+        ...
+
+
+class Clock(Protocol):
+    """Tells the time and waits."""
+
+    def now(self) -> datetime:
+        """Return the present instant, aware, in UTC."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...

@@ -1,1 +1,80 @@
-"""What can be set, from environment variables that start with `DSR_`."""
+"""What can be set, from environment variables that start with `DSR_`.
+
+Room rules: names, defaults and their reasons; a secret is a `SecretStr` and is never printed.
+"""
+
+from __future__ import annotations
+
+import socket
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from orchestrator.core.policy import Policy
+from schemas.errors import ConfigurationError
+from schemas.topics import DEFAULT_PREFIX
+
+__all__ = ["DEPLOY", "Settings", "load_settings"]
+
+#: The folder of deployment files that is installed beside the packages.
+DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """The worker's and the operators' settings."""
+
+    model_config = SettingsConfigDict(env_prefix="DSR_", extra="ignore", hide_input_in_errors=True)
+
+    kafka_bootstrap: Annotated[str, Field(description="host:port, several joined by commas")] = "127.0.0.1:9092"
+    topic_prefix: Annotated[str, Field(description="First part of every topic's and group's name")] = DEFAULT_PREFIX
+    registry: Annotated[Path, Field(description="The registry file")] = DEPLOY / "registry" / "example-company.yaml"
+    store_url: Annotated[str, Field(description="sqlite:///file or postgresql+psycopg://...")] = "sqlite:///dsr.sqlite"
+    development_key: Annotated[SecretStr | None, Field(description="base64 of 32 bytes: openssl rand -base64 32")] = None
+    worker_id: Annotated[
+        str, Field(min_length=1, max_length=80, description="Unique and stable per worker; the host's name by default")
+    ] = Field(default_factory=socket.gethostname)
+    datadir: Annotated[Path, Field(description="Writable folder of this worker")] = Path(".dsr")
+    http_host: str = "127.0.0.1"
+    http_port: Annotated[int, Field(ge=0, le=65535, description="Metrics and health; 0 takes a free port")] = 9464
+    log_format: Annotated[str, Field(pattern="^(auto|json|console)$")] = "auto"
+
+    session_timeout_seconds: Seconds = 20.0
+    commit_interval_seconds: Seconds = 1.0
+    sweep_interval_seconds: Seconds = 1.0
+    adopt_after_seconds: Seconds = 30.0
+    batch_records: Annotated[int, Field(ge=1, le=20_000)] = 2_000
+    quarantine_limit: Annotated[int, Field(ge=1, description="Records set aside in a minute before it stops")] = 1_000
+    watchdog_seconds: Annotated[
+        float, Field(ge=0, description="Lag without a commit for so long makes /healthz fail; 0 never")
+    ] = 120.0
+    watchdog_ends_process: bool = False
+    replication_factor: Annotated[int, Field(ge=1)] = 1
+
+    verification: timedelta = timedelta(days=14)
+    resend_after: timedelta = timedelta(hours=6)
+    resend_at_most: timedelta = timedelta(days=2)
+    promise_grace: timedelta = timedelta(hours=24)
+    status_every: timedelta = timedelta(days=7)
+    due_soon: timedelta = timedelta(days=5)
+    clock_tolerance: timedelta = timedelta(hours=24)
+
+    def policy(self) -> Policy:
+        """Return the core's policy."""
+        return Policy(**{name: getattr(self, name) for name in Policy.__dataclass_fields__})
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Return the settings. Raises `ConfigurationError` that names every wrong variable, never its value."""
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        wrong = [
+            f"DSR_{'_'.join(map(str, one['loc'])).upper()}: {one['msg']}"
+            for one in error.errors(include_input=False, include_url=False)
+        ]
+        raise ConfigurationError("; ".join(wrong)) from None

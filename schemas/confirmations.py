@@ -61,6 +61,9 @@ class DueDates(Record):
     extended_due_on: date | None = None
     acknowledge_by_on: date | None = None
     notice_by_on: date | None = None
+    applicable_due_on: Annotated[date | None, Field(description="The extended date after a valid extension, else due_on")] = (
+        None
+    )
     due_at: Annotated[Instant, Field(description="The instant at which the applicable period ends")]
 
 

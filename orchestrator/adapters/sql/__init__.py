@@ -1,0 +1,1 @@
+"""The store on SQL: SQLite for one worker and no set-up, PostgreSQL for more."""

@@ -1,0 +1,290 @@
+"""`orchestrator.ports.Store` on SQLAlchemy Core: the same statements for SQLite and PostgreSQL.
+
+All calls of one store run in one thread of its own, in order: the event loop never waits for a disk, and a worker never
+races with itself.
+
+Room rules: statements only; no decision, no clock. Parameters never appear in an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, delete, event, func, select, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+
+from orchestrator.adapters.sql.outbox import pack, unpack
+from orchestrator.adapters.sql.tables import identities, outbox, registries, requests, subjects
+from orchestrator.ports import Census, Change, Conflict, OutboxBatch, Row
+from schemas.errors import StoreUnavailable
+
+__all__ = ["SqlStore", "make_engine"]
+
+T = TypeVar("T")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: More ids than this in one statement are asked in several.
+_CHUNK = 500
+
+
+def make_engine(url: str) -> Engine:
+    """Return an engine for a SQLAlchemy URL: `sqlite:///path` or `postgresql+psycopg://...`."""
+    engine = create_engine(url, hide_parameters=True, pool_size=1, max_overflow=1, pool_pre_ping=not url.startswith("sqlite"))
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "busy_timeout=5000", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+class SqlStore:
+    """Requests, sealed identities and the outbox in one database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+        dialect: Any = postgresql if engine.dialect.name == "postgresql" else sqlite
+        self._upsert_request = _upsert_versioned(dialect.insert(requests), requests.c.subject_request_id, requests.c.version)
+        self._upsert_subject = _upsert_versioned(dialect.insert(subjects), subjects.c.person, subjects.c.version)
+        sealed = dialect.insert(identities)
+        self._upsert_identity = sealed.on_conflict_do_update(
+            index_elements=[identities.c.subject_request_id], set_={"sealed": sealed.excluded.sealed}
+        )
+        self._insert_registry = dialect.insert(registries).on_conflict_do_nothing()
+
+    async def _run(self, work: Callable[[Connection], T]) -> T:
+        def call() -> T:
+            try:
+                with self._engine.begin() as connection:
+                    return work(connection)
+            except IntegrityError:
+                raise Conflict from None
+            except DBAPIError as error:
+                raise StoreUnavailable(f"the store did not answer ({type(error.orig).__name__})") from None
+            except SQLAlchemyError as error:
+                raise StoreUnavailable(f"the store did not answer ({type(error).__name__})") from None
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    async def load(self, ids: Iterable[str]) -> dict[str, Row]:
+        """Return the stored rows of these requests."""
+        wanted = list(ids)
+
+        def work(connection: Connection) -> dict[str, Row]:
+            rows: dict[str, Row] = {}
+            for chunk in _chunks(wanted):
+                query = select(requests).where(requests.c.subject_request_id.in_(chunk))
+                rows.update((row.subject_request_id, _row(row)) for row in connection.execute(query))
+            return rows
+
+        return await self._run(work) if wanted else {}
+
+    async def siblings(self, persons: Iterable[str]) -> tuple[dict[str, list[Row]], dict[str, int]]:
+        """Return the open requests of these persons, oldest first, and the version of each person's group."""
+        wanted = list(persons)
+
+        def work(connection: Connection) -> tuple[dict[str, list[Row]], dict[str, int]]:
+            rows: dict[str, list[Row]] = {person: [] for person in wanted}
+            versions = dict.fromkeys(wanted, 0)
+            for chunk in _chunks(wanted):
+                query = (
+                    select(requests)
+                    .where(requests.c.person.in_(chunk), requests.c.phase == "active")
+                    .order_by(requests.c.received_at, requests.c.subject_request_id)
+                )
+                for row in connection.execute(query):
+                    rows[row.person].append(_row(row))
+                seen = select(subjects).where(subjects.c.person.in_(chunk))
+                versions.update((row.person, row.version) for row in connection.execute(seen))
+            return rows, versions
+
+        return await self._run(work) if wanted else ({}, {})
+
+    async def identities(self, ids: Iterable[str]) -> dict[str, bytes]:
+        """Return the sealed identities of these requests."""
+        wanted = list(ids)
+
+        def work(connection: Connection) -> dict[str, bytes]:
+            found: dict[str, bytes] = {}
+            for chunk in _chunks(wanted):
+                query = select(identities).where(identities.c.subject_request_id.in_(chunk))
+                found.update((row.subject_request_id, bytes(row.sealed)) for row in connection.execute(query))
+            return found
+
+        return await self._run(work) if wanted else {}
+
+    async def commit(self, change: Change) -> int | None:
+        """Save in one transaction."""
+        return await self._run(lambda connection: self._commit(connection, change))
+
+    def _commit(self, connection: Connection, change: Change) -> int | None:
+        if change.rows:
+            # One order for all workers, so that two transactions cannot lock each other's rows.
+            values = [_values(row) for row in sorted(change.rows, key=lambda row: row.subject_request_id)]
+            _require(connection.execute(self._upsert_request, values).rowcount, len(values))
+        if change.subjects:
+            seen = [{"person": person, "version": version + 1} for person, version in sorted(change.subjects.items())]
+            _require(connection.execute(self._upsert_subject, seen).rowcount, len(seen))
+        if change.sealed:
+            connection.execute(
+                self._upsert_identity,
+                [{"subject_request_id": request, "sealed": sealed} for request, sealed in sorted(change.sealed.items())],
+            )
+        for chunk in _chunks(sorted(change.forgotten)):
+            connection.execute(delete(identities).where(identities.c.subject_request_id.in_(chunk)))
+        for chunk in _chunks(sorted(change.left_subjects)):
+            still_there = select(requests.c.person).where(requests.c.person.in_(chunk))
+            connection.execute(delete(subjects).where(subjects.c.person.in_(chunk), subjects.c.person.not_in(still_there)))
+        for ids in _chunks(change.published):
+            connection.execute(delete(outbox).where(outbox.c.outbox_id.in_(ids)))
+        if not change.records:
+            return None
+        values_ = {"worker": change.worker, "saved_at": _micros(change.now), "records": pack(change.records)}
+        inserted = connection.execute(outbox.insert(), values_).inserted_primary_key
+        assert inserted is not None
+        return int(inserted[0])
+
+    async def due(self, now: datetime, limit: int) -> list[str]:
+        """Return requests whose moment has come."""
+        query = (
+            select(requests.c.subject_request_id)
+            .where(requests.c.wake_at <= _micros(now))
+            .order_by(requests.c.wake_at)
+            .limit(limit)
+        )
+        return await self._run(lambda connection: list(connection.execute(query).scalars()))
+
+    async def unpublished(self, worker: str, older_than: datetime) -> list[OutboxBatch]:
+        """Return outbox batches of this worker, and old ones of any."""
+        query = (
+            select(outbox)
+            .where((outbox.c.worker == worker) | (outbox.c.saved_at < _micros(older_than)))
+            .order_by(outbox.c.outbox_id)
+        )
+        rows = await self._run(lambda connection: connection.execute(query).all())
+        return [OutboxBatch(row.outbox_id, row.worker, unpack(bytes(row.records))) for row in rows]
+
+    async def published(self, outbox_ids: Iterable[int]) -> None:
+        """Forget outbox batches that are out."""
+        ids = list(outbox_ids)
+        if ids:
+            await self._run(lambda connection: connection.execute(delete(outbox).where(outbox.c.outbox_id.in_(ids))))
+
+    async def keep_registry(self, digest: str, body: bytes) -> None:
+        """Keep a registry."""
+        await self._run(lambda connection: connection.execute(self._insert_registry, {"digest": digest, "body": body}))
+
+    async def registries(self) -> dict[str, bytes]:
+        """Return every registry kept."""
+        rows = await self._run(lambda connection: connection.execute(select(registries)).all())
+        return {row.digest: bytes(row.body) for row in rows}
+
+    async def census(self, now: datetime) -> Census:
+        """Return the counts for the gauges."""
+        return await self._run(lambda connection: _census(connection, now))
+
+    async def ping(self) -> None:
+        """Raise `StoreUnavailable` if the store does not answer."""
+        await self._run(lambda connection: connection.execute(text("SELECT 1")))
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        self._thread.shutdown(wait=True)
+        self._engine.dispose()
+
+
+def _upsert_versioned(insert: Any, key: Any, version: Any) -> Any:
+    """Insert at version 1, or update the row that is one version behind; anything else touches no row."""
+    changes = {column.name: insert.excluded[column.name] for column in key.table.columns if column is not key}
+    return insert.on_conflict_do_update(index_elements=[key], set_=changes, where=version == insert.excluded.version - 1)
+
+
+def _require(touched: int, wanted: int) -> None:
+    if touched != wanted:
+        raise Conflict
+
+
+def _chunks(ids: list[Any]) -> Iterable[list[Any]]:
+    return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))
+
+
+def _micros(at: datetime) -> int:
+    return (at - _EPOCH) // timedelta(microseconds=1)
+
+
+def _instant(micros: int | None) -> datetime | None:
+    return None if micros is None else _EPOCH + timedelta(microseconds=micros)
+
+
+def _values(row: Row) -> dict[str, Any]:
+    return {
+        "subject_request_id": row.subject_request_id,
+        "version": row.version + 1,
+        "state": row.state,
+        "phase": row.phase,
+        "right": row.right,
+        "person": row.person,
+        "wake_at": _micros(row.wake_at) if row.wake_at else None,
+        "due_at": _micros(row.due_at) if row.due_at else None,
+        "received_at": _micros(row.received_at) if row.received_at else None,
+        "awaited": row.awaited,
+    }
+
+
+def _row(found: Any) -> Row:
+    return Row(
+        subject_request_id=found.subject_request_id,
+        version=found.version,
+        state=bytes(found.state),
+        phase=found.phase,
+        right=found.right,
+        person=found.person,
+        wake_at=_instant(found.wake_at),
+        due_at=_instant(found.due_at),
+        received_at=_instant(found.received_at),
+        awaited=found.awaited,
+    )
+
+
+_DAY = 24 * 60 * 60 * 1_000_000
+#: Label of a bucket of days left, and the first day that no longer belongs to it.
+_BUCKETS = (("overdue", 0), ("0-2", 3), ("3-7", 8), ("8-14", 15))
+
+
+def _census(connection: Connection, now: datetime) -> Census:
+    open_requests = requests.c.phase != "closed"
+    by_phase = select(requests.c.phase, requests.c.right, func.count(), func.min(requests.c.received_at)).where(open_requests)
+    counts: dict[tuple[str, str], int] = {}
+    oldest: dict[str, datetime] = {}
+    for phase, right, count, first in connection.execute(by_phase.group_by(requests.c.phase, requests.c.right)):
+        counts[phase, right] = count
+        at = _instant(first)
+        if at is not None:
+            oldest[phase] = min(at, oldest.get(phase, at))
+    due: dict[tuple[str, str], int] = {}
+    days_left = (requests.c.due_at - _micros(now)) / _DAY
+    by_day = select(requests.c.right, func.floor(days_left), func.count()).where(open_requests)
+    for right, days, count in connection.execute(by_day.group_by(requests.c.right, func.floor(days_left))):
+        bucket = next((name for name, end in _BUCKETS if days is not None and days < end), "15+")
+        due[right, bucket] = due.get((right, bucket), 0) + count
+    awaited: dict[tuple[str, str], int] = {}
+    by_awaited = select(requests.c.awaited, func.count()).where(open_requests, requests.c.awaited != "")
+    for text_, count in connection.execute(by_awaited.group_by(requests.c.awaited)):
+        for item in text_.split(","):
+            system, _, phase = item.partition(":")
+            awaited[system, phase] = awaited.get((system, phase), 0) + count
+    waiting = connection.execute(select(func.count()).select_from(outbox)).scalar_one()
+    wakes = connection.execute(select(func.count()).where(requests.c.wake_at <= _micros(now))).scalar_one()
+    return Census(counts, oldest, due, awaited, waiting, wakes)

@@ -1,0 +1,60 @@
+"""The store's tables. Instants are microseconds since 1970 in UTC, the same on every database.
+
+Room rules: no column holds an identity, except sealed in `identities`, whose rows are deleted at the end of a request.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
+
+__all__ = ["identities", "metadata", "outbox", "registries", "requests", "subjects"]
+
+metadata = MetaData()
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("subject_request_id", String(36), primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+    Column("phase", String(16), nullable=False),
+    Column("right", String(16), nullable=False),
+    Column("person", String(64)),
+    Column("wake_at", BigInteger),
+    Column("due_at", BigInteger),
+    Column("received_at", BigInteger),
+    Column("awaited", Text, nullable=False),
+)
+Index("requests_by_person", requests.c.person)
+Index("requests_by_wake", requests.c.wake_at)
+
+#: Groups of one person's open requests; a version that grows with each decision that looked at the group.
+subjects = Table(
+    "subjects",
+    metadata,
+    Column("person", String(64), primary_key=True),
+    Column("version", Integer, nullable=False),
+)
+
+identities = Table(
+    "identities",
+    metadata,
+    Column("subject_request_id", String(36), primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("outbox_id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("worker", String(80), nullable=False),
+    Column("saved_at", BigInteger, nullable=False),
+    Column("records", LargeBinary, nullable=False),
+)
+
+registries = Table(
+    "registries",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+)

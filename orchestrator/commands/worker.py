@@ -1,0 +1,99 @@
+"""`dsr worker`: run a worker until it is told to stop; `dsr store upgrade`: bring the store to this release's schema."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Annotated
+
+import typer
+
+from schemas.errors import DsrError
+
+__all__ = ["store_app", "worker_command"]
+
+
+def worker_command(
+    worker_id: Annotated[str | None, typer.Option(help="Unique and stable name of this worker (DSR_WORKER_ID).")] = None,
+    http_port: Annotated[int | None, typer.Option(help="Port of /metrics, /healthz and /readyz; 0 takes a free one.")] = None,
+    upgrade_store: Annotated[bool, typer.Option("--upgrade-store", help="Bring the store's schema up to date first.")] = False,
+) -> None:
+    """Run a worker: read requests, commands and reports, write orders, status and confirmations.
+
+    Stops on SIGTERM after finishing what it has started. Exit codes: 0 stopped, 2 refused to start on a wrong base, 70 could
+    not go on without losing something (start it again: it replays).
+
+    Example: DSR_KAFKA_BOOTSTRAP=127.0.0.1:9092 DSR_DEVELOPMENT_KEY=... dsr worker --worker-id worker-1
+    """
+    from orchestrator.adapters import logs
+    from orchestrator.settings import load_settings
+
+    try:
+        settings = load_settings(worker_id=worker_id, http_port=http_port)
+        logs.configure(console=None if settings.log_format == "auto" else settings.log_format == "console")
+        _run(settings, upgrade_store)
+    except DsrError as error:
+        typer.echo(f"dsr worker: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _run(settings: object, upgrade_store: bool) -> None:
+    import uvloop
+
+    from orchestrator.bootstrap import run_worker
+    from orchestrator.settings import Settings
+
+    assert isinstance(settings, Settings)
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        async with run_worker(settings, upgrade_store=upgrade_store) as worker:
+            stopping = asyncio.create_task(stop.wait())
+            crashed = asyncio.create_task(worker.app.wait_until_stopped())
+            await asyncio.wait({stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
+            if not stop.is_set():
+                from orchestrator.shell.consumer import end_process
+
+                end_process("the consumer stopped by itself")
+            crashed.cancel()
+
+    uvloop.run(main())
+
+
+store_app = typer.Typer(help="The store's schema.", no_args_is_help=True)
+
+
+@store_app.command("upgrade")
+def upgrade() -> None:
+    """Bring the store named by DSR_STORE_URL to this release's schema. Repeating is harmless.
+
+    Example: DSR_STORE_URL=postgresql+psycopg://dsr@db/dsr dsr store upgrade
+    """
+    from orchestrator.adapters.sql import schema
+    from orchestrator.adapters.sql.store import make_engine
+    from orchestrator.settings import load_settings
+
+    try:
+        revision = schema.upgrade(make_engine(load_settings().store_url))
+    except DsrError as error:
+        typer.echo(f"dsr store upgrade: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"store: at revision {revision}")
+
+
+@store_app.command("check")
+def check() -> None:
+    """Tell whether the store has this release's schema: exit code 0 if it has, 1 if not."""
+    from orchestrator.adapters.sql import schema
+    from orchestrator.adapters.sql.store import make_engine
+    from orchestrator.settings import load_settings
+
+    try:
+        revision = schema.check(make_engine(load_settings().store_url))
+    except DsrError as error:
+        typer.echo(f"dsr store check: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"store: at revision {revision}, as it must be")

@@ -1,0 +1,198 @@
+"""What portals say: a request, who is asking, a withdrawal.
+
+Room rules: who is asking decides what may happen: an unverified request sends nothing and touches no other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from orchestrator.core.clock import due_dates
+from orchestrator.core.confirmation import results_of
+from orchestrator.core.deadlines import IdentityConfirmed, Received, rules_for
+from orchestrator.core.draft import Draft
+from orchestrator.core.effects import Input, KeepIdentifiers, PublishConfirmation
+from orchestrator.core.plan import freeze
+from orchestrator.core.policy import Context
+from orchestrator.core.progress import abandon, close, started_irreversibly
+from orchestrator.core.relations import relate
+from orchestrator.core.state import RequestState
+from schemas.errors import ProtocolViolation
+from schemas.requests import ConfirmIdentity, RefuseIdentity, SubmitRequest, Verification, WithdrawRequest
+from schemas.vocabulary import (
+    EscalationReason,
+    IdentityRefusalReason,
+    NotApplicableReason,
+    OrderPhase,
+    Phase,
+    QuarantineReason,
+    RequestResult,
+    Right,
+    StatusCode,
+)
+
+__all__ = ["blank", "confirm_identity", "lapse", "refuse_identity", "repeat_submission", "submit", "withdraw", "withdraw_by"]
+
+_CHANGES = {Right.RECTIFICATION, Right.COMPLETION}
+
+
+def blank(message: SubmitRequest, given: Input, now: datetime, context: Context) -> RequestState:
+    """Return the state of a request about which nothing is decided yet. Raises `ProtocolViolation` if it cannot be taken."""
+    if message.portal not in context.registry.portal_ids:
+        raise ProtocolViolation(
+            QuarantineReason.UNKNOWN_PORTAL,
+            field="portal",
+            remedy=f"publish as a portal of the registry: {', '.join(sorted(context.registry.portal_ids))}",
+        )
+    if not given.opened.kinds:
+        raise ProtocolViolation(
+            QuarantineReason.MISSING_FIELD,
+            field="sealed.identifiers",
+            remedy="seal at least one identifier of the person",
+        )
+    if message.right in _CHANGES and given.opened.patch is None:
+        raise ProtocolViolation(
+            QuarantineReason.MISSING_FIELD,
+            field="sealed.changes",
+            remedy="seal the fields to change together with the identifiers",
+        )
+    received = Received(at=message.submitted_at)
+    state = RequestState(
+        subject_request_id=message.subject_request_id,
+        portal=message.portal,
+        right=message.right,
+        phase=Phase.RECEIVED,
+        language=message.language,
+        content=given.content,
+        source=given.source,
+        submitted_at=message.submitted_at,
+        received_at=now,
+        group_id=message.group_id,
+        filed_by=message.filed_by,
+        kinds=given.opened.kinds,
+        person=given.opened.person,
+        patch=given.opened.patch,
+        rule=rules_for(context.registry.controller.regime, message.right),
+        clock=(received,),
+    )
+    return replace(state, due=due_dates(state.rule, state.clock, state.right, context.registry.controller))
+
+
+def submit(draft: Draft, message: SubmitRequest) -> None:
+    """Take a new request: freeze the plan if the portal vouches for the person, else wait for that."""
+    state, policy = draft.state, draft.context.policy
+    draft.do(KeepIdentifiers())
+    draft.fact(
+        "request_received",
+        portal=state.portal,
+        right=state.right,
+        submitted_at=state.submitted_at,
+        rule=state.rule,
+        zone=draft.registry.controller.zone,
+        calendar=draft.registry.controller.calendar,
+        due=state.due,
+        identifiers=list(state.kinds),
+    )
+    if abs(draft.now - state.submitted_at) > policy.clock_tolerance:
+        draft.escalate(EscalationReason.CLOCK_DISAGREES)
+    if message.verification is not None:
+        _accept(draft, message.verification)
+        return
+    draft.set(phase=Phase.VERIFYING, verify_by=draft.now + policy.verification)
+    draft.say(StatusCode.IDENTITY_AWAITED, answer_by=draft.state.verify_by)
+
+
+def _accept(draft: Draft, verification: Verification) -> None:
+    registry = draft.context.registry
+    draft.set(
+        phase=Phase.ACTIVE,
+        verification=verification,
+        verify_by=None,
+        accepted_at=draft.now,
+        registry=registry.content_digest,
+        registry_version=registry.version,
+        orders=freeze(registry, draft.state.right, draft.now),
+    )
+    draft.fact(
+        "request_accepted",
+        level=verification.level,
+        registry=registry.version,
+        systems=[order.system for order in draft.state.orders],
+        not_applicable=[order.system for order in draft.state.orders if order.phase is OrderPhase.SETTLED],
+    )
+    draft.say(StatusCode.ACKNOWLEDGED)
+    relate(draft)
+
+
+def repeat_submission(draft: Draft, given: Input) -> None:
+    """The same request again: from the same record a replay, which says nothing; from another one, say again what is known."""
+    state = draft.state
+    if given.content != state.content:
+        raise ProtocolViolation(
+            QuarantineReason.ID_REUSED,
+            field="subject_request_id",
+            remedy="this id belongs to another request: make a new UUID for a new request",
+        )
+    if given.source == state.source:
+        return
+    if state.confirmation is not None:
+        draft.do(PublishConfirmation(state.subject_request_id, state.confirmation))
+    elif state.phase is Phase.VERIFYING:
+        draft.say(StatusCode.IDENTITY_AWAITED, answer_by=state.verify_by)
+    else:
+        draft.say(StatusCode.ACKNOWLEDGED)
+
+
+def _own(draft: Draft, portal: str) -> None:
+    if portal != draft.state.portal:
+        raise ProtocolViolation(
+            QuarantineReason.FOREIGN_PORTAL, field="portal", remedy="only the portal that filed a request may speak for it"
+        )
+
+
+def confirm_identity(draft: Draft, message: ConfirmIdentity) -> None:
+    """The portal vouches for the person now: freeze the plan. A repetition changes nothing."""
+    _own(draft, message.portal)
+    if draft.state.phase is not Phase.VERIFYING:
+        return
+    confirmed = IdentityConfirmed(at=message.verification.verified_at)
+    clock = (*draft.state.clock, confirmed)
+    draft.set(clock=clock, due=due_dates(draft.state.rule, clock, draft.state.right, draft.registry.controller))
+    draft.fact("identity_confirmed", at=confirmed.at, due=draft.state.due)
+    _accept(draft, message.verification)
+
+
+def refuse_identity(draft: Draft, message: RefuseIdentity) -> None:
+    """The portal could not make sure who asked: nothing was done, and the confirmation says so."""
+    _own(draft, message.portal)
+    _unconfirmed(draft, message.reason)
+
+
+def lapse(draft: Draft) -> None:
+    """Nobody confirmed the identity in time."""
+    _unconfirmed(draft, IdentityRefusalReason.NO_ANSWER)
+
+
+def _unconfirmed(draft: Draft, reason: IdentityRefusalReason) -> None:
+    draft.set(identity_refusal=reason, verify_by=None)
+    close(draft, RequestResult.IDENTITY_NOT_CONFIRMED, (), carried_out=False)
+
+
+def withdraw(draft: Draft, message: WithdrawRequest) -> None:
+    """The person takes the request back, through the portal that filed it."""
+    _own(draft, message.portal)
+    withdraw_by(draft, f"portal:{message.portal}", "withdrawn by the person")
+
+
+def withdraw_by(draft: Draft, actor: str, reason: str) -> None:
+    """Withdraw until the first irreversible order has left; after that it is too late, and what is done is listed."""
+    if draft.state.phase is Phase.CLOSED or started_irreversibly(draft):
+        done = tuple(order.system for order in draft.state.orders if order.phase is OrderPhase.SETTLED and order.attempt)
+        if draft.state.phase is not Phase.CLOSED:
+            draft.changed("withdrawal_too_late", actor=actor, reason=reason)
+        draft.fact("withdrawal_too_late", actor=actor, done=list(done))
+        draft.say(StatusCode.TOO_LATE, done=done)
+        return
+    abandon(draft, NotApplicableReason.WITHDRAWN, by=actor, why=reason)
+    close(draft, RequestResult.WITHDRAWN, results_of(draft), carried_out=False)

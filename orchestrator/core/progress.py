@@ -1,0 +1,121 @@
+"""What follows by itself once something changed: orders leave, orders without hope settle, the request closes.
+
+Room rules: looks at the state and the clock it was given; the reasons for waiting stand here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from orchestrator.core.confirmation import results_of
+from orchestrator.core.draft import Draft
+from orchestrator.core.effects import Forget
+from orchestrator.core.order_lifecycle import OrderEvent
+from orchestrator.core.plan import meets, missing_for_good
+from orchestrator.core.settling import send, settle
+from orchestrator.core.state import OrderState
+from schemas.confirmations import SystemResult
+from schemas.outcomes import NotApplicable, Waived
+from schemas.vocabulary import (
+    EscalationReason,
+    NotApplicableReason,
+    OrderPhase,
+    Phase,
+    RequestResult,
+)
+
+__all__ = ["abandon", "close", "progress", "started_irreversibly"]
+
+
+def progress(draft: Draft) -> None:
+    """Send what may leave and close the request when every planned system has a final outcome."""
+    state = draft.state
+    if state.phase is not Phase.ACTIVE:
+        return
+    if state.leader is None:
+        _settle_hopeless(draft)
+        if state.hold is None:
+            _send_ready(draft)
+    if all(order.phase is OrderPhase.SETTLED for order in draft.state.orders):
+        results = results_of(draft)
+        close(draft, _result(results), results)
+
+
+def _settle_hopeless(draft: Draft) -> None:
+    pairs = [(order, draft.system(order)) for order in draft.state.orders]
+    for order in missing_for_good(pairs, draft.state.kinds):
+        settle(draft, order, NotApplicable(reason=NotApplicableReason.IDENTIFIER_MISSING))
+
+
+def _send_ready(draft: Draft) -> None:
+    approval_awaited = False
+    for order in draft.state.orders:
+        if order.phase is not OrderPhase.WAITING or not _turn_has_come(draft, order):
+            continue
+        if draft.is_irreversible(order):
+            system = draft.system(order)
+            if system.four_eyes and draft.state.approved_by is None:
+                approval_awaited = True
+                continue
+            assert draft.state.accepted_at is not None, "an active request was accepted"
+            if draft.state.accepted_at + system.cooling_off > draft.now:
+                continue
+        send(draft, order, OrderEvent.SEND)
+    if approval_awaited:
+        draft.escalate(EscalationReason.APPROVAL_AWAITED)
+
+
+def _turn_has_come(draft: Draft, order: OrderState) -> bool:
+    """Tell whether nobody must go before it: other requests, earlier stages, sources of an identifier."""
+    system = draft.system(order)
+    settled = {other.system for other in draft.state.orders if other.phase is OrderPhase.SETTLED}
+    planned = {other.system for other in draft.state.orders}
+    stages_done = all(before in settled for before in system.after if before in planned)
+    return not order.gated_by and stages_done and meets(system.needs, draft.state.kinds)
+
+
+def started_irreversibly(draft: Draft) -> bool:
+    """Tell whether an order that cannot be undone has left."""
+    return any(order.attempt > 0 and draft.is_irreversible(order) for order in draft.state.orders)
+
+
+def abandon(draft: Draft, unsent: NotApplicableReason, *, by: str, why: str) -> None:
+    """Settle everything that is open, because a person ended the request: nothing more is sent or awaited."""
+    for order in draft.state.orders:
+        if order.phase is OrderPhase.WAITING:
+            settle(draft, order, NotApplicable(reason=unsent))
+        elif order.phase is not OrderPhase.SETTLED:
+            settle(draft, order, Waived(by=by, why=why))
+
+
+def close(draft: Draft, result: RequestResult, results: tuple[SystemResult, ...], *, carried_out: bool = True) -> None:
+    """Close the request: the confirmation follows, and everything that could name the person is forgotten."""
+    draft.results, draft.carried_out = results, carried_out
+    draft.set(phase=Phase.CLOSED, result=result, closed_at=draft.now, hold=None, next_status_at=None, person=None, patch=None)
+    assert draft.state.due is not None, "every request has due dates from its first record on"
+    draft.fact(
+        "request_closed",
+        result=result,
+        right=draft.state.right,
+        in_time=draft.now <= draft.state.due.due_at,
+        seconds=(draft.now - draft.state.submitted_at).total_seconds(),
+        executed_request=draft.state.executed_request,
+    )
+    draft.do(Forget())
+
+
+_DONE = {"fulfilled", "nothing_held"}
+_EXCEPTIONS = {"retained", "notified", "waived"}
+
+
+def _result(results: tuple[SystemResult, ...]) -> RequestResult:
+    """Derive the request's result from recorded outcomes and nothing else."""
+    codes = {result.outcome.code.value for result in results}
+    missing = any(
+        isinstance(result.outcome, NotApplicable)
+        and result.outcome.reason in {NotApplicableReason.IDENTIFIER_MISSING, NotApplicableReason.SUPERSEDED}
+        for result in results
+    )
+    if not codes & (_DONE | {"retained", "notified"}):
+        return RequestResult.NOT_FULFILLED
+    if codes & _EXCEPTIONS or missing:
+        return RequestResult.FULFILLED_WITH_EXCEPTIONS
+    return RequestResult.FULFILLED

@@ -1,0 +1,109 @@
+"""What connectors answer.
+
+The first final outcome stands. A repeated report changes nothing, a different one that comes later is noted and shown to a
+person, an answer to an order that was never sent is an impossible fact.
+
+Room rules: outcomes are judged here and in `progress`, nowhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from orchestrator.core.draft import Draft
+from orchestrator.core.effects import KeepIdentifiers, Opened
+from orchestrator.core.order_lifecycle import OrderEvent, advance
+from orchestrator.core.settling import escalate_order, settle
+from orchestrator.core.state import OrderState
+from schemas.errors import ProtocolViolation
+from schemas.ids import order_id
+from schemas.outcomes import Accepted, Failed, Waived
+from schemas.reports import FulfilmentReport
+from schemas.vocabulary import EscalationReason, OrderPhase, Phase, QuarantineReason
+
+__all__ = ["report"]
+
+
+def report(draft: Draft, message: FulfilmentReport, opened: Opened) -> None:
+    """Record a report."""
+    order = _answered(draft, message)
+    if order.phase is OrderPhase.SETTLED:
+        _late(draft, order, message)
+        return
+    if order.report_id == message.report_id:
+        return
+    outcome = message.outcome
+    if isinstance(outcome, Accepted):
+        _accepted(draft, order, message, outcome)
+    elif isinstance(outcome, Failed):
+        if message.attempt == order.attempt:
+            draft.fact("order_failed", system=order.system, reason=outcome.reason, attempt=message.attempt)
+            escalate_order(
+                draft,
+                order,
+                OrderEvent.FAIL,
+                EscalationReason.ORDER_FAILED,
+                outcome=outcome,
+                report_id=message.report_id,
+                notes=message.notes,
+            )
+    else:
+        _keep_yield(draft, opened)
+        settle(draft, order, outcome, report=message.report_id)
+        settled = draft.state.order(order.system)
+        assert settled is not None, "it was settled a line above"
+        if message.results or message.notes:
+            draft.put(replace(settled, results=message.results, notes=message.notes))
+
+
+def _answered(draft: Draft, message: FulfilmentReport) -> OrderState:
+    """Return the order that the report answers. Raises if there is none, or it was never sent."""
+    order = draft.state.order(message.system)
+    known = order is not None and message.order_id == order_id(message.subject_request_id, message.system)
+    if order is None or not known or order.attempt == 0 or message.attempt > order.attempt:
+        raise ProtocolViolation(
+            QuarantineReason.UNKNOWN_ORDER,
+            field="order_id",
+            remedy="report on orders that were sent, with their own order_id, system and attempt",
+        )
+    return order
+
+
+def _accepted(draft: Draft, order: OrderState, message: FulfilmentReport, outcome: Accepted) -> None:
+    """Progress: patience now ends with the promise, or at the due date if that comes first."""
+    assert draft.state.due is not None, "an active request has due dates"
+    due_at = draft.state.due.due_at
+    ends = outcome.expected_by + draft.context.policy.promise_grace
+    draft.put(
+        advance(
+            order,
+            OrderEvent.ACCEPT,
+            outcome=outcome,
+            report_id=message.report_id,
+            expected_by=outcome.expected_by,
+            respond_by=min(ends, due_at) if due_at > draft.now else ends,
+            resend_at=None,
+            escalation=None,
+        )
+    )
+    draft.fact("order_accepted", system=order.system, expected_by=outcome.expected_by, report=message.report_id)
+
+
+def _keep_yield(draft: Draft, opened: Opened) -> None:
+    new = tuple(kind for kind in opened.kinds if kind not in draft.state.kinds)
+    if opened.kinds and draft.state.phase is not Phase.CLOSED:
+        draft.do(KeepIdentifiers())
+        if new:
+            draft.set(kinds=(*draft.state.kinds, *new))
+            draft.fact("identifiers_yielded", kinds=list(new))
+
+
+def _late(draft: Draft, order: OrderState, message: FulfilmentReport) -> None:
+    """Note a report after the end of its order; a person sees it if it says something else than what stands."""
+    if message.report_id == order.report_id or isinstance(message.outcome, Accepted):
+        return
+    if order.outcome is not None and message.outcome.code == order.outcome.code:
+        return
+    draft.fact("late_report", system=order.system, outcome=message.outcome.code, report=message.report_id)
+    if not isinstance(order.outcome, Waived):
+        draft.escalate(EscalationReason.LATE_REPORT, system=order.system)

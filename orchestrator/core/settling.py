@@ -1,0 +1,90 @@
+"""How an order gets its final outcome, and how it leaves: the two things several rules do.
+
+Room rules: no choice is made here; whoever calls has made it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from orchestrator.core.draft import Draft
+from orchestrator.core.effects import SendOrder
+from orchestrator.core.order_lifecycle import OrderEvent, advance
+from orchestrator.core.state import OrderState
+from schemas.ids import order_id
+from schemas.outcomes import FinalOutcome
+from schemas.vocabulary import EscalationReason
+
+__all__ = ["escalate_order", "send", "settle"]
+
+
+def settle(draft: Draft, order: OrderState, outcome: FinalOutcome, *, report: str | None = None) -> None:
+    """Record a final outcome."""
+    settled = advance(
+        order,
+        OrderEvent.SETTLE,
+        outcome=outcome,
+        settled_at=draft.now,
+        report_id=report or order.report_id,
+        respond_by=None,
+        resend_at=None,
+        expected_by=None,
+        escalation=None,
+    )
+    draft.put(replace(settled, gated_by=()))
+    took = (draft.now - order.first_sent_at).total_seconds() if order.first_sent_at else None
+    draft.fact("order_settled", system=order.system, outcome=outcome.code, seconds=took, report=report)
+
+
+def send(draft: Draft, order: OrderState, event: OrderEvent) -> None:
+    """Send an order, for the first time or again: same id, next attempt, with stored ends of its waits."""
+    state, now, policy = draft.state, draft.now, draft.context.policy
+    due = state.due
+    assert due is not None, "an active request has due dates"
+    system = draft.system(order)
+    attempt = order.attempt + 1
+    respond_by = order.respond_by if event is OrderEvent.RESEND else _patience_ends(now, system.patience, due.due_at)
+    assert respond_by is not None
+    delay = min(policy.resend_after * 2 ** min(attempt - 1, 16), policy.resend_at_most)
+    draft.put(
+        advance(
+            order,
+            event,
+            attempt=attempt,
+            sent_at=now,
+            first_sent_at=order.first_sent_at or now,
+            respond_by=respond_by,
+            resend_at=now + delay,
+            expected_by=None,
+            escalation=None,
+        )
+    )
+    draft.fact("order_sent", system=order.system, right=state.right, attempt=attempt)
+    draft.do(
+        SendOrder(
+            order_id=order_id(state.subject_request_id, order.system),
+            subject_request_id=state.subject_request_id,
+            system=order.system,
+            right=state.right,
+            attempt=attempt,
+            issued_at=now,
+            received_at=state.submitted_at,
+            due_on=due.applicable_due_on or due.due_at.date(),
+            respond_by=respond_by,
+            registry_version=state.registry_version,
+            needs=system.needs,
+        )
+    )
+
+
+def _patience_ends(now: datetime, patience: timedelta, due_at: datetime) -> datetime:
+    """Patience is bounded by the legal due date; once that has passed, by itself alone."""
+    ends = now + patience
+    return min(ends, due_at) if due_at > now else ends
+
+
+def escalate_order(draft: Draft, order: OrderState, event: OrderEvent, reason: EscalationReason, **changes: object) -> None:
+    """Hand an order to a person: it failed, or fell silent."""
+    draft.put(advance(order, event, escalation=reason, resend_at=None, respond_by=None, expected_by=None, **changes))
+    draft.escalate(reason, system=order.system)

@@ -1,0 +1,125 @@
+"""Every wait ends at a stored moment; when it has come, something is sent or somebody is told.
+
+`next_wake` is a function of the state alone, so any worker, after any downtime, finds the same moments.
+
+Room rules: no wait is measured anywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date, datetime
+
+from orchestrator.core.clock import end_of_day
+from orchestrator.core.draft import Draft
+from orchestrator.core.intake import lapse
+from orchestrator.core.order_lifecycle import OrderEvent
+from orchestrator.core.settling import escalate_order, send
+from orchestrator.core.state import OrderState
+from schemas.outcomes import Retained
+from schemas.vocabulary import EscalationReason, OrderPhase, Phase, StatusCode
+
+__all__ = ["next_wake", "wake"]
+
+
+def next_wake(draft: Draft) -> datetime | None:
+    """Return the earliest moment at which something must be decided, or None if nothing waits for time."""
+    return min(_ends(draft), default=None)
+
+
+def _ends(draft: Draft) -> Iterator[datetime]:
+    state, zone = draft.state, draft.registry.controller.zone
+    if state.phase is Phase.CLOSED:
+        yield from (end_of_day(until, zone) for _, until in _retentions(draft))
+        return
+    if state.verify_by is not None and state.hold is None:
+        yield state.verify_by
+    if state.next_status_at is not None:
+        yield state.next_status_at
+    if state.hold is not None and not state.hold.reviewed:
+        yield end_of_day(state.hold.review_on, zone)
+    if state.due is not None:
+        if EscalationReason.DUE_SOON not in state.escalated:
+            yield _due_soon_at(draft, state.due.due_at)
+        if EscalationReason.OVERDUE not in state.escalated:
+            yield state.due.due_at
+    for order in state.orders:
+        yield from _order_ends(draft, order)
+
+
+def _due_soon_at(draft: Draft, due_at: datetime) -> datetime:
+    """Warn ahead by the policy's time, but never before three quarters of a short period have passed."""
+    return due_at - min(draft.context.policy.due_soon, (due_at - draft.state.submitted_at) / 4)
+
+
+def _order_ends(draft: Draft, order: OrderState) -> Iterator[datetime]:
+    state = draft.state
+    if order.phase in {OrderPhase.SENT, OrderPhase.ACCEPTED}:
+        if order.respond_by is not None:
+            yield order.respond_by
+        if order.resend_at is not None and state.hold is None:
+            yield order.resend_at
+    if order.phase is OrderPhase.WAITING and state.accepted_at is not None and state.hold is None and state.leader is None:
+        cooled = state.accepted_at + draft.system(order).cooling_off
+        if draft.is_irreversible(order) and cooled > draft.now:
+            yield cooled
+
+
+def _retentions(draft: Draft) -> Iterator[tuple[OrderState, date]]:
+    for order in draft.state.orders:
+        outcome = order.outcome
+        if isinstance(outcome, Retained) and outcome.until is not None and order.escalation is None:
+            yield order, outcome.until
+
+
+def wake(draft: Draft) -> None:
+    """Do what the stored moments that have come ask for. Early or repeated wake-ups find nothing to do."""
+    if draft.state.phase is Phase.CLOSED:
+        _remind_of_retentions(draft)
+        return
+    state, now = draft.state, draft.now
+    if state.phase is Phase.VERIFYING and state.hold is None and state.verify_by is not None and state.verify_by <= now:
+        lapse(draft)
+        return
+    for order in state.orders:
+        _wake_order(draft, order)
+    _wake_request(draft)
+
+
+def _wake_order(draft: Draft, order: OrderState) -> None:
+    now = draft.now
+    if order.phase not in {OrderPhase.SENT, OrderPhase.ACCEPTED}:
+        return
+    if order.respond_by is not None and order.respond_by <= now:
+        promised = order.phase is OrderPhase.ACCEPTED
+        reason = EscalationReason.LATE_BEYOND_PROMISE if promised else EscalationReason.NO_ANSWER
+        escalate_order(draft, order, OrderEvent.FALL_SILENT, reason)
+    elif order.resend_at is not None and order.resend_at <= now and draft.state.hold is None:
+        send(draft, order, OrderEvent.RESEND)
+
+
+def _wake_request(draft: Draft) -> None:
+    state, now = draft.state, draft.now
+    hold = state.hold
+    if hold is not None and not hold.reviewed and end_of_day(hold.review_on, draft.registry.controller.zone) <= now:
+        draft.set(hold=replace(hold, reviewed=True))
+        draft.escalate(EscalationReason.HOLD_REVIEW)
+    assert state.due is not None, "every request has due dates from its first record on"
+    if state.due.due_at <= now:
+        draft.set(escalated=tuple({*draft.state.escalated, EscalationReason.DUE_SOON}))
+        draft.escalate(EscalationReason.OVERDUE)
+    elif _due_soon_at(draft, state.due.due_at) <= now:
+        draft.escalate(EscalationReason.DUE_SOON)
+    if draft.state.next_status_at is not None and draft.state.next_status_at <= now:
+        code = StatusCode.IDENTITY_AWAITED if state.phase is Phase.VERIFYING else StatusCode.PROGRESS
+        draft.say(code, answer_by=state.verify_by)
+
+
+def _remind_of_retentions(draft: Draft) -> None:
+    """The ground for keeping has ended: the system's owner must delete now (GDPR Art. 5(1)(e))."""
+    for order, until in list(_retentions(draft)):
+        if end_of_day(until, draft.registry.controller.zone) <= draft.now:
+            draft.put(replace(order, escalation=EscalationReason.RETENTION_ENDED))
+            draft.fact("retention_ended", system=order.system)
+            draft.say(StatusCode.RETENTION_ENDED, system=order.system, escalation=EscalationReason.RETENTION_ENDED)

@@ -1,0 +1,224 @@
+"""Faust's consumer with a batch inbox and a commit guard.
+
+Faust keeps what it is good at: membership, assignment, rebalancing, the commit timer. What it loses records by is replaced
+here, in one class of one pinned version: whole fetched batches are handed over instead of single events (so there is no list
+of acked offsets with holes in it), batches are acknowledged strictly in order, and every commit passes a guard.
+
+Room rules: no record is looked into. An upgrade of Faust or aiokafka must pass `tests/integration/test_guards.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+import structlog
+from faust.transport.drivers import aiokafka as driver
+from mode.utils.futures import notify
+
+from orchestrator.ports import Record
+from schemas.metrics import COMMITS_REFUSED, Metrics
+
+__all__ = ["Batch", "BatchConsumer", "BatchTransport", "Deck", "end_process"]
+
+log = structlog.get_logger(__name__)
+
+#: Exit status of a worker that could not go on without losing something. A supervisor starts it again.
+EX_SOFTWARE = 70
+
+
+def end_process(reason: str) -> None:
+    """End at once, without an orderly stop: that would commit. The next life replays from the last commit."""
+    log.critical("worker_ends", action="exit", reason=reason)
+    os._exit(EX_SOFTWARE)
+
+
+class Deck(Protocol):
+    """What the consumer needs from its worker; hung on the Faust app as `app.deck`."""
+
+    metrics: Metrics
+    die: Callable[[str], None]
+    queue_records: int
+    commits_refused_at_most: int
+
+
+class Batch:
+    """Records of one partition, fetched together, in order."""
+
+    __slots__ = ("__weakref__", "acked", "offset", "records", "refcount", "tp")
+
+    def __init__(self, tp: Any, records: list[Any]) -> None:
+        self.tp = tp
+        self.records = records
+        self.acked = False
+        self.offset = records[0].offset
+        self.refcount = 1
+
+    @property
+    def next_offset(self) -> int:
+        """Return the offset to commit when these records are done."""
+        return int(self.records[-1].offset) + 1
+
+    def as_records(self) -> Iterator[Record]:
+        """Yield the records in the shell's own form."""
+        return (Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, list(r.headers)) for r in self.records)
+
+    def __repr__(self) -> str:
+        return f"Batch({self.tp.topic}-{self.tp.partition}, {self.offset}..{self.next_offset - 1})"
+
+
+class BatchConsumer(driver.Consumer):  # type: ignore[misc] # faust has no types
+    """Hands over fetched batches; commits only what is done, from the front."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._waiting: deque[Batch] = deque()
+        self._taken: deque[Batch] = deque()
+        self._waiting_records = 0
+        self._done: dict[Any, int] = {}
+        self._something = asyncio.Event()
+        self._space = asyncio.Event()
+        self._space.set()
+        self._refusals: deque[float] = deque()
+        self.last_commit_at: dict[Any, float] = {}
+        super().__init__(*args, **kwargs)
+
+    @property
+    def deck(self) -> Deck:
+        """Return what the worker gave."""
+        deck: Deck = self.app.deck
+        return deck
+
+    # Fetching ------------------------------------------------------------------------------------------------------------
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        """Replace the per-message callback: queue what was fetched, and stop fetching while the queue is full."""
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                if self._waiting_records >= self.deck.queue_records:
+                    self._space.clear()
+                    await self.wait_first(self._space.wait(), self.suspend_flow.wait())
+                records, active = await self._wait_next_records(1.0)
+                if not self.flow_active:
+                    await self._seek_back()
+                    continue
+                for tp, fetched in (records or {}).items():
+                    self._queue(driver.ensure_TP(tp), fetched, active)
+                await asyncio.sleep(0)
+        except self.consumer_stopped_errors:
+            if not self.transport.app.should_stop:
+                raise
+        except asyncio.CancelledError:
+            if not self.transport.app.should_stop:
+                raise
+
+    async def _seek_back(self) -> None:
+        """Drop what was fetched while the flow stood still; it is fetched again. A failed seek follows an assignment."""
+        try:
+            await self.perform_seek()
+        except Exception as error:  # noqa: BLE001 - any client error while rebalancing; the assignment seeks again
+            log.warning("seek_failed", error_type=type(error).__name__)
+            await asyncio.sleep(0.05)
+
+    def _queue(self, tp: Any, fetched: list[Any], active: Iterable[Any] | None) -> None:
+        if active is not None and tp not in active:
+            return
+        expected = self._read_offset[tp]
+        new = [record for record in fetched if expected is None or record.offset >= expected]
+        if new:
+            self._read_offset[tp] = new[-1].offset + 1
+            self._waiting.append(Batch(tp, new))
+            self._waiting_records += len(new)
+            self._something.set()
+
+    # Handing over --------------------------------------------------------------------------------------------------------
+
+    async def take(self, at_most: int) -> list[Batch]:
+        """Wait for batches and return some, in order; at least one, and no more than `at_most` records beyond the first."""
+        while not self._waiting:
+            self._something.clear()
+            await self._something.wait()
+        taken: list[Batch] = []
+        count = 0
+        while self._waiting and (not taken or count + len(self._waiting[0].records) <= at_most):
+            batch = self._waiting.popleft()
+            count += len(batch.records)
+            self._waiting_records -= len(batch.records)
+            self._unacked_messages.add(batch)
+            self._taken.append(batch)
+            taken.append(batch)
+        if self._waiting_records < self.deck.queue_records:
+            self._space.set()
+        return taken
+
+    def ack_batches(self, batches: Iterable[Batch]) -> None:
+        """Mark batches as done. They must be the oldest taken ones: anything else would commit past unfinished work."""
+        for batch in batches:
+            if not self._taken or self._taken[0] is not batch:
+                self.deck.die(f"{batch!r} was acknowledged out of order")
+                return
+            self._taken.popleft()
+            batch.acked = True
+            self._unacked_messages.discard(batch)
+            self._done[batch.tp] = batch.next_offset
+        notify(self._waiting_for_ack)
+
+    def stop_flow(self) -> None:
+        """Drop what nobody has started on; it will be fetched again."""
+        super().stop_flow()
+        self._waiting.clear()
+        self._waiting_records = 0
+        self._space.set()
+
+    # Committing ----------------------------------------------------------------------------------------------------------
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> list[Any]:
+        return [tp for tp in self._done if topics is None or tp in topics or tp.topic in topics]
+
+    def _new_offset(self, tp: Any) -> int | None:
+        return self._done.pop(tp, None)
+
+    async def _commit(self, offsets: Mapping[Any, int]) -> bool:
+        """Commit, past the guard."""
+        for tp, offset in offsets.items():
+            if any(batch.tp == tp and batch.offset < offset for batch in self._taken):
+                self.deck.die(f"a commit of {tp.topic}-{tp.partition} at {offset} would pass unfinished records")
+                return False
+        if self._thread._consumer._coordinator.generation < 0:  # noqa: SLF001 - no public way to ask
+            # Evicted: Kafka accepts a commit of generation -1 into an empty group, which could rewind it.
+            self._refused("not a member of the group any more")
+            return False
+        committed: bool = await super()._commit(offsets)
+        if committed:
+            self.last_commit_at.update(dict.fromkeys(offsets, time.monotonic()))
+        else:
+            self._refused("the group has rebalanced")
+        return committed
+
+    def _refused(self, why: str) -> None:
+        """Count refusals: one is what a woken zombie gets, many mean two live processes with one instance id."""
+        self.deck.metrics.count(COMMITS_REFUSED)
+        log.warning("commit_refused", reason=why)
+        now = time.monotonic()
+        self._refusals.append(now)
+        while self._refusals and now - self._refusals[0] > 30:
+            self._refusals.popleft()
+        if len(self._refusals) > self.deck.commits_refused_at_most:
+            self.deck.die("commits are refused again and again: does another live worker use the same instance id?")
+
+    async def on_partitions_assigned(self, assigned: Any, generation_id: int = 0) -> None:
+        """Forget what was done under an earlier assignment."""
+        self._done.clear()
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def verify_all_partitions_active(self) -> None:
+        """Do nothing: Faust's detectors watch stream sensors that stay empty here; the watchdog looks at lag instead."""
+
+
+class BatchTransport(driver.Transport):  # type: ignore[misc] # faust has no types
+    """Faust's aiokafka transport with our consumer."""
+
+    Consumer = BatchConsumer

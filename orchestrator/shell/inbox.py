@@ -1,0 +1,187 @@
+"""The inbox: a batch of records in, one transaction, every effect acknowledged by the broker, then done.
+
+The order is the whole point: decode, load, decide, save states and outgoing records together, publish, and only then return,
+so that the caller may acknowledge. A crash before the save replays the batch; a crash after it finds the records in the outbox.
+So an input is never lost, and after a crash at most one batch of records is doubled, byte for byte.
+
+Room rules: waits and retries; whatever it cannot do ends in `Fatal`, never in silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from time import perf_counter
+from typing import Any, TypeVar
+
+import structlog
+
+from orchestrator.core.effects import Input, Wake
+from orchestrator.ports import Clock, Conflict, OutRecord, Publisher, PublishFailed, Record
+from orchestrator.shell.measure import measure
+from orchestrator.shell.translate import Arrival, SetAside
+from orchestrator.shell.work import Ground, UnitOfWork
+from schemas.errors import OrchestratorError, StoreUnavailable
+from schemas.metric_labels import StoreOperation
+from schemas.metrics import PUBLISH_SECONDS, STORE_CONFLICTS, STORE_SECONDS, Metrics
+
+__all__ = ["Fatal", "Inbox", "QuarantineLimit"]
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+#: Conflicts are settled by deciding again; so many in a row mean that something else is wrong.
+_CONFLICTS_AT_MOST = 8
+#: Waits between calls of a store that does not answer, in seconds; after the last one the worker ends.
+_STORE_WAITS = (0.1, 0.3, 1.0, 3.0, 10.0)
+
+
+class Fatal(OrchestratorError):
+    """The worker cannot go on without losing something: end the process without a commit; the next one replays."""
+
+
+class QuarantineLimit:
+    """Stops the worker instead of draining a whole topic into quarantine.
+
+    A bad deploy, of a portal or of ours, can make every record unreadable. Beyond `at_most` records set aside within `seconds`
+    the worker ends, and a person looks first.
+    """
+
+    def __init__(self, clock: Clock, *, at_most: int, seconds: float = 60.0) -> None:
+        self._clock = clock
+        self._at_most = at_most
+        self._seconds = seconds
+        self._since = clock.now()
+        self._count = 0
+
+    def add(self, count: int) -> None:
+        """Count records set aside. Raises `Fatal` beyond the limit."""
+        now = self._clock.now()
+        if (now - self._since).total_seconds() > self._seconds:
+            self._since, self._count = now, 0
+        self._count += count
+        if self._count > self._at_most:
+            raise Fatal(
+                f"more than {self._at_most} records went to quarantine within {self._seconds:g} s: look at them with"
+                " `dsr quarantine list`, then start the worker again or raise DSR_QUARANTINE_LIMIT"
+            )
+
+
+class Inbox:
+    """Processes batches, one at a time; the sweeper takes its turns through the same door."""
+
+    def __init__(self, ground: Ground, publisher: Publisher, clock: Clock, metrics: Metrics, limit: QuarantineLimit) -> None:
+        self._ground = ground
+        self._publisher = publisher
+        self._clock = clock
+        self._metrics = metrics
+        self._limit = limit
+        self._turn = asyncio.Lock()
+        self._published: list[int] = []
+
+    async def process(self, records: Sequence[Record]) -> None:
+        """Return when everything that these records imply is saved and published. Raises `Fatal`."""
+        read = self._ground.translator.read
+        await self._settle([read(record) for record in records])
+
+    async def wake(self, requests: Sequence[str]) -> None:
+        """Decide for requests whose stored moment has come. Raises `Fatal`."""
+        await self._settle([Arrival(request, Input(Wake())) for request in requests])
+
+    async def _settle(self, arrivals: Sequence[Arrival | SetAside]) -> None:
+        async with self._turn:
+            work, outbox_id = await self._save(arrivals)
+            if outbox_id is not None:
+                await self._publish(work.change.records)
+                self._published.append(outbox_id)
+            measure(self._metrics, work.outcome)
+            self._report(work)
+
+    async def _save(self, arrivals: Sequence[Arrival | SetAside]) -> tuple[UnitOfWork, int | None]:
+        for _ in range(_CONFLICTS_AT_MOST):
+            work = UnitOfWork(self._ground, self._clock.now())
+            await self._patiently(StoreOperation.LOAD, partial(work.load, arrivals))
+            for arrival in arrivals:
+                await work.apply(arrival)
+            change = work.finish()
+            if not (change.rows or change.records):
+                return work, None
+            released, change.published = self._published, list(self._published)
+            try:
+                outbox_id = await self._patiently(StoreOperation.SAVE, partial(self._ground.store.commit, change))
+            except Conflict:
+                self._metrics.count(STORE_CONFLICTS)
+                continue
+            self._published = [batch for batch in self._published if batch not in released]
+            return work, outbox_id
+        raise Fatal("the same rows were changed by another worker again and again: are two workers using one instance id?")
+
+    async def _patiently(self, operation: StoreOperation, call: Callable[[], Awaitable[T]]) -> T:
+        """Call the store, and again if it does not answer; a save that may have happened shows as a conflict and is re-read."""
+        for wait in (*_STORE_WAITS, None):
+            started = perf_counter()
+            try:
+                result = await call()
+            except StoreUnavailable as error:
+                if wait is None:
+                    raise Fatal(f"the store stayed away: {error}") from error
+                log.warning("store_unavailable", action="retry", operation=operation, wait_seconds=wait)
+                await self._clock.sleep(wait)
+            else:
+                self._metrics.observe(STORE_SECONDS, perf_counter() - started, operation=operation)
+                return result
+        raise AssertionError("the last wait is None")
+
+    async def _publish(self, records: Sequence[OutRecord]) -> None:
+        started = perf_counter()
+        try:
+            await self._publisher.publish(records)
+        except PublishFailed as error:
+            raise Fatal(f"not every record was acknowledged by the broker: {error}") from error
+        self._metrics.observe(PUBLISH_SECONDS, perf_counter() - started)
+
+    def _report(self, work: UnitOfWork) -> None:
+        for state, fact in work.outcome.facts:
+            if fact.fact in _LOGGED:
+                log.info(fact.fact, request=state.subject_request_id, right=state.right, **_plain(fact.details))
+        for topic, violation in work.outcome.refused:
+            log.warning("quarantined", topic=topic, reason=violation.code, field=violation.field, remedy=violation.remedy)
+        self._limit.add(len(work.outcome.refused))
+
+    async def recover(self) -> int:
+        """Publish what an earlier life of this worker saved and could not publish; return the number of records."""
+        return await self._republish(self._ground.worker, self._clock.now() - timedelta(days=36500))
+
+    async def adopt(self, older_than: timedelta) -> int:
+        """Publish what any worker saved so long ago that it must have died; return the number of records."""
+        return await self._republish("", self._clock.now() - older_than)
+
+    async def _republish(self, worker: str, older_than: datetime) -> int:
+        store = self._ground.store
+        async with self._turn:
+            batches = await self._patiently(StoreOperation.LOAD, partial(store.unpublished, worker, older_than))
+            mine = set(self._published)
+            left = [batch for batch in batches if batch.outbox_id not in mine]
+            for batch in left:
+                await self._publish(batch.records)
+                await self._patiently(StoreOperation.SAVE, partial(store.published, [batch.outbox_id]))
+                log.info("outbox_published", count=len(batch.records))
+        return sum(len(batch.records) for batch in left)
+
+    async def tidy(self) -> None:
+        """Forget outbox batches that are out; between batches the next save does it in passing."""
+        async with self._turn:
+            done, self._published = self._published, []
+            if done:
+                await self._patiently(StoreOperation.SAVE, partial(self._ground.store.published, done))
+
+
+#: Facts worth a line in the log; the others are in the journal.
+_LOGGED = {"request_accepted", "request_closed", "order_failed", "escalated", "late_report", "withdrawal_too_late"}
+_PLAIN = {"system", "reason", "result", "in_time", "registry", "actor"}
+
+
+def _plain(details: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in details.items() if name in _PLAIN and value is not None}

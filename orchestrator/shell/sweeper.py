@@ -1,0 +1,75 @@
+"""The sweeper: finds requests whose stored moment has come, and lets the core decide.
+
+Any number of workers may sweep: two that find the same request are kept apart by its version, and the second finds nothing to
+do. After a downtime the first round is the start-up scan.
+
+Room rules: looks at the clock and the store; what a moment means is the core's business.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from time import perf_counter
+
+import structlog
+
+from orchestrator.ports import Clock
+from orchestrator.shell.inbox import Inbox
+from orchestrator.shell.measure import measure_census
+from orchestrator.shell.work import Ground
+from schemas.metrics import SWEEP_SECONDS, Metrics
+
+__all__ = ["Sweeper"]
+
+log = structlog.get_logger(__name__)
+
+#: Requests woken in one transaction.
+_AT_ONCE = 500
+
+
+class Sweeper:
+    """Wakes what is due, adopts what a dead worker left, counts what is open."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        inbox: Inbox,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        interval_seconds: float = 1.0,
+        adopt_after_seconds: float = 30.0,
+        census_every_seconds: float = 15.0,
+    ) -> None:
+        self._ground = ground
+        self._inbox = inbox
+        self._clock = clock
+        self._metrics = metrics
+        self._interval_seconds = interval_seconds
+        self._adopt_after = timedelta(seconds=adopt_after_seconds)
+        self._census_every = timedelta(seconds=census_every_seconds)
+        self._census_at = clock.now()
+
+    async def run(self) -> None:
+        """Sweep until cancelled. Raises `Fatal` like the inbox."""
+        while True:
+            await self.sweep()
+            await self._clock.sleep(self._interval_seconds)
+
+    async def sweep(self) -> int:
+        """Do one round and return how many requests were woken."""
+        started = perf_counter()
+        woken = 0
+        while requests := await self._ground.store.due(self._clock.now(), _AT_ONCE):
+            await self._inbox.wake(requests)
+            woken += len(requests)
+            if len(requests) < _AT_ONCE:
+                break
+        await self._inbox.tidy()
+        await self._inbox.adopt(self._adopt_after)
+        now = self._clock.now()
+        if now >= self._census_at:
+            measure_census(self._metrics, await self._ground.store.census(now), now)
+            self._census_at = now + self._census_every
+        self._metrics.observe(SWEEP_SECONDS, perf_counter() - started)
+        return woken

@@ -1,0 +1,181 @@
+"""Between records and the core: bytes become inputs, effects become records.
+
+Room rules: opens and seals through the keys port; knows no right and no outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from orchestrator.core.effects import Input, Opened, Publish, PublishConfirmation, SendOrder
+from orchestrator.ports import Keys, OutRecord, Record
+from schemas.base import Message
+from schemas.confirmations import Confirmation
+from schemas.errors import ProtocolViolation
+from schemas.ids import digest
+from schemas.journal import JournalEntry
+from schemas.orders import FulfilmentOrder
+from schemas.reports import FulfilmentReport
+from schemas.requests import SubmitRequest
+from schemas.subject import Identifiers, SubjectData, in_form
+from schemas.topics import Topics
+from schemas.vocabulary import QuarantineReason
+from schemas.wire import (
+    COMMANDS,
+    MAX_VALUE_BYTES,
+    PORTAL_MESSAGES,
+    TYPE_HEADER,
+    VERSION_HEADER,
+    Headers,
+    decode,
+    encode,
+    headers_of,
+)
+
+__all__ = ["Arrival", "SetAside", "Translator", "merged"]
+
+_MAX_KEY = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """An input with what came with it: the opened identity, which stays in memory."""
+
+    subject_request_id: str
+    given: Input
+    record: Record | None = None
+    subject: SubjectData | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A record that is no input: it goes to quarantine."""
+
+    record: Record
+    violation: ProtocolViolation
+
+    @property
+    def subject_request_id(self) -> str:
+        """Return the record's key, if it looks like one of ours; it is the only hint at whom to tell."""
+        key = self.record.key or b""
+        return key.decode("ascii", "replace") if len(key) <= _MAX_KEY else ""
+
+
+class Translator:
+    """Reads and writes records for one installation."""
+
+    def __init__(self, keys: Keys, topics: Topics) -> None:
+        self._keys = keys
+        self._topics = topics
+        self._accepted: Mapping[str, tuple[type[Message], ...]] = {
+            topics.requests: PORTAL_MESSAGES,
+            topics.commands: COMMANDS,
+            topics.reports: (FulfilmentReport,),
+        }
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Return the topics that are read."""
+        return tuple(self._accepted)
+
+    def read(self, record: Record) -> Arrival | SetAside:
+        """Return the input in a record, or the record with the reason why there is none."""
+        try:
+            message = decode(record.value, record.headers, self._accepted[record.topic])
+            request: str = message.subject_request_id  # type: ignore[attr-defined] # all three topics' messages have it
+            _check_key(record, request)
+            opened, subject = self._open(message)
+        except ProtocolViolation as violation:
+            return SetAside(record, violation)
+        return Arrival(request, Input(message, record.source, digest(record.value or b""), opened), record, subject)
+
+    def _open(self, message: Message) -> tuple[Opened, SubjectData | None]:
+        if isinstance(message, SubmitRequest):
+            subject = self._keys.open_intake(message.subject_request_id, message.sealed)
+            person = self._keys.person(subject.identifiers)
+            return Opened(tuple(sorted(subject.identifiers)), person, self._keys.patch(subject)), subject
+        if isinstance(message, FulfilmentReport) and message.yielded is not None:
+            subject = self._keys.open_yielded(message.subject_request_id, message.system, message.order_id, message.yielded)
+            return Opened(tuple(sorted(subject.identifiers))), subject
+        return Opened(), None
+
+    def quarantined(self, record: Record, violation: ProtocolViolation, at: str) -> OutRecord:
+        """Return the record for the quarantine topic: the very bytes, and why and where from in the headers."""
+        headers: Headers = [
+            *((name, value) for name, value in record.headers if name in {TYPE_HEADER, VERSION_HEADER}),
+            ("dsr-reason", violation.code.encode()),
+            ("dsr-field", violation.field.encode()),
+            ("dsr-remedy", violation.remedy.encode()),
+            ("dsr-origin-topic", record.topic.encode()),
+            ("dsr-origin-partition", str(record.partition).encode()),
+            ("dsr-origin-offset", str(record.offset).encode()),
+            ("dsr-at", at.encode()),
+        ]
+        return OutRecord(self._topics.quarantine, record.key or b"", record.value or b"", headers)
+
+    def order(self, effect: SendOrder, subject: SubjectData) -> OutRecord:
+        """Return the order's record: no more identifiers than the system needs, in the form it needs them, sealed for it."""
+        wanted: dict[str, tuple[str, ...]] = {}
+        for need in effect.needs:
+            for value in subject.identifiers.get(need.kind, ()):
+                wanted[need.kind] = (*wanted.get(need.kind, ()), in_form(value, need.form))
+        identifiers: Identifiers = wanted if effect.needs else subject.identifiers  # type: ignore[assignment] # keys are kinds
+        data = SubjectData(identifiers=identifiers, changes=subject.changes)
+        sealed = self._keys.seal_order(effect.subject_request_id, effect.system, effect.order_id, data)
+        order = FulfilmentOrder(
+            order_id=effect.order_id,
+            subject_request_id=effect.subject_request_id,
+            system=effect.system,
+            right=effect.right,
+            attempt=effect.attempt,
+            issued_at=effect.issued_at,
+            received_at=effect.received_at,
+            due_on=effect.due_on,
+            respond_by=effect.respond_by,
+            sealed=sealed,
+            registry_version=effect.registry_version,
+        )
+        return self._record(self._topics.orders(effect.system), effect.subject_request_id, order)
+
+    def published(self, effect: Publish) -> OutRecord:
+        """Return the record of a status event or a journal entry."""
+        message = effect.message
+        request: str = message.subject_request_id  # type: ignore[attr-defined] # both have it
+        topic = self._topics.journal if isinstance(message, JournalEntry) else self._topics.status
+        return self._record(topic, request, message, effect.value)
+
+    def confirmation(self, effect: PublishConfirmation) -> OutRecord:
+        """Return the confirmation's record, from its stored bytes."""
+        request = effect.subject_request_id
+        headers: Headers = [(TYPE_HEADER, Confirmation.__name__.encode()), (VERSION_HEADER, b"1"), _trace(request)]
+        return OutRecord(self._topics.confirmations, request.encode(), effect.value.encode(), headers)
+
+    def _record(self, topic: str, request: str, message: Message, value: bytes | None = None) -> OutRecord:
+        headers = [*headers_of(message), _trace(request)]
+        return OutRecord(topic, request.encode(), encode(message) if value is None else value, headers)
+
+
+def _check_key(record: Record, request: str) -> None:
+    if record.key != request.encode():
+        raise ProtocolViolation(
+            QuarantineReason.KEY_MISMATCH, field="key", remedy="publish with the subject_request_id as the record's key"
+        )
+
+
+def _trace(request: str) -> tuple[str, bytes]:
+    """Return a W3C `traceparent` that follows from the request's id: one request is one trace, replayed or not."""
+    trace = request.replace("-", "")
+    return ("traceparent", f"00-{trace}-{digest(trace.encode())[:16]}-01".encode())
+
+
+def merged(known: SubjectData, new: SubjectData) -> SubjectData:
+    """Return what is known of the person with what a system has found added."""
+    kinds = {*known.identifiers, *new.identifiers}
+    identifiers = {
+        kind: tuple(sorted({*known.identifiers.get(kind, ()), *new.identifiers.get(kind, ())})) for kind in sorted(kinds)
+    }
+    return SubjectData(identifiers=identifiers, changes=known.changes)
+
+
+assert MAX_VALUE_BYTES * 2 < 1024 * 1024, "an order made from the largest request must fit a record"

@@ -1,0 +1,243 @@
+"""One unit of work: the requests of a batch, decided one by one, saved together.
+
+Loaded once, decided in memory in the order of arrival, then turned into one `Change`. Built again from scratch after a
+conflict, so nothing of a lost attempt survives.
+
+Room rules: asks the core, obeys its effects; never looks at what a request is about.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from orchestrator.core.decide import decide, rejection
+from orchestrator.core.effects import (
+    Decision,
+    Forget,
+    Input,
+    KeepIdentifiers,
+    Publish,
+    PublishConfirmation,
+    SendOrder,
+    Tell,
+)
+from orchestrator.core.policy import Context, Policy
+from orchestrator.core.state import RequestState, from_bytes, to_bytes
+from orchestrator.ports import Change, Keys, Row, Store
+from orchestrator.shell.translate import Arrival, SetAside, Translator, merged
+from schemas.errors import ProtocolViolation
+from schemas.journal import JournalFact
+from schemas.registry import Registry
+from schemas.requests import ConfirmIdentity, SubmitRequest
+from schemas.subject import SubjectData
+from schemas.vocabulary import OrderPhase, Phase
+
+__all__ = ["Ground", "Outcome", "UnitOfWork"]
+
+
+class Outcome:
+    """What a unit of work did, for metrics and logs: facts by request, and what was refused."""
+
+    __slots__ = ("facts", "ignored", "refused")
+
+    def __init__(self) -> None:
+        self.facts: list[tuple[RequestState, JournalFact]] = []
+        self.refused: list[tuple[str, ProtocolViolation]] = []
+        self.ignored: list[str] = []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What every unit of work stands on."""
+
+    store: Store
+    keys: Keys
+    translator: Translator
+    registry: Registry
+    #: Every registry that an open plan refers to, by digest; today's included.
+    registries: Mapping[str, Registry]
+    policy: Policy
+    #: Name of this worker, unique and stable: its outbox is found by it after a restart.
+    worker: str
+
+
+class UnitOfWork:
+    """The states of one batch, in memory."""
+
+    def __init__(self, ground: Ground, now: datetime) -> None:
+        self._ground = ground
+        self._store = ground.store
+        self._keys = ground.keys
+        self._translator = ground.translator
+        self._now = now
+        self._versions: dict[str, int] = {}
+        self._states: dict[str, RequestState] = {}
+        self._saved: dict[str, RequestState] = {}
+        self._groups: dict[str, list[str]] = {}
+        self._group_versions: dict[str, int] = {}
+        self._subjects: dict[str, SubjectData] = {}
+        self.change = Change(worker=ground.worker, now=now)
+        self.outcome = Outcome()
+
+    async def load(self, arrivals: Sequence[Arrival | SetAside]) -> None:
+        """Fetch what the batch needs, in as few statements as possible."""
+        known = [arrival for arrival in arrivals if isinstance(arrival, Arrival)]
+        await self._load_rows({arrival.subject_request_id for arrival in known})
+        persons = {
+            person
+            for arrival in known
+            if isinstance(arrival.given.message, SubmitRequest | ConfirmIdentity)
+            and (person := self._person_of(arrival)) is not None
+        }
+        rows, versions = await self._store.siblings(persons)
+        self._group_versions.update(versions)
+        for person, group in rows.items():
+            for row in group:
+                self._take(row)
+            self._groups[person] = [row.subject_request_id for row in group]
+        waiting = [
+            request
+            for request, state in self._states.items()
+            if any(order.phase is not OrderPhase.SETTLED for order in state.orders)
+            and any(order.phase is not OrderPhase.SENT for order in state.orders)
+        ]
+        await self._load_identities(waiting)
+
+    def _person_of(self, arrival: Arrival) -> str | None:
+        state = self._states.get(arrival.subject_request_id)
+        return state.person if state else arrival.given.opened.person
+
+    async def _load_rows(self, ids: Iterable[str]) -> None:
+        for row in (await self._store.load(ids)).values():
+            self._take(row)
+
+    def _take(self, row: Row) -> None:
+        if row.subject_request_id not in self._states:
+            self._states[row.subject_request_id] = self._saved[row.subject_request_id] = from_bytes(row.state)
+            self._versions[row.subject_request_id] = row.version
+
+    async def _load_identities(self, ids: Iterable[str]) -> None:
+        for request, sealed in (await self._store.identities(ids)).items():
+            self._subjects.setdefault(request, self._keys.open_stored(request, sealed))
+
+    async def apply(self, arrival: Arrival | SetAside) -> None:
+        """Decide one arrival, and what it makes the person's other requests decide."""
+        if isinstance(arrival, SetAside):
+            self._set_aside(arrival)
+            return
+        queue: deque[Arrival] = deque((arrival,))
+        while queue:
+            one = queue.popleft()
+            queue.extend(await self._decide(one))
+
+    def _set_aside(self, aside: SetAside) -> None:
+        self.change.records.append(self._translator.quarantined(aside.record, aside.violation, self._now.isoformat()))
+        event = rejection(aside.subject_request_id, aside.violation, self._now)
+        self.change.records.append(self._translator.published(Publish(event)))
+        self.outcome.refused.append((aside.record.topic, aside.violation))
+
+    async def _decide(self, arrival: Arrival) -> list[Arrival]:
+        request = arrival.subject_request_id
+        if request not in self._states and not isinstance(arrival.given.message, SubmitRequest):
+            await self._load_rows((request,))
+        before = self._states.get(request)
+        context = self._context(arrival, before)
+        decision = decide(before, arrival.given, self._now, context)
+        if decision.refused is not None and arrival.record is not None:
+            self.change.records.append(self._translator.quarantined(arrival.record, decision.refused, self._now.isoformat()))
+            self.outcome.refused.append((arrival.record.topic, decision.refused))
+        elif not decision.facts:
+            self.outcome.ignored.append(type(arrival.given.message).__name__)
+        if decision.state is not None:
+            self._states[request] = decision.state
+            self._regroup(before, decision.state)
+            self.outcome.facts.extend((decision.state, fact) for fact in decision.facts)
+        return await self._obey(arrival, decision)
+
+    def _context(self, arrival: Arrival, before: RequestState | None) -> Context:
+        siblings: tuple[RequestState, ...] = ()
+        message = arrival.given.message
+        if isinstance(message, SubmitRequest | ConfirmIdentity):
+            person = before.person if before else arrival.given.opened.person
+            others = self._groups.get(person, []) if person else []
+            siblings = tuple(self._states[other] for other in others if other != arrival.subject_request_id)
+        ground = self._ground
+        return Context(registry=ground.registry, registries=ground.registries, policy=ground.policy, siblings=siblings)
+
+    def _regroup(self, before: RequestState | None, after: RequestState) -> None:
+        """Keep the groups of one person's open requests as the store would show them."""
+        request = after.subject_request_id
+        if after.person is not None and after.phase is Phase.ACTIVE:
+            group = self._groups.setdefault(after.person, [])
+            if before is None or before.phase is not Phase.ACTIVE:
+                self.change.subjects.setdefault(after.person, self._group_versions.get(after.person, 0))
+                if request not in group:
+                    group.append(request)
+        if before is not None and before.person is not None and after.person is None:
+            self.change.left_subjects.add(before.person)
+            if request in self._groups.get(before.person, ()):
+                self._groups[before.person].remove(request)
+
+    async def _obey(self, arrival: Arrival, decision: Decision) -> list[Arrival]:
+        request, told = arrival.subject_request_id, []
+        for effect in decision.effects:
+            match effect:
+                case SendOrder():
+                    self.change.records.append(self._translator.order(effect, await self._subject(request)))
+                case Publish():
+                    self.change.records.append(self._translator.published(effect))
+                case PublishConfirmation():
+                    self.change.records.append(self._translator.confirmation(effect))
+                case Tell(other, message):
+                    told.append(Arrival(other, Input(message, arrival.given.source)))
+                case KeepIdentifiers():
+                    await self._keep(request, arrival.subject)
+                case Forget():
+                    self._subjects.pop(request, None)
+                    self.change.sealed.pop(request, None)
+                    self.change.forgotten.append(request)
+        return told
+
+    async def _keep(self, request: str, found: SubjectData | None) -> None:
+        if found is None:
+            return
+        known = self._subjects.get(request)
+        if known is None and request in self._versions:
+            known = await self._subject(request)
+        self._subjects[request] = merged(known, found) if known else found
+        self.change.sealed[request] = self._keys.seal_stored(request, self._subjects[request])
+
+    async def _subject(self, request: str) -> SubjectData:
+        if request not in self._subjects:
+            await self._load_identities((request,))
+        return self._subjects[request]
+
+    def finish(self) -> Change:
+        """Return the transaction: every state that changed, with the version it was loaded with."""
+        for request, state in self._states.items():
+            if state is not self._saved.get(request):
+                self.change.rows.append(_row(state, self._versions.get(request, 0)))
+        return self.change
+
+
+def _row(state: RequestState, version: int) -> Row:
+    awaited = ",".join(
+        f"{order.system}:{order.phase}"
+        for order in state.orders
+        if order.phase is not OrderPhase.SETTLED and state.phase is not Phase.CLOSED
+    )
+    return Row(
+        subject_request_id=state.subject_request_id,
+        version=version,
+        state=to_bytes(state),
+        phase=state.phase,
+        right=state.right,
+        person=state.person,
+        wake_at=state.wake_at,
+        due_at=state.due.due_at if state.due else None,
+        received_at=state.received_at,
+        awaited=awaited,
+    )
