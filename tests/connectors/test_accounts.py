@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import tempfile
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +252,7 @@ async def test_a_value_too_long_for_its_column_is_refused_before_it_is_cut(
     """No database truncates in silence, and the error names the column and not the value."""
     standin.seed({"people": [planted(ADA)]})
     with pytest.raises(SystemRejected, match=r"accounts\.zip_code: value_unfit") as caught:
-        await do(connector, Right.RECTIFICATION, ADA, FieldChange(field="zip_code", new="4811-" * 20))
+        await do(connector, Right.RECTIFICATION, ADA, FieldChange(field="postal_code", new="4811-" * 20))
     assert "4811" not in str(caught.value)
 
 
@@ -338,8 +340,6 @@ async def test_two_erasures_at_once_do_not_disturb_each_other(postgres_url: str)
     standin = AccountsStandIn(postgres_url, ManualClock(NOW))
     standin.seed({"people": [planted(ADA, messages=6)]})
     first, second = connected(postgres_url), connected(postgres_url)
-    import asyncio  # noqa: PLC0415 - only here
-
     results = await asyncio.gather(*(do(connector, Right.ERASURE) for connector in (first, second)))
     outcomes = sorted(type(result.outcome).__name__ for result in results)
     assert outcomes in (["Fulfilled", "NothingHeld"], ["Fulfilled", "Fulfilled"])
@@ -348,6 +348,32 @@ async def test_two_erasures_at_once_do_not_disturb_each_other(postgres_url: str)
     await first.aclose()
     await second.aclose()
     standin.close()
+
+
+@pytest.mark.postgres
+async def test_a_change_under_way_is_waited_for_before_the_old_value_is_judged(postgres_url: str) -> None:
+    """Somebody else's transaction changes the name first: the guard sees the new name and refuses."""
+    standin = AccountsStandIn(postgres_url, ManualClock(NOW))
+    standin.seed({"people": [planted(ADA)]})
+    connector = connected(postgres_url)
+    guarded = FieldChange(field="last_name", new="King", old_sha256=hashlib.sha256(ADA.last_name.encode()).hexdigest())
+    with standin.engine.begin() as connection:
+        connection.execute(text("UPDATE accounts SET last_name = 'Byron'"))
+        task = asyncio.create_task(do(connector, Right.RECTIFICATION, ADA, guarded))
+        async with asyncio.timeout(20):
+            while not _waits_for_a_lock(standin):  # noqa: ASYNC110 - a database has no event to await
+                await asyncio.sleep(0.02)
+    with pytest.raises(SystemRejected, match="old_value_mismatch"):
+        await task
+    assert standin.rows("accounts")[0]["last_name"] == "Byron"
+    await connector.aclose()
+    standin.close()
+
+
+def _waits_for_a_lock(standin: AccountsStandIn) -> bool:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with standin.engine.connect() as connection:
+        return connection.execute(text(waiting)).scalar_one() > 0
 
 
 @pytest.mark.postgres
@@ -456,8 +482,6 @@ def test_a_wrong_map_is_refused_with_table_and_column(tables: dict[str, Any], co
 )
 def test_a_period_ends_on_the_day_that_the_rule_means(period: Period, start: str, end: str) -> None:
     """Months without that day end on their last one."""
-    from datetime import date  # noqa: PLC0415 - only here
-
     assert period.end(date.fromisoformat(start)) == date.fromisoformat(end)
 
 

@@ -13,6 +13,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pydantic import SecretStr
+from pydantic_settings import SettingsConfigDict
 from sqlalchemy import (
     Boolean,
     Column,
@@ -36,10 +38,11 @@ from sqlalchemy import (
 from starlette.routing import Route
 
 from connectors.sdk.clock import Clock
+from connectors.sdk.settings import ConnectorSettings, read
 from connectors.sdk.standin import StandIn
 from connectors.systems.accounts.values import as_json
 
-__all__ = ["EXAMPLE_MAP", "PSEUDONYM_KEY", "AccountsStandIn", "metadata"]
+__all__ = ["EXAMPLE_MAP", "PSEUDONYM_KEY", "AccountsStandIn", "build", "metadata"]
 
 #: The table map that fits these tables.
 EXAMPLE_MAP = Path(__file__).with_name("example-map.yaml")
@@ -169,3 +172,16 @@ class AccountsStandIn(StandIn):
             table: [{column: as_json(value) for column, value in row.items()} for row in self.rows(table)]
             for table in metadata.tables
         }
+
+
+class _Where(ConnectorSettings):
+    """The connector's own setting: both look at the same database."""
+
+    model_config = SettingsConfigDict(env_prefix="DSR_ACCOUNTS_")
+
+    url: SecretStr = SecretStr("sqlite:///company.db")
+
+
+def build(clock: Clock | None = None, *, url: str | None = None) -> AccountsStandIn:
+    """Build the stand-in on a database by URL, or on that of `DSR_ACCOUNTS_URL`; makes the tables where they are missing."""
+    return AccountsStandIn(url or read(_Where).url.get_secret_value(), clock)
