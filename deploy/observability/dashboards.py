@@ -124,7 +124,7 @@ _SYSTEM_OWNER = (
 _ON_CALL = (
     Panel("Processes up", "Workers and connectors that answer the scrape.", "none",
           (Query(f'sum by (job) (up{{job=~"{at.WORKER_JOB}|{at.CONNECTOR_JOB}"}})', "{{job}}"),), "stat"),
-    Panel("What runs", "Processes by version of product and registry. Two lines outside a roll-out are a mistake.", "none",
+    Panel("What runs", "Workers by version of product and registry. Two lines outside a roll-out are a mistake.", "none",
           (Query(f"count by (version, registry) ({m.BUILD_INFO.name})", "{{version}}, registry {{registry}}"),), "stat"),
     Panel("Records taken", "Records per second, all workers together.", "ops",
           (Query(f"sum(rate({m.BATCH_RECORDS.name}_sum[{_RATE}]))", "records"),

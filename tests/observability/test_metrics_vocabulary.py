@@ -145,6 +145,19 @@ def test_the_list_is_complete():
     assert len(constants) == len(BY_NAME)
 
 
+@pytest.mark.parametrize(
+    ("folder", "specs"), [("orchestrator", WORKER_METRICS), ("connectors", CONNECTOR_METRICS)], ids=["worker", "connector"]
+)
+def test_every_metric_is_written_by_its_room(folder, specs):
+    """A metric that nothing writes would show an empty panel and an alert that never fires."""
+    code = "\n".join(path.read_text() for path in (ROOT / folder).rglob("*.py"))
+    constants = {value.name: name for name, value in vars(vocabulary).items() if isinstance(value, MetricSpec)}
+    unwritten = [
+        spec.name for spec in specs if not re.search(rf"\.(count|set|replace|observe)\(\s*{constants[spec.name]}\b", code)
+    ]
+    assert unwritten == []
+
+
 EDGES = {-400: "overdue", -1: "overdue", 0: "0-2", 2: "0-2", 3: "3-7", 7: "3-7", 8: "8-14", 14: "8-14", 15: "15+", 90: "15+"}
 
 
