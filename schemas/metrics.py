@@ -216,7 +216,10 @@ COMMIT_AGE = GaugeSpec(
     "dsr_commit_age_seconds", "While records wait: how long ago their number last shrank; 0 while none wait.", TopicPartition
 )
 OUTBOX = GaugeSpec(
-    "dsr_outbox_records", "Records saved with a state and not yet acknowledged by the broker.", NoLabels, shared=True
+    "dsr_outbox_records",
+    "Batches of records saved with their states and not yet acknowledged by the broker.",
+    NoLabels,
+    shared=True,
 )
 SWEEP_SECONDS = HistogramSpec("dsr_sweep_seconds", "One round of the sweeper.", NoLabels, _FAST)
 SWEEP_DUE = GaugeSpec("dsr_sweep_due", "Requests whose moment to wake had come at the last sweep.", NoLabels, shared=True)

@@ -118,7 +118,7 @@ ALERTS: tuple[Alert, ...] = (
         "DsrOutboxStuck", "sre", "page",
         f"min_over_time(max({m.OUTBOX.name})[{at.OUTBOX_STILL}:1m]) > 0"
         f" unless sum(increase({m.PUBLISH_SECONDS.name}_count[{at.OUTBOX_STILL}])) > 0", at.SETTLE,
-        "{{ $value }} decided effect(s) are saved and not published.",
+        "{{ $value }} batch(es) of decided effects are saved and not published.",
     ),
     Alert(
         "DsrStoreConflicts", "sre", "ticket",

@@ -145,7 +145,7 @@ class Inbox:
     def _report(self, work: UnitOfWork) -> None:
         for state, fact in work.outcome.facts:
             if fact.fact in _LOGGED:
-                log.info(fact.fact, request=state.subject_request_id, right=state.right, **_plain(fact.details))
+                log.info(fact.fact, subject_request_id=state.subject_request_id, right=state.right, **_plain(fact.details))
         for topic, violation in work.outcome.refused:
             log.warning("quarantined", topic=topic, reason=violation.code, field=violation.field, remedy=violation.remedy)
         self._limit.add(len(work.outcome.refused))

@@ -32,7 +32,7 @@ from schemas.metrics import (
     SWEEP_DUE,
     Metrics,
 )
-from schemas.vocabulary import OrderPhase, Phase, QuarantineReason, Right
+from schemas.vocabulary import EscalationReason, OrderPhase, Phase, QuarantineReason, Right
 
 __all__ = ["measure", "measure_census"]
 
@@ -69,6 +69,10 @@ def _escalated(metrics: Metrics, _state: RequestState, details: Details) -> None
     metrics.count(ESCALATIONS, reason=details["reason"], system=details["system"] or NO_SYSTEM)
 
 
+def _retention_ended(metrics: Metrics, _state: RequestState, details: Details) -> None:
+    metrics.count(ESCALATIONS, reason=EscalationReason.RETENTION_ENDED, system=details["system"])
+
+
 def _closed(metrics: Metrics, state: RequestState, details: Details) -> None:
     metrics.count(REQUESTS_CLOSED, right=state.right, result=details["result"])
     metrics.observe(REQUEST_DURATION, max(details["seconds"], 0.0), right=state.right)
@@ -81,6 +85,7 @@ _TABLE: Mapping[str, Callable[[Metrics, RequestState, Details], None]] = {
     "order_accepted": _accepted,
     "order_failed": _failed,
     "escalated": _escalated,
+    "retention_ended": _retention_ended,
     "request_closed": _closed,
 }
 
