@@ -1,1 +1,264 @@
-"""The loop all connectors share."""
+"""The loop all connectors share: order in, report out, each exactly once in meaning.
+
+1. Receive a batch; quarantine what is no order, and await the acks of that.
+2. Take the batch into the journal, in one transaction; then, and only then, commit the offsets.
+3. Work on what is due, as many at once as the system allows; write each conclusion down before anything else happens to it.
+4. Publish written reports, await every broker ack, then mark them sent.
+
+A kill at any point repeats at most the step it interrupted: 1 and 2 by the offsets, 3 by the state `working`, 4 by `sent`.
+
+Room rules: Kafka stands behind `Bus`, time behind `Clock`; no right and no outcome is looked at here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import structlog
+
+from connectors.sdk.attempts import Attempts, Limits
+from connectors.sdk.blobs import BlobStore
+from connectors.sdk.bus import Bus, Inbound, Outbound
+from connectors.sdk.clock import Clock
+from connectors.sdk.conclusion import Conclusion, settle
+from connectors.sdk.intake import quarantined, read_batch, take
+from connectors.sdk.journal import Entry, Journal, OrderState
+from connectors.sdk.keys import OrderKeys
+from connectors.sdk.protocol import Connector
+from connectors.sdk.throttle import Gate
+from schemas.metric_labels import TopicPartition
+from schemas.metrics import (
+    CONNECTOR_JOBS_OPEN,
+    CONNECTOR_LAG,
+    CONNECTOR_ORDERS,
+    CONNECTOR_ORDERS_WAITING,
+    CONNECTOR_OUTCOMES,
+    CONNECTOR_QUARANTINED,
+    CONNECTOR_QUOTA_REMAINING,
+    Metrics,
+)
+from schemas.topics import Topics
+from schemas.vocabulary import QuarantineReason, Right
+from schemas.wire import encode, headers_of
+
+__all__ = ["Runtime"]
+
+_log = structlog.get_logger("dsr.connector")
+
+_PUBLISH_AT_ONCE = 500
+_HOUSEKEEPING_SECONDS = 15.0
+_LONGEST_SLEEP_SECONDS = 60.0
+
+
+class Runtime:
+    """Runs one connector for one system of the registry."""
+
+    def __init__(
+        self,
+        *,
+        system: str,
+        connector: Connector,
+        bus: Bus,
+        journal: Journal,
+        keys: OrderKeys,
+        blobs: BlobStore,
+        clock: Clock,
+        topics: Topics,
+        metrics: Metrics,
+        limits: Limits | None = None,
+        journal_kept: timedelta = timedelta(days=45),
+        grace_seconds: float = 20.0,
+    ) -> None:
+        self._system = system
+        self._bus = bus
+        self._journal = journal
+        self._keys = keys
+        self._blobs = blobs
+        self._clock = clock
+        self._topics = topics
+        self._metrics = metrics
+        self._kept = journal_kept
+        self._grace_seconds = grace_seconds
+        self._slots = connector.throttle.concurrent
+        self._gate = Gate(connector.throttle, clock, journal)
+        self._attempts = Attempts(
+            connector=connector,
+            gate=self._gate,
+            journal=journal,
+            keys=keys,
+            blobs=blobs,
+            clock=clock,
+            limits=limits or Limits(),
+            metrics=metrics,
+        )
+        self._workers: set[asyncio.Task[None]] = set()
+        self._concluded: list[Conclusion] = []
+        self._has_work = asyncio.Event()
+        self._has_reports = asyncio.Event()
+        self._stopping = asyncio.Event()
+        #: Set once the bus has been joined and the journal's leftovers are back in the queue.
+        self.started = asyncio.Event()
+
+    def stop(self) -> None:
+        """Ask for an orderly end: no new orders, those under way are finished within the grace time, reports go out."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Run until `stop`. Raises what must end the process: `AckLost`, `StoreUnavailable`, the bus's own errors."""
+        with self._journal.transaction() as page:
+            resumed = page.requeue_interrupted()
+        await self._bus.start()
+        _log.info("started", system=self._system, resumed=resumed)
+        try:
+            async with asyncio.TaskGroup() as group:
+                feeding = [group.create_task(self._receive()), group.create_task(self._dispatch(group))]
+                serving = [group.create_task(self._publish_always()), group.create_task(self._keep_house())]
+                self._has_work.set()
+                self._has_reports.set()
+                self.started.set()
+                await self._stopping.wait()
+                await self._wind_down(feeding, serving)
+        finally:
+            await self._bus.stop()
+        _log.info("stopped", system=self._system)
+
+    async def _wind_down(self, feeding: list[asyncio.Task[None]], serving: list[asyncio.Task[None]]) -> None:
+        for task in feeding:
+            task.cancel()
+        if self._workers:
+            _, late = await asyncio.wait(self._workers, timeout=self._grace_seconds)
+            for task in late:
+                task.cancel()
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*feeding, *serving, *self._workers, return_exceptions=True)
+        self._settle()
+        await self._publish()
+
+    async def _receive(self) -> None:
+        while True:
+            records = await self._bus.receive()
+            if records:
+                await self._take_in(records)
+
+    async def _take_in(self, records: Sequence[Inbound]) -> None:
+        batch = read_batch(records, self._system, self._keys)
+        now = self._clock.now()
+        if batch.quarantined:
+            await self._bus.publish([quarantined(self._topics.quarantine, r, v, now) for r, v in batch.quarantined])
+        with self._journal.transaction() as page:
+            new = take(page, batch, now)
+        await self._bus.commit(records)
+        for _, violation in batch.quarantined:
+            _log.warning("quarantined", system=self._system, reason=violation.code, field=violation.field)
+            self._metrics.count(CONNECTOR_QUARANTINED, system=self._system, reason=QuarantineReason(violation.code))
+        for order in new:
+            self._metrics.count(CONNECTOR_ORDERS, system=self._system, right=order.right)
+        self._has_work.set()
+        self._has_reports.set()
+
+    async def _dispatch(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            self._has_work.clear()
+            free = self._slots - len(self._workers)
+            if free > 0:
+                claimed, next_due_at = self._claim(free)
+                for entry in claimed:
+                    worker = group.create_task(self._work(entry))
+                    self._workers.add(worker)
+                    worker.add_done_callback(self._is_free)
+                if len(claimed) < free:
+                    await self._work_or(next_due_at)
+                    continue
+            await self._has_work.wait()
+
+    def _claim(self, free: int) -> tuple[list[Entry], datetime | None]:
+        with self._journal.transaction() as page:
+            due = page.due(self._clock.now(), free)
+            for entry in due:
+                page.set(entry.order_id, state=OrderState.WORKING, tries=entry.tries + 1)
+            return [replace(entry, tries=entry.tries + 1) for entry in due], page.next_due_at()
+
+    async def _work_or(self, moment: datetime | None) -> None:
+        """Wait for new work or for the moment, whichever comes first."""
+        seconds = _LONGEST_SLEEP_SECONDS
+        if moment is not None:
+            seconds = min(seconds, max(0.0, (moment - self._clock.now()).total_seconds()))
+        waits = [asyncio.ensure_future(self._has_work.wait()), asyncio.ensure_future(self._clock.sleep(seconds))]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def _is_free(self, worker: asyncio.Task[None]) -> None:
+        self._workers.discard(worker)
+        self._has_work.set()
+
+    async def _work(self, entry: Entry) -> None:
+        self._concluded.append(await self._attempts.run(entry))
+        await asyncio.sleep(0)  # those that end in the same turn of the loop share one transaction
+        self._settle()
+
+    def _settle(self) -> None:
+        if not self._concluded:
+            return
+        concluded, self._concluded = self._concluded, []
+        with self._journal.transaction() as page:
+            for conclusion in concluded:
+                settle(page, conclusion, self._clock.now())
+        self._has_reports.set()
+
+    async def _publish_always(self) -> None:
+        while True:
+            await self._has_reports.wait()
+            self._has_reports.clear()
+            await self._publish()
+
+    async def _publish(self) -> None:
+        while True:
+            with self._journal.transaction() as page:
+                unsent = page.unsent(_PUBLISH_AT_ONCE)
+            if not unsent:
+                return
+            await self._bus.publish(
+                [
+                    Outbound(
+                        self._topics.reports,
+                        stored.report.subject_request_id.encode(),
+                        encode(stored.report),
+                        headers_of(stored.report),
+                    )
+                    for stored in unsent
+                ]
+            )
+            with self._journal.transaction() as page:
+                page.mark_sent(unsent)
+            for stored in unsent:
+                self._metrics.count(
+                    CONNECTOR_OUTCOMES, system=self._system, right=Right(stored.right), outcome=stored.report.outcome.code
+                )
+
+    async def _keep_house(self) -> None:
+        while True:
+            self._measure()
+            now = self._clock.now()
+            with self._journal.transaction() as page:
+                page.forget_before(now - self._kept)
+            self._journal.compact()
+            self._blobs.expire(now.date())
+            await self._clock.sleep(_HOUSEKEEPING_SECONDS)
+
+    def _measure(self) -> None:
+        with self._journal.transaction() as page:
+            waiting, polling = page.count(OrderState.WAITING), page.count(OrderState.POLLING)
+        self._metrics.set(CONNECTOR_ORDERS_WAITING, waiting, system=self._system)
+        self._metrics.set(CONNECTOR_JOBS_OPEN, polling, system=self._system)
+        remaining = self._gate.remaining()
+        if remaining is not None:
+            self._metrics.set(CONNECTOR_QUOTA_REMAINING, remaining, system=self._system)
+        lag = {TopicPartition(topic, partition): float(count) for (topic, partition), count in self._bus.lag().items()}
+        self._metrics.replace(CONNECTOR_LAG, lag)

@@ -1,0 +1,162 @@
+"""`dsr-connector`: run one connector, check it, try it on one identity, or start its stand-in.
+
+Room rules: words and exit codes only (0 done, 1 unfit, 2 wrong setting, 70 ended in order to be started again).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import sys
+import time
+from collections.abc import Coroutine
+from datetime import timedelta
+from typing import Annotated, Any
+
+import typer
+
+from connectors.sdk.clock import SystemClock
+from connectors.sdk.loader import build_connector, build_standin, names
+from connectors.sdk.perform import perform
+from connectors.sdk.protocol import Job, Result
+from connectors.sdk.standin import serve
+from schemas.errors import ConfigurationError, ConnectorError, DsrError
+from schemas.ids import order_id
+from schemas.vocabulary import IdentifierKind, Right
+
+__all__ = ["main"]
+
+_UNFIT, _WRONG_SETTING, _START_AGAIN = 1, 2, 70
+_DRY_REQUEST = "00000000-0000-4000-8000-000000000000"
+
+_cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Run and try connectors.")
+
+
+@_cli.command("list")
+def list_names() -> None:
+    """Show the connectors that can be run here."""
+    for name in names():
+        print(name)
+
+
+@_cli.command()
+def run(name: str, system: Annotated[str, typer.Option(help="The system's id in the registry")]) -> None:
+    """Run a connector until it is told to stop; settings come from DSR_ variables."""
+    from connectors.sdk.process import configure_logs, run_connector
+
+    configure_logs()
+    _await(run_connector(name, system))
+
+
+@_cli.command()
+def check(name: str) -> None:
+    """Check credentials, scopes and quota, without touching a person."""
+
+    async def checked() -> None:
+        connector = build_connector(name)
+        try:
+            print(f"{name}: {await connector.check()}")
+        finally:
+            await connector.aclose()
+
+    _await(checked())
+
+
+@_cli.command("try")
+def try_out(
+    name: str,
+    identity: Annotated[list[str], typer.Option(help="kind=value; kind=- asks without showing it")],
+    right: Annotated[Right, typer.Option(help="What to do")] = Right.ACCESS,
+    really: Annotated[bool, typer.Option("--really", help="Needed for every right that changes data")] = False,
+) -> None:
+    """Do one right for one identity, without Kafka; shows counts and codes, never values."""
+    if right not in {Right.ACCESS, Right.PORTABILITY} and not really:
+        raise typer.BadParameter(f"{right.value} changes data: add --really")
+    identifiers = _identifiers(identity)
+
+    async def tried() -> None:
+        connector = build_connector(name)
+        try:
+            _show(await perform(connector, _job(right, identifiers)))
+        finally:
+            await connector.aclose()
+
+    _await(tried())
+
+
+@_cli.command()
+def standin(name: str, port: Annotated[int, typer.Option(help="0 takes a free one")] = 0) -> None:
+    """Serve the connector's stand-in on 127.0.0.1 until interrupted."""
+    try:
+        with serve(build_standin(name), port=port) as url:
+            print(url, flush=True)
+            while True:
+                time.sleep(3600)
+    except KeyboardInterrupt:
+        return
+
+
+def _identifiers(given: list[str]) -> dict[IdentifierKind, tuple[str, ...]]:
+    found: dict[IdentifierKind, tuple[str, ...]] = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        if name not in set(IdentifierKind) or not value:
+            raise typer.BadParameter(f"write kind=value, with kind one of {', '.join(IdentifierKind)}")
+        kind = IdentifierKind(name)
+        found[kind] = (*found.get(kind, ()), getpass.getpass(f"{name}: ") if value == "-" else value)
+    return found
+
+
+def _job(right: Right, identifiers: dict[IdentifierKind, tuple[str, ...]]) -> Job:
+    now = SystemClock().now()
+    return Job(
+        order_id=order_id(_DRY_REQUEST, "dry_run"),
+        subject_request_id=_DRY_REQUEST,
+        right=right,
+        attempt=1,
+        now=now,
+        received_at=now,
+        due_on=(now + timedelta(days=30)).date(),
+        identifiers=identifiers,
+    )
+
+
+def _show(result: Result) -> None:
+    print(f"outcome: {result.outcome.model_dump_json(exclude_none=True)}")
+    for kind, values in sorted(result.yielded.items()):
+        print(f"yields: {len(values)} x {kind.value}")
+    for exported in result.exports:
+        print(f"export: {exported.name}, {len(exported.content)} entries")
+    for note in result.notes:
+        print(f"note: {note}")
+    if result.handle is not None:
+        print("the system has started a job; a running connector would ask after it")
+
+
+def _await(work: Coroutine[Any, Any, None]) -> None:
+    """Run to the end; turn what ended it into a line and an exit code."""
+    try:
+        asyncio.run(work)
+    except (DsrError, ExceptionGroup) as error:
+        failure = _first(error)
+        if not isinstance(failure, DsrError):
+            raise
+        print(f"{type(failure).__name__}: {failure}", file=sys.stderr)
+        raise SystemExit(_exit_code(failure)) from None
+
+
+def _first(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _exit_code(error: DsrError) -> int:
+    if isinstance(error, ConfigurationError):
+        return _WRONG_SETTING
+    return _UNFIT if isinstance(error, ConnectorError) else _START_AGAIN
+
+
+def main() -> None:
+    """Run the command line."""
+    _cli()

@@ -1,0 +1,46 @@
+"""What one try leads to, and how it is written into the journal.
+
+Room rules: one conclusion is one change of one order and at most one report, in one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from connectors.sdk.journal import OrderState, Page
+from schemas.ids import report_id
+from schemas.outcomes import Failed
+from schemas.reports import FulfilmentReport
+
+__all__ = ["Conclusion", "settle"]
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """What one try leads to. `attempt` is the one it was made under; the report gets the journal's at the time of writing."""
+
+    order_id: str
+    right: str
+    attempt: int
+    columns: Mapping[str, Any] = field(repr=False)
+    report: FulfilmentReport | None = field(default=None, repr=False)
+    final: bool = False
+
+
+def settle(page: Page, conclusion: Conclusion, now: datetime) -> None:
+    """Write a conclusion down. A failure that was overtaken by a new attempt is not reported: that one is yet to be tried."""
+    known = page.find(conclusion.order_id)
+    assert known is not None, "an order under way is in the journal"
+    report = conclusion.report
+    if report is not None and isinstance(report.outcome, Failed) and known.attempt > conclusion.attempt:
+        state = OrderState.WAITING if known.handle is None else OrderState.POLLING
+        page.set(conclusion.order_id, state=state, not_before=now, tries=0)
+        return
+    page.set(conclusion.order_id, **conclusion.columns)
+    if report is not None:
+        new_id = report_id(report.order_id, known.attempt, report.outcome.code)
+        numbered = report.model_copy(update={"attempt": known.attempt, "report_id": new_id})
+        page.add_report(numbered, conclusion.right, final=conclusion.final)

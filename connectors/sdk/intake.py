@@ -1,0 +1,140 @@
+"""Take a batch of records into the journal: decode, set aside what is no order, and meet repetitions.
+
+The rules for an order that is known already:
+
+| it comes with | and the order is | then |
+| --- | --- | --- |
+| the same or a lower attempt | anything | nothing: it was redelivered or overtaken |
+| a higher attempt | under way | it goes on, and reports under the new number; a progress report is published again |
+| a higher attempt | reported, not failed | the stored report is published again under the new number |
+| a higher attempt | reported as failed | the work is done again |
+
+Room rules: no HTTP, no waiting; everything of one batch is one journal transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from connectors.sdk.bus import Inbound, Outbound
+from connectors.sdk.journal import Entry, OrderState, Page
+from connectors.sdk.keys import OrderKeys
+from connectors.sdk.opening import open_order, read_order
+from schemas.errors import ProtocolViolation
+from schemas.ids import report_id
+from schemas.orders import FulfilmentOrder
+from schemas.outcomes import Failed, ReportedOutcome
+from schemas.reports import FulfilmentReport
+from schemas.vocabulary import FailureReason, OutcomeCode
+
+__all__ = ["Batch", "quarantined", "read_batch", "report_of", "take"]
+
+#: Failures of the road, not of the job: the vendor's job may still run.
+_ROAD = frozenset({FailureReason.UNAVAILABLE, FailureReason.THROTTLED})
+
+
+@dataclass(slots=True)
+class Batch:
+    """A batch, told apart. `unreadable` are orders in every other respect: their failure is reported as well."""
+
+    orders: list[FulfilmentOrder] = field(default_factory=list)
+    unreadable: list[FulfilmentOrder] = field(default_factory=list)
+    quarantined: list[tuple[Inbound, ProtocolViolation]] = field(default_factory=list)
+
+
+def read_batch(records: Sequence[Inbound], system: str, keys: OrderKeys) -> Batch:
+    """Decode every record; none can stop the others."""
+    batch = Batch()
+    for record in records:
+        order: FulfilmentOrder | None = None
+        try:
+            order = read_order(record, system)
+            open_order(order, keys)
+        except ProtocolViolation as violation:
+            batch.quarantined.append((record, violation))
+            if order is not None:
+                batch.unreadable.append(order)
+        else:
+            batch.orders.append(order)
+    return batch
+
+
+def quarantined(topic: str, record: Inbound, violation: ProtocolViolation, now: datetime) -> Outbound:
+    """Return the quarantine record: the original bytes, and in the headers why, where from and when."""
+    origin = {
+        "dsr-reason": violation.code,
+        "dsr-field": violation.field,
+        "dsr-remedy": violation.remedy,
+        "dsr-origin-topic": record.topic,
+        "dsr-origin-partition": str(record.partition),
+        "dsr-origin-offset": str(record.offset),
+        "dsr-at": now.isoformat(),
+    }
+    headers = [(name, str(value).encode()) for name, value in origin.items()]
+    return Outbound(topic, record.key or b"", record.value or b"", headers)
+
+
+def take(page: Page, batch: Batch, now: datetime) -> list[FulfilmentOrder]:
+    """Write the batch into the journal; return the orders that are new. Never raises for a repetition."""
+    new = [order for order in batch.orders if _take_one(page, order, now, readable=True)]
+    for order in batch.unreadable:
+        if _take_one(page, order, now, readable=False):
+            failed = Failed(reason=FailureReason.IDENTITY_UNREADABLE)
+            page.set(order.order_id, state=OrderState.REPORTED)
+            page.add_report(report_of(order, order.attempt, failed, now), order.right, final=True)
+    return new
+
+
+def _take_one(page: Page, order: FulfilmentOrder, now: datetime, *, readable: bool) -> bool:
+    """Tell whether there is work to do that was not known before."""
+    known = page.find(order.order_id)
+    if known is None:
+        page.insert(order, now)
+        return True
+    if order.attempt <= known.attempt:
+        return False
+    if known.state is OrderState.REPORTED:
+        return _asked_again(page, known, order, now)
+    if readable:
+        page.set(order.order_id, order=order)
+    else:  # what is under way opened; it goes on with that
+        page.set(order.order_id, attempt=order.attempt)
+    progress = page.last_report(order.order_id, final=False)
+    if progress is not None:
+        page.add_report(_renumbered(progress.report, order.attempt), progress.right, final=False)
+    return False
+
+
+def _asked_again(page: Page, known: Entry, order: FulfilmentOrder, now: datetime) -> bool:
+    last = page.last_report(order.order_id, final=True)
+    assert last is not None, "a reported order has a final report"
+    outcome = last.report.outcome
+    if outcome.code is not OutcomeCode.FAILED:
+        page.set(order.order_id, attempt=order.attempt)
+        page.add_report(_renumbered(last.report, order.attempt), last.right, final=True)
+        return False
+    # Only a failure of the road leaves the vendor's job worth asking after.
+    handle = known.handle if isinstance(outcome, Failed) and outcome.reason in _ROAD else None
+    state = OrderState.WAITING if handle is None else OrderState.POLLING
+    page.set(order.order_id, order=order, state=state, not_before=now, tries=0, polls=0, handle=handle)
+    return True
+
+
+def report_of(order: FulfilmentOrder, attempt: int, outcome: ReportedOutcome, now: datetime) -> FulfilmentReport:
+    """Return the bare report of an outcome; its id is the same for the same order, attempt and outcome code."""
+    return FulfilmentReport(
+        report_id=report_id(order.order_id, attempt, outcome.code),
+        order_id=order.order_id,
+        subject_request_id=order.subject_request_id,
+        system=order.system,
+        attempt=attempt,
+        reported_at=now,
+        outcome=outcome,
+    )
+
+
+def _renumbered(report: FulfilmentReport, attempt: int) -> FulfilmentReport:
+    new_id = report_id(report.order_id, attempt, report.outcome.code)
+    return report.model_copy(update={"attempt": attempt, "report_id": new_id})

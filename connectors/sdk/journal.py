@@ -1,0 +1,358 @@
+"""The connector's own journal: which orders it has taken, how far each one is, which reports are out.
+
+One SQLite file for one system, one writer. WAL, synchronous=FULL, secure_delete: what a transaction wrote survives a power
+cut, and what it cleared is overwritten.
+
+Room rules: storage only, no decision; identities stay sealed, as they came, and leave once the final report is out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Any, Self
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from schemas.errors import ConfigurationError, StoreUnavailable
+from schemas.orders import FulfilmentOrder
+from schemas.reports import FulfilmentReport
+from schemas.sealed import Sealed
+from schemas.wire import encode
+
+__all__ = ["Entry", "Journal", "OrderState", "Page", "StoredReport"]
+
+
+class OrderState(StrEnum):
+    """How far an order is."""
+
+    #: Waits for its turn, or for `not_before`.
+    WAITING = "waiting"
+    #: Somebody works on it; found at start, it means that the process died.
+    WORKING = "working"
+    #: The vendor's job runs; asked after at `not_before`.
+    POLLING = "polling"
+    #: The final report is written; sent or not stands in the report.
+    REPORTED = "reported"
+
+
+_META = sa.MetaData()
+_ORDERS = sa.Table(
+    "orders",
+    _META,
+    sa.Column("order_id", sa.Text, primary_key=True),
+    sa.Column("subject_request_id", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("due_on", sa.Text, nullable=False),
+    sa.Column("taken_ms", sa.Integer, nullable=False),
+    sa.Column("not_before_ms", sa.Integer, nullable=False),
+    sa.Column("tries", sa.Integer, nullable=False, default=0),
+    sa.Column("polls", sa.Integer, nullable=False, default=0),
+    sa.Column("order_bytes", sa.LargeBinary),
+    sa.Column("handle", sa.LargeBinary),
+    sa.Column("found", sa.LargeBinary),
+    sa.Index("orders_by_turn", "state", "not_before_ms"),
+)
+_REPORTS = sa.Table(
+    "reports",
+    _META,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("report_id", sa.Text, nullable=False, unique=True),
+    sa.Column("order_id", sa.Text, nullable=False, index=True),
+    sa.Column("right", sa.Text, nullable=False),
+    sa.Column("final", sa.Boolean, nullable=False),
+    sa.Column("sent", sa.Boolean, nullable=False),
+    sa.Column("report_bytes", sa.LargeBinary, nullable=False),
+)
+_QUOTA = sa.Table("quota", _META, sa.Column("day", sa.Text, primary_key=True), sa.Column("used", sa.Integer, nullable=False))
+_OPEN = (OrderState.WAITING, OrderState.POLLING)
+
+
+def _ms(at: datetime) -> int:
+    return round(at.timestamp() * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One order in the journal. `order` is None once its final report is acknowledged."""
+
+    order_id: str
+    attempt: int
+    state: OrderState
+    tries: int
+    polls: int
+    not_before: datetime
+    order: FulfilmentOrder | None = field(repr=False)
+    handle: Sealed | None = field(repr=False)
+    found: Sealed | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReport:
+    """A report as it was, or will be, published."""
+
+    report: FulfilmentReport
+    right: str
+    final: bool
+    sent: bool
+
+
+class Page:
+    """One transaction on the journal."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def find(self, order_id: str) -> Entry | None:
+        """Return an order, None if never taken (or forgotten since)."""
+        row = self._connection.execute(sa.select(_ORDERS).where(_ORDERS.c.order_id == order_id)).mappings().first()
+        return None if row is None else _entry(row)
+
+    def insert(self, order: FulfilmentOrder, now: datetime, *, state: OrderState = OrderState.WAITING) -> None:
+        """Take an order."""
+        self._connection.execute(
+            sa.insert(_ORDERS).values(
+                order_id=order.order_id,
+                subject_request_id=order.subject_request_id,
+                attempt=order.attempt,
+                state=state,
+                due_on=order.due_on.isoformat(),
+                taken_ms=_ms(now),
+                not_before_ms=_ms(now),
+                tries=0,
+                polls=0,
+                order_bytes=encode(order),
+            )
+        )
+
+    def set(
+        self,
+        order_id: str,
+        *,
+        state: OrderState | None = None,
+        not_before: datetime | None = None,
+        order: FulfilmentOrder | None = None,
+        **columns: int | Sealed | None,
+    ) -> None:
+        """Change an order: `attempt`, `tries`, `polls`, `handle` and `found` by name."""
+        values: dict[str, Any] = {
+            name: value.model_dump_json().encode() if isinstance(value, Sealed) else value for name, value in columns.items()
+        }
+        if state is not None:
+            values["state"] = state
+        if not_before is not None:
+            values["not_before_ms"] = _ms(not_before)
+        if order is not None:
+            values |= {"order_bytes": encode(order), "attempt": order.attempt, "due_on": order.due_on.isoformat()}
+        self._connection.execute(sa.update(_ORDERS).where(_ORDERS.c.order_id == order_id).values(values))
+
+    def due(self, now: datetime, limit: int, *, but: Collection[str] = ()) -> list[Entry]:
+        """Return open orders whose moment has come, the earliest legal due date first."""
+        query = (
+            sa.select(_ORDERS)
+            .where(_ORDERS.c.state.in_(_OPEN), _ORDERS.c.not_before_ms <= _ms(now), _ORDERS.c.order_id.not_in(but))
+            .order_by(_ORDERS.c.due_on, _ORDERS.c.taken_ms, _ORDERS.c.order_id)
+            .limit(limit)
+        )
+        return [_entry(row) for row in self._connection.execute(query).mappings()]
+
+    def orders_ahead(self, order_id: str) -> int:
+        """Return how many open orders have their turn before this one."""
+        mine = sa.select(_ORDERS.c.due_on, _ORDERS.c.taken_ms).where(_ORDERS.c.order_id == order_id)
+        row = self._connection.execute(mine).one()
+        ahead = sa.tuple_(_ORDERS.c.due_on, _ORDERS.c.taken_ms, _ORDERS.c.order_id) < sa.tuple_(
+            sa.literal(row.due_on), sa.literal(row.taken_ms), sa.literal(order_id)
+        )
+        query = sa.select(sa.func.count()).select_from(_ORDERS).where(_ORDERS.c.state.in_(_OPEN), ahead)
+        return int(self._connection.execute(query).scalar_one())
+
+    def next_due_at(self) -> datetime | None:
+        """Return the earliest `not_before` of an open order."""
+        query = sa.select(sa.func.min(_ORDERS.c.not_before_ms)).where(_ORDERS.c.state.in_(_OPEN))
+        value = self._connection.execute(query).scalar()
+        return None if value is None else datetime.fromtimestamp(value / 1000, UTC)
+
+    def count(self, *states: OrderState) -> int:
+        """Return how many orders are in these states."""
+        query = sa.select(sa.func.count()).select_from(_ORDERS).where(_ORDERS.c.state.in_(states))
+        return int(self._connection.execute(query).scalar_one())
+
+    def requeue_interrupted(self) -> int:
+        """Put orders that a dead process worked on back in the queue; return how many."""
+        resumed = sa.case((_ORDERS.c.handle.is_(None), OrderState.WAITING.value), else_=OrderState.POLLING.value)
+        statement = sa.update(_ORDERS).where(_ORDERS.c.state == OrderState.WORKING).values(state=resumed)
+        return self._connection.execute(statement).rowcount
+
+    def add_report(self, report: FulfilmentReport, right: str, *, final: bool) -> None:
+        """Write a report down, to be sent; one that is already written, by its id, stays as it is."""
+        self._connection.execute(
+            sa.insert(_REPORTS)
+            .prefix_with("OR IGNORE")
+            .values(
+                report_id=report.report_id,
+                order_id=report.order_id,
+                right=right,
+                final=final,
+                sent=False,
+                report_bytes=encode(report),
+            )
+        )
+
+    def unsent(self, limit: int) -> list[StoredReport]:
+        """Return reports that the broker has not acknowledged, oldest first."""
+        query = sa.select(_REPORTS).where(_REPORTS.c.sent.is_(False)).order_by(_REPORTS.c.number).limit(limit)
+        return [_stored(row) for row in self._connection.execute(query).mappings()]
+
+    def last_report(self, order_id: str, *, final: bool) -> StoredReport | None:
+        """Return the last final (or last progress) report of an order."""
+        query = sa.select(_REPORTS).where(_REPORTS.c.order_id == order_id, _REPORTS.c.final.is_(final))
+        row = self._connection.execute(query.order_by(_REPORTS.c.number.desc()).limit(1)).mappings().first()
+        return None if row is None else _stored(row)
+
+    def mark_sent(self, reports: Sequence[StoredReport]) -> None:
+        """Note the broker's acks, and clear the sealed order and finds of every order that is reported for good.
+
+        A failed order keeps its vendor's handle: the job may still run when somebody asks again.
+        """
+        ids = [stored.report.report_id for stored in reports]
+        self._connection.execute(sa.update(_REPORTS).where(_REPORTS.c.report_id.in_(ids)).values(sent=True))
+        ended = [stored.report.order_id for stored in reports if stored.final]
+        if ended:
+            self._connection.execute(
+                sa.update(_ORDERS)
+                .where(_ORDERS.c.order_id.in_(ended), _ORDERS.c.state == OrderState.REPORTED)
+                .values(order_bytes=None, found=None)
+            )
+
+    def quota_used(self, day: str) -> int:
+        """Return the calls counted on this day."""
+        return int(self._connection.execute(sa.select(_QUOTA.c.used).where(_QUOTA.c.day == day)).scalar() or 0)
+
+    def use_quota(self, day: str) -> None:
+        """Count one call."""
+        changed = self._connection.execute(sa.update(_QUOTA).where(_QUOTA.c.day == day).values(used=_QUOTA.c.used + 1))
+        if not changed.rowcount:
+            self._connection.execute(sa.insert(_QUOTA).values(day=day, used=1))
+
+    def forget_before(self, moment: datetime) -> int:
+        """Delete reported orders taken before `moment`, with their reports, and old quota days; return how many orders."""
+        old = sa.and_(_ORDERS.c.state == OrderState.REPORTED, _ORDERS.c.taken_ms < _ms(moment))
+        unsent = sa.select(_REPORTS.c.order_id).where(_REPORTS.c.sent.is_(False))
+        ids = sa.select(_ORDERS.c.order_id).where(old, _ORDERS.c.order_id.not_in(unsent))
+        self._connection.execute(sa.delete(_REPORTS).where(_REPORTS.c.order_id.in_(ids)))
+        gone = self._connection.execute(sa.delete(_ORDERS).where(old, _ORDERS.c.order_id.not_in(unsent))).rowcount
+        self._connection.execute(sa.delete(_QUOTA).where(_QUOTA.c.day < moment.date().isoformat()))
+        return gone
+
+
+class Journal:
+    """The file. Open it in one process at a time; a second one is refused."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = _locked(path.with_suffix(".lock"))
+        self._engine = sa.create_engine(f"sqlite:///{path}", hide_parameters=True, poolclass=sa.pool.StaticPool)
+        sa.event.listen(self._engine, "connect", _prepare)
+        sa.event.listen(self._engine, "begin", _begin)
+        try:
+            self._connection = self._engine.connect()
+            with self._connection.begin():
+                _META.create_all(self._connection)
+        except SQLAlchemyError as error:
+            self._lock.close()
+            raise StoreUnavailable(f"the journal cannot be opened: {type(error).__name__}") from None
+        path.chmod(0o600)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Page]:
+        """Open a transaction: durable when the block ends, undone if it raises. Raises `StoreUnavailable`."""
+        try:
+            with self._connection.begin():
+                yield Page(self._connection)
+        except SQLAlchemyError as error:
+            raise StoreUnavailable(f"the journal refused a transaction: {type(error).__name__}") from None
+
+    def quota_used(self, day: str) -> int:
+        """Return the calls counted on this day."""
+        with self.transaction() as page:
+            return page.quota_used(day)
+
+    def use_quota(self, day: str) -> None:
+        """Count one call, durably."""
+        with self.transaction() as page:
+            page.use_quota(day)
+
+    def compact(self) -> None:
+        """Bring the log of changes into the file, so that cleared bytes are overwritten there too."""
+        cursor = self._connection.connection.cursor()
+        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        cursor.close()
+        self._connection.rollback()
+
+    def close(self) -> None:
+        """Close the file and let another process open it."""
+        self.compact()
+        self._connection.close()
+        self._engine.dispose()
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _prepare(connection: Any, _: object) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "busy_timeout=5000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _locked(path: Path) -> IO[str]:
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise ConfigurationError(
+            "another process has this journal open: run one connector per system and state folder"
+        ) from None
+    return file
+
+
+def _sealed(value: bytes | None) -> Sealed | None:
+    return None if value is None else Sealed.model_validate_json(value)
+
+
+def _entry(row: Mapping[Any, Any]) -> Entry:
+    order = row["order_bytes"]
+    return Entry(
+        order_id=row["order_id"],
+        attempt=row["attempt"],
+        state=OrderState(row["state"]),
+        tries=row["tries"],
+        polls=row["polls"],
+        not_before=datetime.fromtimestamp(row["not_before_ms"] / 1000, UTC),
+        order=None if order is None else FulfilmentOrder.model_validate_json(order),
+        handle=_sealed(row["handle"]),
+        found=_sealed(row["found"]),
+    )
+
+
+def _stored(row: Mapping[Any, Any]) -> StoredReport:
+    report = FulfilmentReport.model_validate_json(row["report_bytes"])
+    return StoredReport(report, row["right"], row["final"], row["sent"])

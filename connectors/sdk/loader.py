@@ -1,0 +1,64 @@
+"""Find connectors by name: those of this package, and those that others register as entry points.
+
+An outside author's package registers the package that holds its `connector` and `standin` modules:
+
+    [project.entry-points."dsr.connectors"]
+    acme = "acme_dsr"
+
+Room rules: no system by name; a name is a folder or an entry point, never a path.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from importlib.metadata import entry_points
+from types import ModuleType
+
+from connectors.sdk.clock import Clock
+from connectors.sdk.protocol import Connector
+from connectors.sdk.standin import StandIn
+from schemas.errors import ConfigurationError
+
+__all__ = ["GROUP", "build_connector", "build_standin", "names"]
+
+#: Entry point group of outside connectors.
+GROUP = "dsr.connectors"
+
+_OURS = "connectors.systems"
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
+def names() -> list[str]:
+    """Return the names of all connectors that can be built here."""
+    ours = [module.name for module in pkgutil.iter_modules(importlib.import_module(_OURS).__path__)]
+    return sorted({*ours, *(point.name for point in entry_points(group=GROUP))})
+
+
+def build_connector(name: str) -> Connector:
+    """Build a connector from its settings. Raises `ConfigurationError`."""
+    connector: Connector = _module(name, "connector").build()
+    return connector
+
+
+def build_standin(name: str, clock: Clock | None = None) -> StandIn:
+    """Build a connector's stand-in. Raises `ConfigurationError`."""
+    standin: StandIn = _module(name, "standin").build(clock)
+    return standin
+
+
+def _module(name: str, part: str) -> ModuleType:
+    if not _NAME.fullmatch(name) or name not in names():
+        raise ConfigurationError(f"no connector of that name; known are {', '.join(names())}")
+    outside = {point.name: point.value for point in entry_points(group=GROUP)}
+    path = f"{outside.get(name, f'{_OURS}.{name}')}.{part}"
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name != path:
+            raise
+        raise ConfigurationError(f"the connector {name} has no {part}") from None
+    if not callable(getattr(module, "build", None)):
+        raise ConfigurationError(f"{path} has no function `build`")
+    return module

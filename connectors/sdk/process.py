@@ -1,0 +1,96 @@
+"""Join the pieces to one connector process.
+
+Room rules: composition only; every piece is built from settings here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from connectors.sdk import health
+from connectors.sdk.attempts import Limits
+from connectors.sdk.blobs import FolderOfBlobs
+from connectors.sdk.clock import SystemClock
+from connectors.sdk.journal import Journal
+from connectors.sdk.kafka import KafkaBus
+from connectors.sdk.keys import DevelopmentKeys
+from connectors.sdk.loader import build_connector
+from connectors.sdk.metrics import ConnectorMetrics
+from connectors.sdk.protocol import Connector
+from connectors.sdk.retry import Backoff
+from connectors.sdk.runtime import Runtime
+from connectors.sdk.settings import RuntimeSettings, read
+
+__all__ = ["configure_logs", "run_connector"]
+
+_log = structlog.get_logger("dsr.connector")
+
+
+def configure_logs() -> None:
+    """Write JSON lines to standard error; libraries only from WARNING up."""
+    logging.basicConfig(
+        level=logging.WARNING, format='{"level": "%(levelname)s", "logger": "%(name)s", "event": "%(message)s"}'
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+    )
+
+
+async def run_connector(name: str, system: str) -> None:
+    """Run a connector for a system until SIGTERM or SIGINT. Raises what the process must end with."""
+    settings = read(RuntimeSettings)
+    keys = DevelopmentKeys(settings.sealing_key)
+    connector = build_connector(name)
+    metrics = ConnectorMetrics(CollectorRegistry())
+    with contextlib.ExitStack() as stack:
+        journal = stack.enter_context(Journal(settings.state_dir / f"{system}.journal.sqlite"))
+        runtime = _runtime(settings, system=system, connector=connector, journal=journal, keys=keys, metrics=metrics)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, runtime.stop)
+        try:
+            application = health.app(metrics.registry, runtime.started.is_set)
+            async with health.served(application, host=settings.health_host, port=settings.health_port) as port:
+                _log.info("health", system=system, port=port)
+                await runtime.run()
+        finally:
+            await connector.aclose()
+
+
+def _runtime(
+    settings: RuntimeSettings,
+    *,
+    system: str,
+    connector: Connector,
+    journal: Journal,
+    keys: DevelopmentKeys,
+    metrics: ConnectorMetrics,
+) -> Runtime:
+    topics = settings.topics
+    return Runtime(
+        system=system,
+        connector=connector,
+        bus=KafkaBus(settings, topic=topics.orders(system), group=topics.group(f"connector.{system}")),
+        journal=journal,
+        keys=keys,
+        blobs=FolderOfBlobs(settings.state_dir / f"{system}.results", kept_days=settings.results_kept_days),
+        clock=SystemClock(),
+        topics=topics,
+        metrics=metrics,
+        limits=Limits(
+            retry=Backoff(settings.backoff_base_seconds, settings.backoff_max_seconds),
+            poll=Backoff(settings.poll_base_seconds, settings.poll_max_seconds),
+            max_tries=settings.max_tries,
+        ),
+    )
