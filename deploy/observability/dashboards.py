@@ -181,7 +181,7 @@ def _datasource_variable() -> dict[str, Any]:
 
 
 def _system_variable() -> dict[str, Any]:
-    query = f"label_values({m.ORDERS_OPEN.name}, system)"
+    query = f"label_values({m.ORDERS_SENT.name}, system)"
     return {
         "name": "system",
         "label": "System",

@@ -145,6 +145,14 @@ def test_promtool_accepts_the_rules(tool):
 
 
 @may_fetch
+def test_the_configuration_to_start_from_is_one(tool):
+    """Prometheus' own checker reads it, it loads our rules, and its jobs are those the alerts ask for."""
+    assert f"{len(ALERTS)} rules found" in told([tool, "check", "config", FOLDER / "prometheus.yaml"])
+    jobs = {job["job_name"] for job in yaml.safe_load((FOLDER / "prometheus.yaml").read_text())["scrape_configs"]}
+    assert jobs == {thresholds.WORKER_JOB, thresholds.CONNECTOR_JOB}
+
+
+@may_fetch
 def test_promtool_sees_the_alerts_fire_and_not_fire(tool):
     """Prometheus' own unit tests pass on the generated file."""
     told([tool, "test", "rules", *TESTS])
