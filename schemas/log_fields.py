@@ -41,8 +41,8 @@ FIELDS = frozenset(
         "topic", "partition", "offset", "committed_offset", "records", "lag", "group", "instance", "worker", "task",
         "generation", "brokers", "version", "registry", "signal", "pid", "host", "port",
         # numbers and moments
-        "count", "limit", "remaining", "attempt", "tries", "in_a_row", "resumed", "seconds", "wait_seconds", "retry_after_seconds",
-        "age_seconds", "days_left", "due_on", "wake_at", "not_before", "in_time", "http_status", "method", "bytes",
+        "count", "limit", "remaining", "attempt", "tries", "in_a_row", "resumed", "wait_seconds", "retry_after_seconds",
+        "seconds", "age_seconds", "days_left", "due_on", "wake_at", "not_before", "in_time", "http_status", "method", "bytes",
         # errors that are told without being raised again: their class and their frames
         "error_type", "frames",
         # configuration errors

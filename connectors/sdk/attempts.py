@@ -99,7 +99,7 @@ class Attempts:
             return self._defect(entry, order, type(error).__name__, _frames(error))
 
     def _defect(self, entry: Entry, order: FulfilmentOrder, error: str, frames: list[str]) -> Conclusion:
-        _log.error("connector_defect", order_id=order.order_id, error=error, frames=frames)
+        _log.error("connector_defect", order_id=order.order_id, error_type=error, frames=frames)
         return self._failed(entry, order, FailureReason.CONNECTOR_DEFECT)
 
     def _refused(self, entry: Entry, order: FulfilmentOrder, error: ConnectorError) -> Conclusion:

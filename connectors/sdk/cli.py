@@ -42,9 +42,10 @@ def list_names() -> None:
 @_cli.command()
 def run(name: str, system: Annotated[str, typer.Option(help="The system's id in the registry")]) -> None:
     """Run a connector until it is told to stop; settings come from DSR_ variables."""
-    from connectors.sdk.process import configure_logs, run_connector
+    from connectors.sdk import logs
+    from connectors.sdk.process import run_connector
 
-    configure_logs()
+    logs.configure()
     _await(run_connector(name, system))
 
 

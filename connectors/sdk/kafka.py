@@ -99,7 +99,7 @@ class KafkaBus:
             await self._consumer.commit(offsets)
         except (KafkaError, IllegalStateError) as error:
             self._refusals += 1
-            _log.warning("commit_refused", error=type(error).__name__, in_a_row=self._refusals)
+            _log.warning("commit_refused", error_type=type(error).__name__, in_a_row=self._refusals)
             if self._refusals >= _MOST_REFUSALS:
                 raise OrchestratorError("commits are refused again and again: is DSR_GROUP_INSTANCE_ID used twice?") from None
         else:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import signal
-import sys
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -28,24 +26,9 @@ from connectors.sdk.retry import Backoff
 from connectors.sdk.runtime import Runtime
 from connectors.sdk.settings import RuntimeSettings, read
 
-__all__ = ["configure_logs", "run_connector"]
+__all__ = ["run_connector"]
 
 _log = structlog.get_logger("dsr.connector")
-
-
-def configure_logs() -> None:
-    """Write JSON lines to standard error; libraries only from WARNING up."""
-    logging.basicConfig(
-        level=logging.WARNING, format='{"level": "%(levelname)s", "logger": "%(name)s", "event": "%(message)s"}'
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-    )
 
 
 async def run_connector(name: str, system: str) -> None:
