@@ -53,8 +53,12 @@ class ManualClock:
             await asyncio.sleep(0)
             return
         woken = asyncio.Event()
-        self._sleepers.append((self._now + timedelta(seconds=seconds), asyncio.get_running_loop(), woken))
-        await woken.wait()
+        sleeper = (self._now + timedelta(seconds=seconds), asyncio.get_running_loop(), woken)
+        self._sleepers.append(sleeper)
+        try:
+            await woken.wait()
+        finally:  # also when cancelled: who no longer waits must not be woken
+            self._sleepers = [other for other in self._sleepers if other is not sleeper]
 
     def advance(self, seconds: float) -> None:
         """Move the clock forward and wake whoever waited for that."""
