@@ -17,6 +17,7 @@ import yaml
 from sqlalchemy import event, text
 
 from connectors.sdk.clock import ManualClock
+from connectors.sdk.loader import build_connector, build_standin
 from connectors.sdk.perform import perform
 from connectors.sdk.protocol import Connector, Result
 from connectors.sdk.standin import serve
@@ -412,6 +413,32 @@ def test_a_url_without_a_driver_is_a_configuration_error() -> None:
     with pytest.raises(ConfigurationError, match="DSR_ACCOUNTS_URL") as caught:
         AccountsClient("nosuchdb://user:secret@host/db", load_table_map(EXAMPLE_MAP), pseudonym_key=SealingKey("k", bytes(32)))
     assert "secret" not in str(caught.value)
+
+
+async def test_everything_can_be_set_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Found by name, and built from variables alone; the stand-in makes the very database the connector reads."""
+    monkeypatch.setenv("DSR_ACCOUNTS_URL", f"sqlite:///{tmp_path}/company.db")
+    monkeypatch.setenv("DSR_ACCOUNTS_TABLE_MAP", str(EXAMPLE_MAP))
+    monkeypatch.setenv("DSR_ACCOUNTS_PSEUDONYM_KEY", PSEUDONYM_KEY)
+    standin = build_standin("accounts", ManualClock(NOW))
+    standin.seed({"people": [planted(ADA)]})
+    connector = build_connector("accounts")
+    assert (await do(connector, Right.ACCESS)).outcome == Fulfilled(count=1)
+    await connector.aclose()
+    monkeypatch.setenv("DSR_ACCOUNTS_TABLE_MAP", str(tmp_path / "none.yaml"))
+    with pytest.raises(ConfigurationError, match=r"none\.yaml.*DSR_ACCOUNTS_TABLE_MAP"):
+        build_connector("accounts")
+
+
+def test_a_stand_in_without_a_url_makes_a_database_that_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place is told in the state, and the file is gone once it is closed."""
+    monkeypatch.delenv("DSR_ACCOUNTS_URL", raising=False)
+    standin = build_standin("accounts", ManualClock(NOW))
+    assert isinstance(standin, AccountsStandIn)
+    file = Path(standin.state()["database"].removeprefix("sqlite:///"))
+    assert file.exists()
+    standin.close()
+    assert not file.exists()
 
 
 def test_a_map_that_hashes_needs_a_key() -> None:

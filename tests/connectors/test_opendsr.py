@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from connectors.sdk.clock import Clock, ManualClock
+from connectors.sdk.loader import build_connector, build_standin
 from connectors.sdk.perform import perform
 from connectors.sdk.protocol import Connector, Job, Result
 from connectors.sdk.standin import Fault, StandIn, serve
@@ -202,11 +203,12 @@ async def test_identities_are_sent_as_digests_where_so_configured(
 async def test_a_repetition_sends_the_same_bytes_and_starts_nothing_new(make: Any, standin: SubsidiaryStandIn) -> None:
     """The second call gets the stored receipt, whatever the order of the identifiers."""
     connector = make()
-    many = {IdentifierKind.EMAIL: ("b@example.org", "a@example.org")}
-    first = await perform(connector, job_for(Right.ERASURE, many))
-    again = await perform(connector, job_for(Right.ERASURE, {IdentifierKind.EMAIL: ("a@example.org", "b@example.org")}))
+    addresses = tuple(f"{letter}@example.org" for letter in "hgfedcba")
+    first = await perform(connector, job_for(Right.ERASURE, {IdentifierKind.EMAIL: addresses}))
+    again = await perform(connector, job_for(Right.ERASURE, {IdentifierKind.EMAIL: addresses[::-1]}))
     assert first == again
-    assert len(standin.requests) == 1
+    (entry,) = standin.requests.values()
+    assert [identity["identity_value"] for identity in json.loads(entry.body)["subject_identities"]] == sorted(addresses)
 
 
 async def test_the_same_id_with_another_body_is_for_a_person_to_solve(make: Any) -> None:
@@ -500,6 +502,22 @@ async def test_check_proves_credentials_and_certificate(make: Any, standin: Subs
     with pytest.raises(CredentialsRefused):
         await make(token="wrong").check()
     assert standin.requests == {}
+
+
+async def test_everything_can_be_set_by_the_environment(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by name, and built from variables alone; the stand-in as well."""
+    monkeypatch.setenv("DSR_OPENDSR_BASE_URL", f"{url}/v2")
+    monkeypatch.setenv("DSR_OPENDSR_TOKEN", TOKEN)
+    monkeypatch.setenv("DSR_OPENDSR_SIGNATURES", "off")
+    monkeypatch.setenv("DSR_OPENDSR_PROCESSOR_DOMAINS", f'["{DOMAIN}"]')
+    connector = build_connector("opendsr")
+    assert "signatures not checked" in await connector.check()
+    assert TOKEN not in repr(connector)
+    await connector.aclose()
+    assert isinstance(build_standin("opendsr", ManualClock(NOW)), SubsidiaryStandIn)
+    monkeypatch.delenv("DSR_OPENDSR_BASE_URL")
+    with pytest.raises(ConfigurationError, match="DSR_OPENDSR_BASE_URL: set this variable"):
+        build_connector("opendsr")
 
 
 def test_two_kinds_of_credentials_exclude_each_other() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from pydantic import SecretStr
@@ -98,8 +99,12 @@ class AccountsStandIn(StandIn):
 
     name: ClassVar[str] = "accounts"
 
-    def __init__(self, url: str, clock: Clock | None = None) -> None:
+    def __init__(self, url: str | None = None, clock: Clock | None = None) -> None:
         super().__init__(clock)
+        self._folder: TemporaryDirectory[str] | None = None
+        if url is None:
+            self._folder = TemporaryDirectory(prefix="dsr-accounts-")
+            url = f"sqlite:///{self._folder.name}/company.db"
         self.url = url
         self.engine = create_engine(url)
         if self.engine.dialect.name == "sqlite":
@@ -111,8 +116,10 @@ class AccountsStandIn(StandIn):
         return []
 
     def close(self) -> None:
-        """Close the connections; the data stays."""
+        """Close the connections; the data stays, except in a database of the stand-in's own."""
         self.engine.dispose()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def seed(self, value: Any) -> None:
         """Plant `{"people": [...]}`.
@@ -167,8 +174,8 @@ class AccountsStandIn(StandIn):
         return count
 
     def state(self) -> Any:
-        """Return all rows by table."""
-        return {
+        """Return where the database is (no password) and all rows by table."""
+        return {"database": str(self.engine.url)} | {
             table: [{column: as_json(value) for column, value in row.items()} for row in self.rows(table)]
             for table in metadata.tables
         }
@@ -179,9 +186,10 @@ class _Where(ConnectorSettings):
 
     model_config = SettingsConfigDict(env_prefix="DSR_ACCOUNTS_")
 
-    url: SecretStr = SecretStr("sqlite:///company.db")
+    url: SecretStr | None = None
 
 
-def build(clock: Clock | None = None, *, url: str | None = None) -> AccountsStandIn:
-    """Build the stand-in on a database by URL, or on that of `DSR_ACCOUNTS_URL`; makes the tables where they are missing."""
-    return AccountsStandIn(url or read(_Where).url.get_secret_value(), clock)
+def build(clock: Clock | None = None) -> AccountsStandIn:
+    """Build the stand-in on the database of `DSR_ACCOUNTS_URL`, or on a new SQLite file that lives as long as it does."""
+    url = read(_Where).url
+    return AccountsStandIn(None if url is None else url.get_secret_value(), clock)
