@@ -1,7 +1,7 @@
 """Signatures of OpenDSR answers: made by the processor, checked here over the raw bytes, before anything is parsed.
 
-OpenDSR 2.0 section 8 fixes SHA-256, base64 and a CA-issued certificate, and leaves the algorithm open: RSA keys are taken as
-PKCS#1 v1.5 (what processors send), elliptic ones as ECDSA. Revocation is not checked: no processor publishes where.
+OpenDSR 2.0 sections 4.1, 4.2 and 7.3 fix SHA-256, base64 and a CA-issued certificate, and leave the algorithm open: RSA keys
+are taken as PKCS#1 v1.5 (what processors send), elliptic ones as ECDSA. Revocation is not checked.
 
 Steps of `Trust.check` and `verify`, in this order: the domain is one we allow; the certificate is valid now, its chain ends in
 a root we trust, its SAN names the domain; the signature fits the bytes. Each raises `NotGenuine`, none returns anything.
