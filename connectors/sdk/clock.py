@@ -23,6 +23,10 @@ class Clock(Protocol):
         """Wait. Returning does not imply that nothing else moved the clock further."""
         ...
 
+    async def sleep_until(self, moment: datetime) -> None:
+        """Wait for a moment; returns at once if it has passed."""
+        ...
+
 
 class SystemClock:
     """The machine's clock."""
@@ -34,6 +38,10 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Wait on the event loop's clock."""
         await asyncio.sleep(max(0.0, seconds))
+
+    async def sleep_until(self, moment: datetime) -> None:
+        """Wait on the event loop's clock for the moment."""
+        await self.sleep((moment - self.now()).total_seconds())
 
 
 class ManualClock:
@@ -49,11 +57,15 @@ class ManualClock:
 
     async def sleep(self, seconds: float) -> None:
         """Wait until somebody has moved the clock far enough."""
-        if seconds <= 0:
+        await self.sleep_until(self._now + timedelta(seconds=seconds))
+
+    async def sleep_until(self, moment: datetime) -> None:
+        """Wait until somebody has moved the clock to the moment or beyond."""
+        if moment <= self._now:
             await asyncio.sleep(0)
             return
         woken = asyncio.Event()
-        sleeper = (self._now + timedelta(seconds=seconds), asyncio.get_running_loop(), woken)
+        sleeper = (moment, asyncio.get_running_loop(), woken)
         self._sleepers.append(sleeper)
         try:
             await woken.wait()

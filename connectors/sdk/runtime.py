@@ -50,7 +50,7 @@ _log = structlog.get_logger("dsr.connector")
 
 _PUBLISH_AT_ONCE = 500
 _HOUSEKEEPING_SECONDS = 15.0
-_LONGEST_SLEEP_SECONDS = 60.0
+_LONGEST_SLEEP = timedelta(seconds=60)
 
 
 class Runtime:
@@ -184,10 +184,9 @@ class Runtime:
 
     async def _work_or(self, moment: datetime | None) -> None:
         """Wait for new work or for the moment, whichever comes first."""
-        seconds = _LONGEST_SLEEP_SECONDS
-        if moment is not None:
-            seconds = min(seconds, max(0.0, (moment - self._clock.now()).total_seconds()))
-        waits = [asyncio.ensure_future(self._has_work.wait()), asyncio.ensure_future(self._clock.sleep(seconds))]
+        latest = self._clock.now() + _LONGEST_SLEEP
+        until = latest if moment is None else min(latest, moment)
+        waits = [asyncio.ensure_future(self._has_work.wait()), asyncio.ensure_future(self._clock.sleep_until(until))]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
