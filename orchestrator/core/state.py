@@ -53,6 +53,8 @@ class OrderState:
     expected_by: datetime | None = None
     settled_at: datetime | None = None
     report_id: str | None = None
+    #: Ids of every report that was taken or noted: the same one again changes nothing.
+    reports: tuple[str, ...] = ()
     results: tuple[ResultReference, ...] = ()
     notes: tuple[str, ...] = ()
     #: Requests of the same person whose order to this system must settle first.
@@ -115,6 +117,7 @@ class RequestState:
     hold: HoldState | None = None
     approved_by: str | None = None
     changes: tuple[ChangeAfterAcceptance, ...] = ()
+    #: What operators and withdrawals have said already, by id and content: a repetition changes nothing.
     commands: tuple[str, ...] = ()
     escalated: tuple[EscalationReason, ...] = ()
     next_status_at: datetime | None = None
@@ -139,8 +142,8 @@ _ADAPTER: TypeAdapter[RequestState] = TypeAdapter(RequestState)
 
 
 def to_bytes(state: RequestState) -> bytes:
-    """Return the state as JSON; defaults are left out."""
-    return _ADAPTER.dump_json(state, exclude_defaults=True)
+    """Return the state as JSON; what is None is left out. (Leaving out defaults would lose the tags of events and outcomes.)"""
+    return _ADAPTER.dump_json(state, exclude_none=True)
 
 
 def from_bytes(data: bytes | str) -> RequestState:
