@@ -51,13 +51,15 @@ def decide(state: RequestState | None, given: Input, now: datetime, context: Con
     """Return what `given` does to the request in `state` (None: nothing known of it) at `now` (aware UTC)."""
     name = type(given.message).__name__
     try:
+        if state is not None and _is_repetition(state, given):
+            return Decision(state)
         move = permit(state.phase if state else Phase.RECEIVED, name)
         if state is None:
             assert isinstance(given.message, SubmitRequest), "the table lets nothing else open a request"
             state_before = intake.blank(given.message, given, now, context)
         else:
             state_before = state
-        draft = Draft(state_before, now, context, given.source)
+        draft = Draft(state_before, now, context, source=given.source, content=given.content)
         _handle(draft, given, is_new=state is None)
         progress(draft)
     except ProtocolViolation as violation:
@@ -71,7 +73,27 @@ def decide(state: RequestState | None, given: Input, now: datetime, context: Con
     draft.set(wake_at=timers.next_wake(draft))
     if draft.state.phase not in move.to:
         raise AssertionError(f"{name} led from {state_before.phase} to {draft.state.phase}, which the table does not allow")
-    return Decision(draft.state, tuple(draft.effects), tuple(draft.facts))
+    unchanged = state is not None and draft.state == state
+    return Decision(state if unchanged else draft.state, tuple(draft.effects), tuple(draft.facts))
+
+
+def _is_repetition(state: RequestState, given: Input) -> bool:
+    """Tell whether an operator's command was carried out before, in whatever phase that left the request.
+
+    Raises `ProtocolViolation` if its id was given to another command.
+    """
+    message = given.message
+    if not isinstance(message, Command):
+        return False
+    if intake.was_said(state, message.command_id, given.content):
+        return True
+    if any(said.split(" ")[0] == message.command_id for said in state.commands):
+        raise ProtocolViolation(
+            QuarantineReason.ID_REUSED,
+            field="command_id",
+            remedy="this id belongs to another command: give each command an id of its own",
+        )
+    return False
 
 
 def _handle(draft: Draft, given: Input, *, is_new: bool) -> None:

@@ -26,13 +26,14 @@ __all__ = ["Draft"]
 class Draft:
     """A decision in the making."""
 
-    __slots__ = ("carried_out", "context", "effects", "facts", "now", "results", "source", "state")
+    __slots__ = ("carried_out", "content", "context", "effects", "facts", "now", "results", "source", "state")
 
-    def __init__(self, state: RequestState, now: datetime, context: Context, source: str) -> None:
+    def __init__(self, state: RequestState, now: datetime, context: Context, *, source: str = "", content: str = "") -> None:
         self.state = state
         self.now = now
         self.context = context
         self.source = source
+        self.content = content
         self.effects: list[Effect] = []
         self.facts: list[JournalFact] = []
         #: At the end: outcomes to show, and whether duplicates are served by them.

@@ -90,7 +90,9 @@ class Settled:
 class LeaderClosed:
     """To a duplicate: the request that did your work is closed with these outcomes.
 
-    Without outcomes (withdrawn, refused) the work was not done: `heir` does it now, for itself and for who else waited.
+    Without outcomes (withdrawn, refused) the work was not done: `heir` does it now, for itself and for who else waited. It
+    takes over what the leader itself waited for: `gates` are systems with the requests that go first there. `planned` are the
+    leader's systems: what the heir will not do there, nobody waits for.
     """
 
     leader: str
@@ -99,6 +101,8 @@ class LeaderClosed:
     heir: str | None = None
     followers: tuple[str, ...] = ()
     duplicates: tuple[str, ...] = ()
+    planned: tuple[str, ...] = ()
+    gates: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 Internal: TypeAlias = Wake | Follow | Leave | Wait | Supersede | Settled | LeaderClosed

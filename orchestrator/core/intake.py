@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from orchestrator.core.clock import due_dates
+from orchestrator.core.clock import due_dates, reckon
 from orchestrator.core.confirmation import results_of
 from orchestrator.core.deadlines import IdentityConfirmed, Received, rules_for
 from orchestrator.core.draft import Draft
@@ -17,11 +17,12 @@ from orchestrator.core.plan import freeze
 from orchestrator.core.policy import Context
 from orchestrator.core.progress import abandon, close, started_irreversibly
 from orchestrator.core.relations import relate
-from orchestrator.core.state import RequestState
+from orchestrator.core.state import HoldState, RequestState
 from schemas.errors import ProtocolViolation
 from schemas.requests import ConfirmIdentity, RefuseIdentity, SubmitRequest, Verification, WithdrawRequest
 from schemas.vocabulary import (
     EscalationReason,
+    HoldKind,
     IdentityRefusalReason,
     NotApplicableReason,
     OrderPhase,
@@ -32,7 +33,19 @@ from schemas.vocabulary import (
     StatusCode,
 )
 
-__all__ = ["blank", "confirm_identity", "lapse", "refuse_identity", "repeat_submission", "submit", "withdraw", "withdraw_by"]
+__all__ = [
+    "blank",
+    "confirm_identity",
+    "end_hold",
+    "lapse",
+    "note_said",
+    "refuse_identity",
+    "repeat_submission",
+    "submit",
+    "was_said",
+    "withdraw",
+    "withdraw_by",
+]
 
 _CHANGES = {Right.RECTIFICATION, Right.COMPLETION}
 
@@ -156,17 +169,30 @@ def confirm_identity(draft: Draft, message: ConfirmIdentity) -> None:
     _own(draft, message.portal)
     if draft.state.phase is not Phase.VERIFYING:
         return
-    confirmed = IdentityConfirmed(at=message.verification.verified_at)
-    clock = (*draft.state.clock, confirmed)
-    draft.set(clock=clock, due=due_dates(draft.state.rule, clock, draft.state.right, draft.registry.controller))
-    draft.fact("identity_confirmed", at=confirmed.at, due=draft.state.due)
+    reckon(draft, IdentityConfirmed(at=message.verification.verified_at))
+    draft.fact("identity_confirmed", at=message.verification.verified_at, due=draft.state.due)
+    hold = draft.state.hold
+    if hold is not None and hold.kind is HoldKind.IDENTITY:
+        end_hold(draft, hold, actor=f"portal:{message.portal}", reason="the identity was confirmed")
     _accept(draft, message.verification)
 
 
+def end_hold(draft: Draft, hold: HoldState, *, actor: str, reason: str) -> None:
+    """Let the request go on; a wait for the identity gets the time back that the hold took."""
+    state = draft.state
+    verify_by = state.verify_by + (draft.now - hold.since) if state.verify_by is not None else None
+    escalated = tuple(old for old in state.escalated if old is not EscalationReason.HOLD_REVIEW)
+    draft.set(hold=None, verify_by=verify_by, escalated=escalated)
+    draft.changed("resumed", actor=actor, reason=reason)
+    draft.fact("resumed", actor=actor, kind=hold.kind, due=state.due)
+    draft.say(StatusCode.RESUMED)
+
+
 def refuse_identity(draft: Draft, message: RefuseIdentity) -> None:
-    """The portal could not make sure who asked: nothing was done, and the confirmation says so."""
+    """The portal could not make sure who asked: nothing was done, the confirmation says so. A repetition changes nothing."""
     _own(draft, message.portal)
-    _unconfirmed(draft, message.reason)
+    if draft.state.phase is Phase.VERIFYING:
+        _unconfirmed(draft, message.reason)
 
 
 def lapse(draft: Draft) -> None:
@@ -182,13 +208,38 @@ def _unconfirmed(draft: Draft, reason: IdentityRefusalReason) -> None:
 def withdraw(draft: Draft, message: WithdrawRequest) -> None:
     """The person takes the request back, through the portal that filed it."""
     _own(draft, message.portal)
-    withdraw_by(draft, f"portal:{message.portal}", "withdrawn by the person")
+    if not was_said(draft.state, _WITHDRAWAL, draft.content):
+        note_said(draft, _WITHDRAWAL)
+        withdraw_by(draft, f"portal:{message.portal}", "withdrawn by the person")
+    elif draft.state.phase is not Phase.CLOSED:
+        draft.say(StatusCode.TOO_LATE, done=_done(draft.state))
+
+
+#: Stands for the id that a portal's withdrawal does not have.
+_WITHDRAWAL = "withdrawal"
+
+
+def note_said(draft: Draft, said_id: str) -> None:
+    """Remember a command or withdrawal by its id and content."""
+    draft.set(commands=(*draft.state.commands, f"{said_id} {draft.content}"))
+
+
+def was_said(state: RequestState, said_id: str, content: str) -> bool:
+    """Tell whether the very same command or withdrawal was carried out before."""
+    return f"{said_id} {content}" in state.commands
+
+
+def _done(state: RequestState) -> tuple[str, ...]:
+    return tuple(order.system for order in state.orders if order.phase is OrderPhase.SETTLED and order.attempt)
 
 
 def withdraw_by(draft: Draft, actor: str, reason: str) -> None:
     """Withdraw until the first irreversible order has left; after that it is too late, and what is done is listed."""
+    if draft.state.result is RequestResult.WITHDRAWN and draft.state.confirmation is not None:
+        draft.do(PublishConfirmation(draft.state.subject_request_id, draft.state.confirmation))
+        return
     if draft.state.phase is Phase.CLOSED or started_irreversibly(draft):
-        done = tuple(order.system for order in draft.state.orders if order.phase is OrderPhase.SETTLED and order.attempt)
+        done = _done(draft.state)
         if draft.state.phase is not Phase.CLOSED:
             draft.changed("withdrawal_too_late", actor=actor, reason=reason)
         draft.fact("withdrawal_too_late", actor=actor, done=list(done))

@@ -73,6 +73,7 @@ MOVES: Mapping[Phase, Mapping[str, Move]] = {
     _C: {
         "SubmitRequest": _to(_C, what="repetition: the same confirmation again"),
         "ConfirmIdentity": _to(_C, what="too late; nothing changes"),
+        "RefuseIdentity": _to(_C, what="repetition, or too late; nothing changes"),
         "WithdrawRequest": _to(_C, what="too late, and say what is done"),
         "Withdraw": _to(_C, what="too late, and say what is done"),
         "FulfilmentReport": _to(_C, what="late or repeated report: noted, nothing changes"),

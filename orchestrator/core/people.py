@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Any
-from zoneinfo import ZoneInfo
 
-from orchestrator.core.clock import due_dates
+from orchestrator.core.clock import reckon, today
 from orchestrator.core.confirmation import results_of
-from orchestrator.core.deadlines import ClockEvent, Extended, Paused, Resumed
-from orchestrator.core.deadlines.events import local_date
+from orchestrator.core.deadlines import Extended, Paused, Resumed, local_date, seat
 from orchestrator.core.draft import Draft
-from orchestrator.core.intake import withdraw_by
+from orchestrator.core.intake import end_hold, note_said, withdraw_by
 from orchestrator.core.order_lifecycle import OrderEvent, allows
 from orchestrator.core.plan import planned_order
 from orchestrator.core.progress import abandon, close, started_irreversibly
@@ -37,10 +35,8 @@ __all__ = ["command"]
 
 
 def command(draft: Draft, message: Command) -> None:
-    """Carry out an operator's command, once per `command_id`."""
-    if message.command_id in draft.state.commands:
-        return
-    draft.set(commands=(*draft.state.commands, message.command_id))
+    """Carry out an operator's command; `decide` has made sure that it was not carried out before."""
+    note_said(draft, message.command_id)
     _COMMANDS[type(message)](draft, message)
 
 
@@ -58,33 +54,31 @@ def _deny(draft: Draft, message: Deny) -> None:
 
 
 def _extend(draft: Draft, message: Extend) -> None:
-    _reckon(draft, Extended(reason=message.because, notice_sent_at=message.notice_sent_at))
+    _not_in_future(draft, "notice_sent_at", local_date(message.notice_sent_at, seat(draft.registry.controller.zone)))
+    reckon(draft, Extended(reason=message.because, notice_sent_at=message.notice_sent_at))
     draft.changed("extended", actor=message.actor, reason=message.reason)
     draft.fact("extended", actor=message.actor, because=message.because, reason=message.reason, due=draft.state.due)
-    draft.set(escalated=tuple(e for e in draft.state.escalated if e not in {"due_soon", "overdue"}))
     draft.say(StatusCode.EXTENDED)
-
-
-def _reckon(draft: Draft, event: ClockEvent) -> None:
-    """Add a clock event and compute the dates again; an event that cannot be leaves them as they were."""
-    clock = (*draft.state.clock, event)
-    draft.set(due=due_dates(draft.state.rule, clock, draft.state.right, draft.registry.controller), clock=clock)
 
 
 _STOPS_THE_CLOCK = {HoldKind.CLARIFICATION, HoldKind.IDENTITY, HoldKind.FEE}
 
 
-def _today(draft: Draft) -> date:
-    return local_date(draft.now, ZoneInfo(draft.registry.controller.zone))
+def _not_in_future(draft: Draft, field: str, day: date) -> None:
+    """Refuse a fact that has not happened yet: a date to come would move the legal clock by a promise."""
+    if day > today(draft):
+        raise _refuse(field, "this day is still to come: say it when it has happened")
 
 
 def _hold(draft: Draft, message: Hold) -> None:
     if draft.state.hold is not None:
         raise _refuse("type", "the request is on hold already: resume it first")
-    if message.review_on < _today(draft):
+    if message.review_on < today(draft):
         raise _refuse("review_on", "name a day that is still to come: no hold without an end")
     if message.kind in _STOPS_THE_CLOCK:
-        _reckon(draft, Paused(reason=message.kind, asked_on=message.asked_on or _today(draft)))
+        asked_on = message.asked_on or today(draft)
+        _not_in_future(draft, "asked_on", asked_on)
+        reckon(draft, Paused(reason=message.kind, asked_on=asked_on))
     draft.set(hold=HoldState(kind=message.kind, since=draft.now, review_on=message.review_on, by=message.actor))
     draft.changed("held", actor=message.actor, reason=message.reason)
     draft.fact("held", actor=message.actor, kind=message.kind, review_on=message.review_on, due=draft.state.due)
@@ -96,11 +90,10 @@ def _resume(draft: Draft, message: Resume) -> None:
     if hold is None:
         raise _refuse("type", "the request is not on hold")
     if hold.kind in _STOPS_THE_CLOCK:
-        _reckon(draft, Resumed(received_on=message.received_on or _today(draft), reason=hold.kind))
-    draft.set(hold=None, escalated=tuple(e for e in draft.state.escalated if e != "hold_review"))
-    draft.changed("resumed", actor=message.actor, reason=message.reason)
-    draft.fact("resumed", actor=message.actor, kind=hold.kind, due=draft.state.due)
-    draft.say(StatusCode.RESUMED)
+        received_on = message.received_on or today(draft)
+        _not_in_future(draft, "received_on", received_on)
+        reckon(draft, Resumed(received_on=received_on, reason=hold.kind))
+    end_hold(draft, hold, actor=message.actor, reason=message.reason)
 
 
 def _planned(draft: Draft, system: str) -> OrderState:
@@ -116,6 +109,7 @@ def _planned(draft: Draft, system: str) -> OrderState:
 def _waive(draft: Draft, message: Waive) -> None:
     order = _planned(draft, message.system)
     settle(draft, order, Waived(by=message.actor, why=message.reason))
+    draft.fact("waived", actor=message.actor, system=message.system, reason=message.reason)
     draft.changed("waived", actor=message.actor, reason=message.reason, system=message.system)
 
 
@@ -126,6 +120,7 @@ def _retry(draft: Draft, message: Retry) -> None:
     if draft.state.hold is not None:
         raise _refuse("type", "the request is on hold, nothing is sent: resume it first")
     send(draft, order, OrderEvent.RETRY)
+    draft.fact("retried", actor=message.actor, system=message.system, reason=message.reason)
     draft.changed("retried", actor=message.actor, reason=message.reason, system=message.system)
 
 

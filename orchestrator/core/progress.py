@@ -26,14 +26,16 @@ __all__ = ["abandon", "close", "progress", "started_irreversibly"]
 
 
 def progress(draft: Draft) -> None:
-    """Send what may leave and close the request when every planned system has a final outcome."""
+    """Send what may leave and close the request when every planned system has a final outcome.
+
+    A duplicate sends nothing and ends with the request that does its work.
+    """
     state = draft.state
-    if state.phase is not Phase.ACTIVE:
+    if state.phase is not Phase.ACTIVE or state.leader is not None:
         return
-    if state.leader is None:
-        _settle_hopeless(draft)
-        if state.hold is None:
-            _send_ready(draft)
+    _settle_hopeless(draft)
+    if state.hold is None:
+        _send_ready(draft)
     if all(order.phase is OrderPhase.SETTLED for order in draft.state.orders):
         results = results_of(draft)
         close(draft, _result(results), results)

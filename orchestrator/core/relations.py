@@ -83,26 +83,35 @@ def relate(draft: Draft) -> None:
 
     Changes only this request's state; the others are told, and change theirs in the same transaction.
     """
-    for older in draft.context.siblings:
-        if older.leader is not None:
-            continue
+    others = [older for older in draft.context.siblings if older.leader is None]
+    leader = _same_wish(draft.state, others)
+    if leader is not None:
+        # A duplicate sends nothing, so nobody waits for it and it waits for nobody else.
+        _join(draft, leader)
+        return
+    for older in others:
         relation = RELATIONS[older.right, draft.state.right]
-        if relation is Relation.DUPLICATE_IF_EQUAL:
-            equal = older.patch == draft.state.patch
-            relation = Relation.DUPLICATE if equal else Relation.NEWER_WAITS
-        match relation:
-            case Relation.INDEPENDENT:
-                continue
-            case Relation.DUPLICATE:
-                _join(draft, older)
-                return
-            case Relation.NEWER_WAITS:
-                _wait_for(draft, older)
-            case Relation.OLDER_WAITS:
-                _go_first(draft, older)
-            case Relation.SUPERSEDES:
-                draft.tell(older.subject_request_id, Supersede(draft.state.subject_request_id))
-                _wait_for(draft, older, sent_only=True)
+        if relation is Relation.OLDER_WAITS:
+            _go_first(draft, older)
+        elif relation is Relation.SUPERSEDES:
+            draft.tell(older.subject_request_id, Supersede(draft.state.subject_request_id))
+            _wait_for(draft, older, sent_only=True)
+        elif relation is not Relation.INDEPENDENT:
+            _wait_for(draft, older)
+
+
+def _same_wish(state: RequestState, others: list[RequestState]) -> RequestState | None:
+    """Return the request that does this one's work already, if there is one.
+
+    Of corrections only the last one counts: back to an earlier value is a new wish.
+    """
+    for older in reversed(others):
+        relation = RELATIONS[older.right, state.right]
+        if relation is Relation.DUPLICATE or (relation is Relation.DUPLICATE_IF_EQUAL and older.patch == state.patch):
+            return older
+        if older.right in _WRITES and state.right in _WRITES:
+            return None
+    return None
 
 
 def _join(draft: Draft, older: RequestState) -> None:
@@ -184,6 +193,7 @@ def supersede(draft: Draft, message: Supersede) -> None:
     for order in overtaken:
         settle(draft, order, NotApplicable(reason=NotApplicableReason.SUPERSEDED))
     draft.set(executed_request=message.by)
+    draft.fact("superseded", by=message.by, systems=sorted(order.system for order in overtaken))
     draft.changed("superseded", actor="orchestrator", reason="an erasure of the same person overtook this request")
 
 
@@ -194,12 +204,28 @@ def leader_closed(draft: Draft, message: LeaderClosed) -> tuple[SystemResult, ..
     if message.systems:
         draft.set(executed_request=message.leader)
         return message.systems
+    draft.fact("leader_gone", leader=message.leader, heir=message.heir)
     if message.heir == draft.state.subject_request_id:
         draft.set(leader=None, followers=message.followers, duplicates=message.duplicates)
+        _inherit(draft, message)
     else:
         draft.set(leader=message.heir)
-    draft.fact("leader_gone", leader=message.leader, heir=message.heir)
     return None
+
+
+def _inherit(draft: Draft, message: LeaderClosed) -> None:
+    """Wait for what the leader waited for, and let go who waits for what this request will not do."""
+    me, gates = draft.state.subject_request_id, dict(message.gates)
+    for order in draft.state.orders:
+        if order.phase is OrderPhase.WAITING and order.system in gates:
+            draft.put(replace(order, gated_by=gates[order.system]))
+    for gate in sorted({gate for before in gates.values() for gate in before}):
+        draft.tell(gate, Follow(me))
+    to_do = {order.system for order in draft.state.orders if order.phase is OrderPhase.WAITING}
+    settled = tuple(system for system in message.planned if system not in to_do)
+    if settled:
+        for follower in message.followers:
+            draft.tell(follower, Settled(me, settled))
 
 
 def tell_others(draft: Draft, before: RequestState) -> None:
@@ -221,9 +247,15 @@ def tell_others(draft: Draft, before: RequestState) -> None:
     if state.leader is not None and not draft.state.executed_request:
         draft.tell(state.leader, Leave(state.subject_request_id))
     for follower in state.duplicates:
-        others = tuple(f for f in state.duplicates if f != follower) if follower == heir else ()
-        followers = state.followers if follower == heir else ()
-        draft.tell(
-            follower,
-            LeaderClosed(state.subject_request_id, state.result, results, heir, followers, others),
-        )
+        message = LeaderClosed(state.subject_request_id, state.result, results, heir)
+        draft.tell(follower, _with_legacy(message, before, state) if follower == heir else message)
+
+
+def _with_legacy(message: LeaderClosed, before: RequestState, state: RequestState) -> LeaderClosed:
+    return replace(
+        message,
+        followers=state.followers,
+        duplicates=state.duplicates[1:],
+        planned=tuple(order.system for order in state.orders),
+        gates=tuple((order.system, order.gated_by) for order in before.orders if order.gated_by),
+    )

@@ -17,43 +17,52 @@ from orchestrator.core.settling import escalate_order, settle
 from orchestrator.core.state import OrderState
 from schemas.errors import ProtocolViolation
 from schemas.ids import order_id
-from schemas.outcomes import Accepted, Failed, Waived
+from schemas.outcomes import Accepted, Failed, NotApplicable, ReportedOutcome, Waived
 from schemas.reports import FulfilmentReport
-from schemas.vocabulary import EscalationReason, OrderPhase, Phase, QuarantineReason
+from schemas.vocabulary import EscalationReason, NotApplicableReason, OrderPhase, QuarantineReason
 
 __all__ = ["report"]
 
 
 def report(draft: Draft, message: FulfilmentReport, opened: Opened) -> None:
     """Record a report."""
-    order = _answered(draft, message)
+    order, outcome = _answered(draft, message), message.outcome
+    if message.report_id in order.reports and not _renews(order, outcome):
+        return
+    if isinstance(outcome, Failed) and message.attempt < order.attempt:
+        return  # overtaken: the system was asked again and has yet to answer that
+    seen = order.reports if message.report_id in order.reports else (*order.reports, message.report_id)
+    order = replace(order, reports=seen)
     if order.phase is OrderPhase.SETTLED:
         _late(draft, order, message)
-        return
-    if order.report_id == message.report_id:
-        return
-    outcome = message.outcome
-    if isinstance(outcome, Accepted):
+    elif isinstance(outcome, Accepted):
         _accepted(draft, order, message, outcome)
     elif isinstance(outcome, Failed):
-        if message.attempt == order.attempt:
-            draft.fact("order_failed", system=order.system, reason=outcome.reason, attempt=message.attempt)
-            escalate_order(
-                draft,
-                order,
-                OrderEvent.FAIL,
-                EscalationReason.ORDER_FAILED,
-                outcome=outcome,
-                report_id=message.report_id,
-                notes=message.notes,
-            )
+        draft.fact("order_failed", system=order.system, reason=outcome.reason, attempt=message.attempt)
+        escalate_order(
+            draft,
+            order,
+            OrderEvent.FAIL,
+            EscalationReason.ORDER_FAILED,
+            outcome=outcome,
+            report_id=message.report_id,
+            notes=message.notes,
+        )
     else:
         _keep_yield(draft, opened)
+        order = replace(order, results=message.results, notes=message.notes)
         settle(draft, order, outcome, report=message.report_id)
-        settled = draft.state.order(order.system)
-        assert settled is not None, "it was settled a line above"
-        if message.results or message.notes:
-            draft.put(replace(settled, results=message.results, notes=message.notes))
+
+
+def _renews(order: OrderState, outcome: ReportedOutcome) -> bool:
+    """Tell whether a known progress report names a later date: its id is made without the date."""
+    if not isinstance(outcome, Accepted) or not isinstance(order.outcome, Accepted):
+        return False
+    return order.phase is not OrderPhase.SETTLED and outcome.expected_by > order.outcome.expected_by
+
+
+#: Why a system itself may have nothing to do; the other reasons are the orchestrator's to give.
+_SYSTEMS_REASONS = {NotApplicableReason.RIGHT_NOT_OFFERED, NotApplicableReason.IDENTIFIER_MISSING}
 
 
 def _answered(draft: Draft, message: FulfilmentReport) -> OrderState:
@@ -65,6 +74,12 @@ def _answered(draft: Draft, message: FulfilmentReport) -> OrderState:
             QuarantineReason.UNKNOWN_ORDER,
             field="order_id",
             remedy="report on orders that were sent, with their own order_id, system and attempt",
+        )
+    if isinstance(message.outcome, NotApplicable) and message.outcome.reason not in _SYSTEMS_REASONS:
+        raise ProtocolViolation(
+            QuarantineReason.INVALID_FIELD,
+            field="outcome.reason",
+            remedy=f"only the orchestrator gives that reason; a system's are {', '.join(sorted(_SYSTEMS_REASONS))}",
         )
     return order
 
@@ -91,19 +106,20 @@ def _accepted(draft: Draft, order: OrderState, message: FulfilmentReport, outcom
 
 def _keep_yield(draft: Draft, opened: Opened) -> None:
     new = tuple(kind for kind in opened.kinds if kind not in draft.state.kinds)
-    if opened.kinds and draft.state.phase is not Phase.CLOSED:
+    if opened.kinds:
         draft.do(KeepIdentifiers())
-        if new:
-            draft.set(kinds=(*draft.state.kinds, *new))
-            draft.fact("identifiers_yielded", kinds=list(new))
+    if new:
+        draft.set(kinds=(*draft.state.kinds, *new))
+        draft.fact("identifiers_yielded", kinds=list(new))
 
 
 def _late(draft: Draft, order: OrderState, message: FulfilmentReport) -> None:
     """Note a report after the end of its order; a person sees it if it says something else than what stands."""
-    if message.report_id == order.report_id or isinstance(message.outcome, Accepted):
+    if isinstance(message.outcome, Accepted):
         return
     if order.outcome is not None and message.outcome.code == order.outcome.code:
         return
+    draft.put(order)
     draft.fact("late_report", system=order.system, outcome=message.outcome.code, report=message.report_id)
     if not isinstance(order.outcome, Waived):
         draft.escalate(EscalationReason.LATE_REPORT, system=order.system)

@@ -142,7 +142,7 @@ _ADAPTER: TypeAdapter[RequestState] = TypeAdapter(RequestState)
 
 
 def to_bytes(state: RequestState) -> bytes:
-    """Return the state as JSON; what is None is left out. (Leaving out defaults would lose the tags of events and outcomes.)"""
+    """Return the state as JSON; what is None is left out. Leaving out defaults would lose the tags of events and outcomes."""
     return _ADAPTER.dump_json(state, exclude_none=True)
 
 

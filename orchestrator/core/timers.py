@@ -30,8 +30,8 @@ def next_wake(draft: Draft) -> datetime | None:
 
 def _ends(draft: Draft) -> Iterator[datetime]:
     state, zone = draft.state, draft.registry.controller.zone
+    yield from (end_of_day(until, zone) for _, until in _retentions(draft))
     if state.phase is Phase.CLOSED:
-        yield from (end_of_day(until, zone) for _, until in _retentions(draft))
         return
     if state.verify_by is not None and state.hold is None:
         yield state.verify_by
@@ -75,8 +75,8 @@ def _retentions(draft: Draft) -> Iterator[tuple[OrderState, date]]:
 
 def wake(draft: Draft) -> None:
     """Do what the stored moments that have come ask for. Early or repeated wake-ups find nothing to do."""
+    _remind_of_retentions(draft)
     if draft.state.phase is Phase.CLOSED:
-        _remind_of_retentions(draft)
         return
     state, now = draft.state, draft.now
     if state.phase is Phase.VERIFYING and state.hold is None and state.verify_by is not None and state.verify_by <= now:
@@ -107,7 +107,8 @@ def _wake_request(draft: Draft) -> None:
         draft.escalate(EscalationReason.HOLD_REVIEW)
     assert state.due is not None, "every request has due dates from its first record on"
     if state.due.due_at <= now:
-        draft.set(escalated=tuple({*draft.state.escalated, EscalationReason.DUE_SOON}))
+        if EscalationReason.DUE_SOON not in draft.state.escalated:
+            draft.set(escalated=(*draft.state.escalated, EscalationReason.DUE_SOON))
         draft.escalate(EscalationReason.OVERDUE)
     elif _due_soon_at(draft, state.due.due_at) <= now:
         draft.escalate(EscalationReason.DUE_SOON)

@@ -31,6 +31,7 @@ WORDS: Mapping[Language, Mapping[str, str]] = {
         Right.UNSUBSCRIBE: "to take you off our newsletter",
         f"result.{RequestResult.FULFILLED}": "We have done what you asked.",
         f"result.{RequestResult.FULFILLED_WITH_EXCEPTIONS}": "We have done what you asked, with the exceptions below.",
+        "pending": "Not all of it has taken effect yet: see the dates below.",
         f"result.{RequestResult.NOT_FULFILLED}": "We could not do what you asked. The reasons are below.",
         f"result.{RequestResult.REFUSED}": "We do not act on your request, because {ground}.",
         f"result.{RequestResult.WITHDRAWN}": "You took your request back, so we stopped.",
@@ -72,6 +73,7 @@ WORDS: Mapping[Language, Mapping[str, str]] = {
         Right.UNSUBSCRIBE: "om u af te melden voor onze nieuwsbrief",
         f"result.{RequestResult.FULFILLED}": "Wij hebben gedaan wat u vroeg.",
         f"result.{RequestResult.FULFILLED_WITH_EXCEPTIONS}": "Wij hebben gedaan wat u vroeg, met de uitzonderingen hieronder.",
+        "pending": "Nog niet alles is al van kracht: zie de data hieronder.",
         f"result.{RequestResult.NOT_FULFILLED}": "Wij konden niet doen wat u vroeg. De redenen staan hieronder.",
         f"result.{RequestResult.REFUSED}": "Wij geven geen gevolg aan uw verzoek, omdat {ground}.",
         f"result.{RequestResult.WITHDRAWN}": "U trok uw verzoek in, dus zijn wij gestopt.",
@@ -155,6 +157,8 @@ def plain_text(language: Language, state: RequestState, results: tuple[SystemRes
         ),
         words[f"result.{state.result}"].format(ground=words[state.refusal_ground] if state.refusal_ground else ""),
     ]
+    if any(_takes_effect_after(result, state.closed_at.date()) for result in results):
+        lines.append(words["pending"])
     if state.executed_request:
         superseded = any(change.kind == "superseded" for change in state.changes)
         lines.append(words["superseded" if superseded else "duplicate"].format(other=state.executed_request))
@@ -167,6 +171,11 @@ def plain_text(language: Language, state: RequestState, results: tuple[SystemRes
     if state.result is not RequestResult.FULFILLED:
         lines.append(words["complain"])
     return "\n".join(lines)
+
+
+def _takes_effect_after(result: SystemResult, day: date) -> bool:
+    by = result.outcome.effective_by if isinstance(result.outcome, Fulfilled) else None
+    return by is not None and by > day
 
 
 def recipients_told(results: tuple[SystemResult, ...]) -> tuple[str, ...]:
