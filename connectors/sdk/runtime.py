@@ -198,7 +198,8 @@ class Runtime:
         self._has_work.set()
 
     async def _work(self, entry: Entry) -> None:
-        self._concluded.append(await self._attempts.run(entry))
+        conclusion = await self._attempts.run(entry)  # on its own line: the list is another one after the wait
+        self._concluded.append(conclusion)
         await asyncio.sleep(0)  # those that end in the same turn of the loop share one transaction
         self._settle()
 

@@ -520,6 +520,22 @@ async def test_no_more_orders_at_once_than_the_system_allows(tmp_path):
     assert most == 3
 
 
+async def test_jobs_of_different_lengths_all_end_in_a_report(tmp_path):
+    """Conclusions that arrive while others are being written down are not lost."""
+    lengths = iter(range(1000))
+
+    async def uneven(job):
+        await asyncio.sleep((next(lengths) * 7 % 11) / 2000)
+        return DONE
+
+    world = World(tmp_path, Scripted(uneven, throttle=Throttle(concurrent=7)))
+    async with world.running():
+        world.send(*(an_order(n) for n in range(1, 101)))
+        await world.reported(100)
+        await until(lambda: all(world.entry(n).order is None for n in range(1, 101)))
+    assert len({report.order_id for report in world.reports}) == 100
+
+
 async def test_the_earliest_due_date_goes_first(tmp_path):
     """With one slot, orders are done by legal due date."""
     world = World(tmp_path, Scripted(DONE, throttle=Throttle(concurrent=1)))
