@@ -78,6 +78,7 @@ class Worker:
     sweeper: Sweeper
     metrics: WorkerMetrics
     http: Listening
+    deck: WorkerDeck
 
 
 @contextlib.asynccontextmanager
@@ -112,7 +113,7 @@ async def run_worker(
         )
         limit = QuarantineLimit(clock, at_most=settings.quarantine_limit)
         inbox = Inbox(ground, publisher, clock, metrics, limit)
-        deck = WorkerDeck(metrics=metrics, die=die, batch_records=settings.batch_records)
+        deck = WorkerDeck(metrics=metrics, end=die, batch_records=settings.batch_records)
         app = create_app(_app_settings(settings, translator), inbox, deck)
         sweeper = _sweeper(settings, ground, inbox, clock, metrics)
         watchdog = Watchdog(metrics, limit_seconds=settings.watchdog_seconds)
@@ -123,13 +124,13 @@ async def run_worker(
         http = await stack.enter_async_context(serve(pages, settings.http_host, settings.http_port))
         await stack.enter_async_context(_faust(app))
         tasks = (
-            _guarded(sweeper.run(), "sweeper", die),
-            _guarded(_watch(app, watchdog, settings, die), "watchdog", die),
+            _guarded(sweeper.run(), "sweeper", deck),
+            _guarded(_watch(app, watchdog, settings, deck), "watchdog", deck),
         )
         for task in tasks:
             stack.push_async_callback(_cancel, task)
         log.info("worker_ready", worker=settings.worker_id, registry=registry.version, port=http.port)
-        yield Worker(app, inbox, sweeper, metrics, http)
+        yield Worker(app, inbox, sweeper, metrics, http, deck)
 
 
 async def _check_base(settings: Settings, registry: Registry) -> None:
@@ -176,15 +177,19 @@ def _sweeper(settings: Settings, ground: Ground, inbox: Inbox, clock: SystemCloc
     )
 
 
+#: A stop finishes the batch at work and commits; a supervisor should wait longer than this before it kills.
+_STOP_SECONDS = 60.0
+
+
 @contextlib.asynccontextmanager
 async def _faust(app: Any) -> AsyncIterator[None]:
     from faust.contrib.asgi import faust_app_running  # noqa: PLC0415 - binds to the running loop when imported inside it
 
-    async with faust_app_running(app):
+    async with faust_app_running(app, stop_timeout=_STOP_SECONDS):
         yield
 
 
-def _guarded(work: Any, name: str, die: Callable[[str], None]) -> asyncio.Task[None]:
+def _guarded(work: Any, name: str, deck: WorkerDeck) -> asyncio.Task[None]:
     """Run a background loop; its failure ends the worker, because nobody else would notice that it is gone."""
 
     async def run() -> None:
@@ -192,7 +197,7 @@ def _guarded(work: Any, name: str, die: Callable[[str], None]) -> asyncio.Task[N
             await work
         except Exception as error:
             log.exception("background_failed", task=name)
-            die(f"{name}: {type(error).__name__}")
+            deck.die(f"{name}: {type(error).__name__}")
 
     return asyncio.create_task(run(), name=name)
 
@@ -203,16 +208,18 @@ async def _cancel(task: asyncio.Task[None]) -> None:
         await task
 
 
-async def _watch(app: Any, watchdog: Watchdog, settings: Settings, die: Callable[[str], None]) -> None:
+async def _watch(app: Any, watchdog: Watchdog, settings: Settings, deck: WorkerDeck) -> None:
     while True:
         await asyncio.sleep(2.0)
+        if app.crashed:
+            deck.die("a part of the consumer crashed")
         consumer = app.consumer
         assigned = consumer.assignment()
         ends = {tp: end for tp in assigned if (end := consumer.highwater(tp)) is not None}
         watchdog.observe({tp: consumer._committed_offset[tp] or 0 for tp in assigned}, ends)  # noqa: SLF001 - Faust's own record
         reason = watchdog.stalled()
         if reason and settings.watchdog_ends_process:
-            die(reason)
+            deck.die(reason)
 
 
 def _alive(watchdog: Watchdog) -> dict[str, Check]:

@@ -13,10 +13,11 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import structlog
+from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from mode.utils.futures import notify
 
@@ -41,9 +42,14 @@ class Deck(Protocol):
     """What the consumer needs from its worker; hung on the Faust app as `app.deck`."""
 
     metrics: Metrics
-    die: Callable[[str], None]
+    #: Why the worker ends; nothing is committed any more once it is set.
+    ended: str | None
     queue_records: int
     commits_refused_at_most: int
+
+    def die(self, reason: str) -> None:
+        """End the process without a commit."""
+        ...
 
 
 class Batch:
@@ -106,7 +112,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc] # faust has no types
                     await self._seek_back()
                     continue
                 for tp, fetched in (records or {}).items():
-                    self._queue(driver.ensure_TP(tp), fetched, active)
+                    self._queue(ensure_TP(tp), fetched, active)
                 await asyncio.sleep(0)
         except self.consumer_stopped_errors:
             if not self.transport.app.should_stop:
@@ -114,6 +120,9 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc] # faust has no types
         except asyncio.CancelledError:
             if not self.transport.app.should_stop:
                 raise
+        except Exception as error:
+            log.exception("fetching_failed")
+            self.deck.die(f"fetching failed: {type(error).__name__}")
 
     async def _seek_back(self) -> None:
         """Drop what was fetched while the flow stood still; it is fetched again. A failed seek follows an assignment."""
@@ -197,6 +206,18 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc] # faust has no types
         else:
             self._refused("the group has rebalanced")
         return committed
+
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """Commit what is done, unless the worker is ending."""
+        if self.deck.ended is not None:
+            return False
+        committed: bool = await super().commit(topics, start_new_transaction)
+        return committed
+
+    async def wait_empty(self) -> None:
+        """Wait until what was taken is done; a worker that ends has nothing to wait for, because nobody will do it."""
+        if self.deck.ended is None:
+            await super().wait_empty()
 
     def _refused(self, why: str) -> None:
         """Count refusals: one is what a woken zombie gets, many mean two live processes with one instance id."""

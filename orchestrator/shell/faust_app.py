@@ -30,10 +30,16 @@ class WorkerDeck:
     """What the consumer gets from its worker (`orchestrator.shell.consumer.Deck`)."""
 
     metrics: Metrics
-    die: Callable[[str], None]
+    end: Callable[[str], None]
+    ended: str | None = None
     queue_records: int = 20_000
     commits_refused_at_most: int = 20
     batch_records: int = 2_000
+
+    def die(self, reason: str) -> None:
+        """End the process without a commit; whatever still runs until then commits nothing."""
+        self.ended = reason
+        self.end(reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

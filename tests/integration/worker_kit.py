@@ -1,0 +1,178 @@
+"""A worker under test, with portals and connectors played by the test on the real broker.
+
+Not a mock: every record goes through Kafka. The connectors here answer from a function instead of a system.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import uuid
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from orchestrator.bootstrap import Worker, run_worker
+from orchestrator.settings import Settings
+from schemas.base import Message
+from schemas.confirmations import Confirmation
+from schemas.ids import report_id
+from schemas.orders import FulfilmentOrder
+from schemas.outcomes import Fulfilled
+from schemas.reports import FulfilmentReport
+from schemas.requests import SubmitRequest, Verification
+from schemas.sealed import SealingKey, seal
+from schemas.subject import FieldChange, SubjectData
+from schemas.topics import Topics
+from schemas.vocabulary import AssuranceLevel, IdentifierKind, Right
+from schemas.wire import encode, headers_of
+
+KEY = base64.b64encode(b"k" * 32).decode()
+REGISTRY = """
+version: test-1
+controller: {title: Example company, zone: Europe/Amsterdam, calendar: NL, regime: eu.gdpr}
+portals: [{id: website, title: Website, owner: Web team}]
+systems:
+  - {id: crm, title: CRM, role: processor, owner: Sales, connector: test,
+     rights: [access, rectification, erasure, objection], needs: [{kind: email}], yields: [crm_contact_id]}
+  - {id: newsletter, title: Newsletter, role: processor, owner: Marketing, connector: test,
+     rights: [access, erasure, unsubscribe, objection], needs: [{kind: email, form: lower}]}
+  - {id: accounts, title: Accounts, role: controller, owner: IT, connector: test,
+     rights: [access, rectification, erasure], needs: [{kind: email}], after: [crm]}
+"""
+SYSTEMS = ("crm", "newsletter", "accounts")
+
+
+def settings_for(tmp_path: Path, bootstrap: str, topics: Topics, **changes: object) -> Settings:
+    """Return the settings of a worker of its own."""
+    registry = tmp_path / "registry.yaml"
+    registry.write_text(REGISTRY)
+    values: dict[str, object] = {
+        "kafka_bootstrap": bootstrap,
+        "topic_prefix": topics.prefix,
+        "registry": registry,
+        "store_url": f"sqlite:///{tmp_path / 'store.sqlite'}",
+        "development_key": KEY,
+        "worker_id": "w1",
+        "datadir": tmp_path / "data",
+        "http_port": 0,
+        "session_timeout_seconds": 6.0,
+        "commit_interval_seconds": 0.2,
+        "sweep_interval_seconds": 0.1,
+    }
+    return Settings(**{**values, **changes})
+
+
+def request(right: Right = Right.ERASURE, email: str = "person@example.org", **fields: object) -> SubmitRequest:
+    """Return a verified request, sealed as a portal would."""
+    made = str(uuid.uuid4())
+    changes = (FieldChange(field="first_name", new="Robin"),) if right is Right.RECTIFICATION else ()
+    data = SubjectData(identifiers={IdentifierKind.EMAIL: (email,)}, changes=changes)
+    now = datetime.now(UTC)
+    given: dict[str, object] = {
+        "subject_request_id": made,
+        "portal": "website",
+        "right": right,
+        "submitted_at": now,
+        "sealed": seal(data.to_bytes(), SealingKey.from_base64("dev", KEY).derive("intake"), associated=made),
+        "verification": Verification(method="login", level=AssuranceLevel.SUBSTANTIAL, verified_at=now),
+    }
+    return SubmitRequest.model_validate({**given, **fields})
+
+
+def answer(order: FulfilmentOrder) -> FulfilmentReport:
+    """Return the report of a connector that has done its work."""
+    return FulfilmentReport(
+        report_id=report_id(order.order_id, order.attempt, "fulfilled"),
+        order_id=order.order_id,
+        subject_request_id=order.subject_request_id,
+        system=order.system,
+        attempt=order.attempt,
+        reported_at=datetime.now(UTC),
+        outcome=Fulfilled(count=1),
+    )
+
+
+class World:
+    """Portals, connectors and readers around the worker."""
+
+    def __init__(self, bootstrap: str, topics: Topics, systems: Iterable[str] = SYSTEMS) -> None:
+        self.bootstrap = bootstrap
+        self.topics = topics
+        self.systems = tuple(systems)
+        self.orders: list[FulfilmentOrder] = []
+        self.confirmations: dict[str, list[bytes]] = defaultdict(list)
+        self.records: dict[str, list[object]] = defaultdict(list)
+        self.respond: Callable[[FulfilmentOrder], FulfilmentReport | None] = answer
+        self._changed = asyncio.Condition()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[World]:
+        """Connect, and answer orders while the block runs."""
+        self._producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, acks="all")
+        names = [
+            *(self.topics.orders(system) for system in self.systems),
+            *(self.topics.confirmations, self.topics.status, self.topics.journal, self.topics.quarantine),
+        ]
+        self._consumer = AIOKafkaConsumer(*names, bootstrap_servers=self.bootstrap, auto_offset_reset="earliest")
+        await self._producer.start()
+        await self._consumer.start()
+        reading = asyncio.create_task(self._read())
+        try:
+            yield self
+        finally:
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
+            await self._consumer.stop()
+            await self._producer.stop()
+
+    async def _read(self) -> None:
+        async for record in self._consumer:
+            self.records[record.topic].append(record)
+            if record.topic == self.topics.confirmations:
+                self.confirmations[record.key.decode()].append(record.value)
+            elif record.topic.startswith(f"{self.topics.prefix}.orders."):
+                order = FulfilmentOrder.model_validate_json(record.value)
+                self.orders.append(order)
+                report = self.respond(order)
+                if report is not None:
+                    await self.publish(report)
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def publish(self, message: Message, topic: str | None = None) -> None:
+        """Publish as a portal, operator or connector would."""
+        names = {"SubmitRequest": self.topics.requests, "FulfilmentReport": self.topics.reports}
+        target = topic or names.get(type(message).__name__) or (
+            self.topics.requests if hasattr(message, "portal") else self.topics.commands
+        )
+        key = message.subject_request_id.encode()
+        await self._producer.send_and_wait(target, encode(message), key=key, headers=headers_of(message))
+
+    async def publish_bytes(self, topic: str, value: bytes, key: bytes = b"k") -> None:
+        """Publish something that is no message."""
+        await self._producer.send_and_wait(topic, value, key=key)
+
+    async def until(self, condition: Callable[[], bool], seconds: float = 30.0) -> None:
+        """Wait for a condition over what was read; looked at after every record."""
+        async with asyncio.timeout(seconds), self._changed:
+            await self._changed.wait_for(condition)
+
+    def confirmation(self, subject_request_id: str) -> Confirmation:
+        """Return the one distinct confirmation of a request."""
+        distinct = set(self.confirmations[subject_request_id])
+        assert len(distinct) == 1, f"{len(distinct)} distinct confirmations"
+        return Confirmation.model_validate_json(distinct.pop())
+
+
+@contextlib.asynccontextmanager
+async def worker(settings: Settings) -> AsyncIterator[Worker]:
+    """Run a worker in the test's process. One that would have ended its process stops without a commit, and fails the test."""
+    async with run_worker(settings, die=lambda _reason: None, upgrade_store=True) as running:
+        yield running
+    assert running.deck.ended is None, running.deck.ended
