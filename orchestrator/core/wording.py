@@ -56,7 +56,7 @@ WORDS: Mapping[Language, Mapping[str, str]] = {
         NotApplicableReason.WITHDRAWN: "{system}: not asked, because you took your request back.",
         NotApplicableReason.REFUSED: "{system}: not asked.",
         "duplicate": "You had asked the same before. The work was done under request {other}.",
-        "superseded": "Your later request {other} overtook this one.",
+        "overtaken_by": "Your later request {other} overtook this one.",
         "recipients": "We told these recipients of your data: {names}.",
         "late": "The legal period ended on {due}; we are late, and are sorry for it.",
         "complain": "If you disagree you can complain to the supervisory authority or go to court (GDPR Art. 77 and 79).",
@@ -98,7 +98,7 @@ WORDS: Mapping[Language, Mapping[str, str]] = {
         NotApplicableReason.WITHDRAWN: "{system}: niet gevraagd, omdat u uw verzoek introk.",
         NotApplicableReason.REFUSED: "{system}: niet gevraagd.",
         "duplicate": "U had hetzelfde eerder gevraagd. Het werk is gedaan onder verzoek {other}.",
-        "superseded": "Uw latere verzoek {other} haalde dit in.",
+        "overtaken_by": "Uw latere verzoek {other} haalde dit in.",
         "recipients": "Wij hebben deze ontvangers van uw gegevens ingelicht: {names}.",
         "late": "De wettelijke termijn eindigde op {due}; wij zijn te laat, en dat spijt ons.",
         "complain": "Bent u het er niet mee eens, dan kunt u een klacht indienen bij de toezichthouder of naar de rechter (AVG art. 77 en 79).",
@@ -161,7 +161,7 @@ def plain_text(language: Language, state: RequestState, results: tuple[SystemRes
         lines.append(words["pending"])
     if state.executed_request:
         superseded = any(change.kind == "superseded" for change in state.changes)
-        lines.append(words["superseded" if superseded else "duplicate"].format(other=state.executed_request))
+        lines.append(words["overtaken_by" if superseded else "duplicate"].format(other=state.executed_request))
     lines += [f"- {_line(language, result)}" for result in results]
     told = recipients_told(results)
     if told:
