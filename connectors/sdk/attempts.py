@@ -55,6 +55,8 @@ class Limits:
     retry: Backoff = field(default_factory=lambda: Backoff(5.0, 3600.0))
     poll: Backoff = field(default_factory=lambda: Backoff(5.0, 3600.0))
     max_tries: int = 60
+    #: So many records in a row that are no order for us: stop instead of draining the topic into quarantine.
+    quarantined_in_a_row: int = 100
 
 
 class Attempts:

@@ -42,6 +42,8 @@ class Batch:
     orders: list[FulfilmentOrder] = field(default_factory=list)
     unreadable: list[FulfilmentOrder] = field(default_factory=list)
     quarantined: list[tuple[Inbound, ProtocolViolation]] = field(default_factory=list)
+    #: Records behind the last good one.
+    bad_at_end: int = 0
 
 
 def read_batch(records: Sequence[Inbound], system: str, keys: OrderKeys) -> Batch:
@@ -54,10 +56,12 @@ def read_batch(records: Sequence[Inbound], system: str, keys: OrderKeys) -> Batc
             open_order(order, keys)
         except ProtocolViolation as violation:
             batch.quarantined.append((record, violation))
+            batch.bad_at_end += 1
             if order is not None:
                 batch.unreadable.append(order)
         else:
             batch.orders.append(order)
+            batch.bad_at_end = 0
     return batch
 
 

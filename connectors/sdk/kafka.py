@@ -65,6 +65,9 @@ class KafkaBus:
         except KafkaConnectionError:
             await self.stop()
             raise ConfigurationError("no broker answers: check DSR_BOOTSTRAP_SERVERS and DSR_SECURITY_PROTOCOL") from None
+        except KafkaError as error:
+            await self.stop()
+            raise OrchestratorError(f"the broker refuses to let us join: {type(error).__name__}") from None
 
     async def stop(self) -> None:
         """Leave the group (a static member stays known for its session) and close."""
@@ -73,7 +76,10 @@ class KafkaBus:
 
     async def receive(self) -> Sequence[Inbound]:
         """Return what has been fetched, from all partitions."""
-        batches = await self._consumer.getmany(timeout_ms=_RECEIVE_MS, max_records=_RECORDS_AT_ONCE)
+        try:
+            batches = await self._consumer.getmany(timeout_ms=_RECEIVE_MS, max_records=_RECORDS_AT_ONCE)
+        except KafkaError as error:
+            raise OrchestratorError(f"the broker gives no records: {type(error).__name__}") from None
         records = [record for batch in batches.values() for record in batch]
         for partition, batch in batches.items():
             if batch:

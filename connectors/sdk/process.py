@@ -25,6 +25,7 @@ from connectors.sdk.protocol import Connector
 from connectors.sdk.retry import Backoff
 from connectors.sdk.runtime import Runtime
 from connectors.sdk.settings import RuntimeSettings, read
+from schemas.errors import SystemUnavailable, Throttled
 
 __all__ = ["run_connector"]
 
@@ -43,12 +44,24 @@ async def run_connector(name: str, system: str) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, runtime.stop)
         try:
+            await _checked(connector, system)
             application = health.app(metrics.registry, runtime.started.is_set)
             async with health.served(application, host=settings.health_host, port=settings.health_port) as port:
                 _log.info("health", system=system, port=port)
                 await runtime.run()
         finally:
             await connector.aclose()
+
+
+async def _checked(connector: Connector, system: str) -> None:
+    """Refuse to start with credentials that the system refuses: every order would fail and wait for a person.
+
+    A system that does not answer is no reason: orders are taken, and tried again until it does.
+    """
+    try:
+        await connector.check()
+    except (SystemUnavailable, Throttled) as error:
+        _log.warning("unchecked", system=system, reason=error.reason)
 
 
 def _runtime(
@@ -75,5 +88,6 @@ def _runtime(
             retry=Backoff(settings.backoff_base_seconds, settings.backoff_max_seconds),
             poll=Backoff(settings.poll_base_seconds, settings.poll_max_seconds),
             max_tries=settings.max_tries,
+            quarantined_in_a_row=settings.quarantined_in_a_row,
         ),
     )

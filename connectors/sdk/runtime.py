@@ -24,11 +24,12 @@ from connectors.sdk.blobs import BlobStore
 from connectors.sdk.bus import Bus, Inbound, Outbound
 from connectors.sdk.clock import Clock
 from connectors.sdk.conclusion import Conclusion, settle
-from connectors.sdk.intake import quarantined, read_batch, take
+from connectors.sdk.intake import Batch, quarantined, read_batch, take
 from connectors.sdk.journal import Entry, Journal, OrderState
 from connectors.sdk.keys import OrderKeys
 from connectors.sdk.protocol import Connector
 from connectors.sdk.throttle import Gate
+from schemas.errors import OrchestratorError
 from schemas.metric_labels import TopicPartition
 from schemas.metrics import (
     CONNECTOR_JOBS_OPEN,
@@ -94,6 +95,8 @@ class Runtime:
             limits=limits or Limits(),
             metrics=metrics,
         )
+        self._limits = limits or Limits()
+        self._in_a_row = 0
         self._workers: set[asyncio.Task[None]] = set()
         self._concluded: list[Conclusion] = []
         self._has_work = asyncio.Event()
@@ -146,6 +149,7 @@ class Runtime:
 
     async def _take_in(self, records: Sequence[Inbound]) -> None:
         batch = read_batch(records, self._system, self._keys)
+        self._stop_if_all_is_poison(batch)
         now = self._clock.now()
         if batch.quarantined:
             await self._bus.publish([quarantined(self._topics.quarantine, r, v, now) for r, v in batch.quarantined])
@@ -159,6 +163,15 @@ class Runtime:
             self._metrics.count(CONNECTOR_ORDERS, system=self._system, right=order.right)
         self._has_work.set()
         self._has_reports.set()
+
+    def _stop_if_all_is_poison(self, batch: Batch) -> None:
+        """Raise before anything of the batch is committed: a wrong key or a bad release would send every order there."""
+        self._in_a_row = batch.bad_at_end + (0 if batch.orders else self._in_a_row)
+        if self._in_a_row >= self._limits.quarantined_in_a_row:
+            raise OrchestratorError(
+                f"{self._in_a_row} records in a row were no order for {self._system}: check DSR_DEVELOPMENT_KEY and who writes "
+                "to the topic, or raise DSR_QUARANTINED_IN_A_ROW"
+            )
 
     async def _dispatch(self, group: asyncio.TaskGroup) -> None:
         while True:

@@ -43,11 +43,12 @@ class RuntimeSettings(ConnectorSettings):
     ssl_ca_file: Path | None = None
     ssl_cert_file: Path | None = None
     ssl_key_file: Path | None = None
-    max_tries: Annotated[int, Field(ge=1, description="Calls of the connector's method for one attempt of an order")] = 12
+    max_tries: Annotated[int, Field(ge=1, description="Calls of the connector's method for one attempt of an order")] = 60
     backoff_base_seconds: Annotated[float, Field(gt=0)] = 5.0
     backoff_max_seconds: Annotated[float, Field(gt=0)] = 3600.0
     poll_base_seconds: Annotated[float, Field(gt=0, description="First wait before asking after a vendor's job")] = 5.0
     poll_max_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    quarantined_in_a_row: Annotated[int, Field(ge=1, description="So many bad records in a row stop the process")] = 100
     results_kept_days: Annotated[int, Field(ge=1, description="How long exported data is kept for the person")] = 30
     health_host: str = "127.0.0.1"
     health_port: Annotated[int, Field(ge=0, le=65535, description="0 takes a free port")] = 0

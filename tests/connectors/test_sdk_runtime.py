@@ -488,6 +488,50 @@ async def test_the_days_quota_spreads_orders_over_days_and_says_so_beyond_patien
         await until(lambda: [r.outcome.code for r in world.reports].count("fulfilled") == 5)
 
 
+async def test_waiting_for_the_quota_is_no_try(tmp_path):
+    """An order may wait for more days than it may be tried."""
+    world = World(tmp_path, Scripted(one_call, throttle=Throttle(concurrent=1, per_day=1)), limits=Limits(max_tries=2))
+    async with world.running():
+        first = an_order(1, due_on=an_order().due_on - timedelta(days=5))
+        world.send(first, an_order(2, patience=timedelta(days=20)))
+        await world.reported(1)
+        for day in range(6, 10):
+            until_then = (world.entry(2).not_before - world.clock.now()).total_seconds() + 1
+            world.journal.use_quota(f"2026-03-{day:02d}")
+            world.clock.advance(until_then)
+            await until(lambda: world.entry(2).not_before > world.clock.now() and world.entry(2).state is OrderState.WAITING)
+        assert len(world.connector.jobs) == 6
+        world.clock.advance(24 * 3600)
+        await world.reported(2)
+    assert [report.outcome.code for report in world.reports] == ["fulfilled", "fulfilled"]
+
+
+async def test_a_redelivered_failure_is_not_tried_again(tmp_path):
+    """The broker delivers a failed order twice: nobody asked again, so nothing is done again."""
+    world = World(tmp_path, Scripted(SystemRejected("no"), DONE))
+    async with world.running():
+        world.send(an_order())
+        await world.reported(1)
+        world.send(an_order())
+        await until(lambda: world.bus.committed == 2)
+        await world.settled()
+    assert [report.outcome.code for report in world.reports] == ["failed"]
+
+
+async def test_a_topic_full_of_poison_stops_the_process(tmp_path):
+    """So many records in a row that are no order: end without committing the last batch, instead of draining the topic."""
+    world = World(tmp_path, Scripted(DONE), limits=Limits(quarantined_in_a_row=5))
+    world.send(an_order(1))
+    for _ in range(4):
+        world.bus.put(b"key", b"poison")
+    async with world.running(orderly=False):
+        await world.reported(1)
+        world.bus.put(b"key", b"poison")
+        await until(world.task.done)
+    assert "DSR_QUARANTINED_IN_A_ROW" in str(world.failure.exceptions[0])
+    assert world.bus.committed == 5
+
+
 async def test_a_restart_does_not_grant_a_second_day(tmp_path):
     """The day's count is in the journal."""
     world = World(tmp_path, Scripted(one_call, throttle=Throttle(concurrent=1, per_day=1)))
