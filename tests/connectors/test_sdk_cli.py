@@ -1,0 +1,121 @@
+"""`dsr-connector` as a person types it: words, exit codes, and no value of anybody's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from connectors.sdk.loader import build_standin, names
+from connectors.sdk.standin import serve
+from connectors.systems.hubspot.standin import TOKEN
+from schemas.errors import ConfigurationError
+
+EMAIL = "ada.lovelace@example.org"
+COMMAND = [sys.executable, "-c", "from connectors.sdk.cli import main; main()"]
+
+
+def environment(**settings):
+    return {name: value for name, value in os.environ.items() if not name.startswith("DSR_")} | settings
+
+
+def call(*arguments, **settings):
+    return subprocess.run(
+        [*COMMAND, *arguments], env=environment(**settings), capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.fixture
+def hubspot():
+    standin = build_standin("hubspot")
+    standin.add(email=EMAIL, lastname="Lovelace-Testcase", ga_client_id="1357.2468")
+    with serve(standin) as url:
+        standin.settings = {"DSR_HUBSPOT_BASE_URL": url, "DSR_HUBSPOT_TOKEN": TOKEN}
+        yield standin
+
+
+def test_list_shows_every_connector_of_the_package():
+    """Names as folders are called."""
+    assert call("list").stdout.split() == names()
+    assert "hubspot" in names()
+
+
+def test_check_says_one_line(hubspot):
+    """Fit: exit code 0."""
+    result = call("check", "hubspot", **hubspot.settings)
+    assert (result.returncode, result.stdout) == (0, "hubspot: 18 contact properties readable\n")
+
+
+def test_check_tells_refused_credentials_from_a_wrong_setting(hubspot):
+    """1 for a token the system refuses, 2 for one that is not set; neither is shown."""
+    refused = call("check", "hubspot", **hubspot.settings | {"DSR_HUBSPOT_TOKEN": "pat-secret"})
+    missing = call("check", "hubspot")
+    assert (refused.returncode, missing.returncode) == (1, 2)
+    assert refused.stderr.startswith("CredentialsRefused: ")
+    assert "pat-secret" not in refused.stderr
+    assert "Traceback" not in refused.stderr + missing.stderr
+
+
+def test_try_shows_counts_and_no_values(hubspot):
+    """A dry access: how many, which kinds, which documents."""
+    result = call("try", "hubspot", "--identity", f"email={EMAIL}", **hubspot.settings)
+    assert result.returncode == 0, result.stderr
+    assert '"code":"fulfilled","count":1' in result.stdout
+    assert "yields: 1 x ga_client_id" in result.stdout
+    assert not [word for word in (EMAIL, "Lovelace-Testcase", "1357.2468") if word in result.stdout + result.stderr]
+
+
+def test_try_changes_nothing_without_really(hubspot):
+    """An erasure needs --really."""
+    without = call("try", "hubspot", "--identity", f"email={EMAIL}", "--right", "erasure", **hubspot.settings)
+    assert without.returncode == 2
+    assert hubspot.holding(EMAIL)
+    call("try", "hubspot", "--identity", f"email={EMAIL}", "--right", "erasure", "--really", **hubspot.settings)
+    assert not hubspot.holding(EMAIL)
+
+
+def test_try_names_the_kinds_there_are():
+    """A kind nobody knows: the message lists the known ones."""
+    result = call("try", "hubspot", "--identity", "shoe=41")
+    assert result.returncode == 2
+    assert "crm_contact_id" in result.stderr
+
+
+def test_run_without_a_key_names_the_variable():
+    """Nothing starts without DSR_DEVELOPMENT_KEY."""
+    result = call("run", "hubspot", "--system", "crm", DSR_HUBSPOT_TOKEN=TOKEN)
+    assert result.returncode == 2
+    assert "DSR_DEVELOPMENT_KEY: set this variable" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["nothing", "../hubspot", "os", "hubspot.client"])
+def test_a_name_that_is_no_connector(name):
+    """A name is a folder or an entry point, never a path or another module."""
+    with pytest.raises(ConfigurationError, match="known are"):
+        build_standin(name)
+
+
+def test_standin_serves_until_it_is_ended():
+    """Started, seeded, switched, looked at and healed over HTTP, as another language's test would."""
+    with subprocess.Popen([*COMMAND, "standin", "hubspot"], env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        try:
+            url = process.stdout.readline().strip()
+            with httpx.Client(base_url=url) as client:
+                client.post("/__seed__", json={"contacts": [{"email": EMAIL}]}).raise_for_status()
+                fault = {"kind": "status", "status": 503, "times": 1}
+                client.post("/__control__", json={"faults": [fault], "switches": {"page_size": 1}}).raise_for_status()
+                reading = {"url": "/crm/v3/properties/contacts", "headers": {"authorization": f"Bearer {TOKEN}"}}
+                assert [client.get(**reading).status_code for _ in range(2)] == [503, 200]
+                client.post("/__control__", json={"rate_limit": {"requests": 1, "per_seconds": 60}}).raise_for_status()
+                assert [client.get(**reading).status_code for _ in range(2)] == [200, 429]
+                client.delete("/__control__").raise_for_status()
+                assert client.get(**reading).status_code == 200
+                assert client.post("/__clock__", json={"advance_seconds": 1}).status_code == 409
+                state = client.get("/__state__").json()
+            assert state["counts"] == {"GET /crm/v3/properties/contacts": 5}
+            assert [contact["email"] for contact in state["state"]["contacts"].values()] == [EMAIL]
+        finally:
+            process.terminate()
