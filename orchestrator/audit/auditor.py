@@ -42,7 +42,7 @@ from orchestrator.audit.records import Extent, Log, LogRecord, Place
 from orchestrator.audit.story import Story, tell
 from schemas.topics import Topics
 
-__all__ = ["Auditor", "Verdict", "audit"]
+__all__ = ["Auditor", "Verdict", "audit", "confirmed"]
 
 #: Told the number of records read so far.
 Progress = Callable[[int], None]
@@ -237,3 +237,13 @@ async def audit(
         verdict.findings.waiting += again.verdict.findings.waiting
         verdict.read_twice = len(first.reopened)
     return verdict
+
+
+def confirmed(first: Verdict, second: Verdict) -> Verdict:
+    """Return the second of two readings of a live log, with only those violations that both of them saw.
+
+    What only the first saw has found its other half since; what only the second saw may find it yet.
+    """
+    seen = set(first.findings.violations)
+    second.findings.violations = [violation for violation in second.findings.violations if violation in seen]
+    return second

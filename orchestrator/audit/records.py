@@ -52,6 +52,6 @@ class Log(Protocol):
         """Return what there is to read now. Inputs are measured before effects, so that no effect lacks its input."""
         ...
 
-    def read(self, extent: Extent, *, after: Extent | None = None) -> AsyncIterator[LogRecord]:
-        """Yield every record of the extent, without those of `after`: in order per partition, roughly by time across."""
+    def read(self, extent: Extent) -> AsyncIterator[LogRecord]:
+        """Yield every record of the extent: in order per partition, roughly by time across partitions."""
         ...

@@ -1,0 +1,178 @@
+"""`dsr quarantine`: which records were set aside, why, and what their writer should do; never what stands in them.
+
+A record in quarantine is whatever somebody published, so its key, value and unknown headers may name a person. Shown is what we
+wrote ourselves: the headers of `orchestrator.shell.translate` and of the connectors' kit.
+
+Room rules: reads and prints; nothing is taken out of quarantine here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.commands.audit import topics_of, usage
+from orchestrator.commands.kafka import current_bootstrap
+from schemas.errors import ConfigurationError
+from schemas.topics import DEFAULT_PREFIX, Topics
+from schemas.vocabulary import QuarantineReason
+from schemas.wire import MESSAGES, TYPE_HEADER
+
+if TYPE_CHECKING:
+    from orchestrator.audit.records import LogRecord
+
+__all__ = ["quarantine_app"]
+
+_WIDTH = 160
+
+quarantine_app = typer.Typer(name="quarantine", help="Look at the records that were set aside.", no_args_is_help=True)
+
+_Prefix = Annotated[str, typer.Option(help="First word of every topic", envvar="DSR_TOPIC_PREFIX")]
+_Bootstrap = Annotated[
+    str | None,
+    typer.Option(help="host:port of the broker", envvar="DSR_KAFKA_BOOTSTRAP", show_default="the one `dsr kafka up` started"),
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead")]
+
+
+class As(StrEnum):
+    """How a value is written to a file."""
+
+    TEXT = "text"
+    HEX = "hex"
+
+
+@quarantine_app.command("list")
+def list_command(
+    *,
+    reason: Annotated[QuarantineReason | None, typer.Option(help="Only those set aside for this reason")] = None,
+    topic: Annotated[str, typer.Option(help="Only those from this topic")] = "",
+    prefix: _Prefix = DEFAULT_PREFIX,
+    bootstrap: _Bootstrap = None,
+    as_json: _Json = False,
+) -> None:
+    """List what was set aside: when, where from, why, the field, the remedy, the size; never the content.
+
+    Example: dsr quarantine list --reason invalid_field
+    """
+    with usage():
+        records = asyncio.run(_read(bootstrap or current_bootstrap(), topics_of(prefix)))
+    rows = [row for row in map(_row, records) if reason in (None, row["reason"]) and topic in ("", row["topic"])]
+    if as_json:
+        _print_json(rows)
+    elif not rows:
+        print("Nothing is in quarantine" + (" that fits" if reason or topic else ""))
+    else:
+        _print_table(rows)
+
+
+@quarantine_app.command()
+def show(
+    place: Annotated[str, typer.Argument(help="PARTITION-OFFSET in quarantine, as `list` shows it")],
+    *,
+    unsafe_value: Annotated[
+        Path | None,
+        typer.Option(
+            "--unsafe-value", help="Write the original bytes to this new file: they may name a person", metavar="FILE"
+        ),
+    ] = None,
+    written_as: Annotated[As, typer.Option("--as", help="The bytes as they are, or in hexadecimal")] = As.TEXT,
+    prefix: _Prefix = DEFAULT_PREFIX,
+    bootstrap: _Bootstrap = None,
+    as_json: _Json = False,
+) -> None:
+    """Show one record that was set aside: its headers, and its value only into a file that you name.
+
+    Example: dsr quarantine show 0-17 --unsafe-value record.bin
+    """
+    with usage():
+        found = re.fullmatch(r"(\d+)-(\d+)", place)
+        if found is None:
+            raise ConfigurationError(f"{place}: give PARTITION-OFFSET as `dsr quarantine list` shows it, for instance 0-17")
+        wanted = int(found[1]), int(found[2])
+        records = asyncio.run(_read(bootstrap or current_bootstrap(), topics_of(prefix), wanted))
+        if not records:
+            raise ConfigurationError(f"{place}: no such record in quarantine; `dsr quarantine list` shows what is there")
+        row = _row(records[0])
+        if unsafe_value is not None:
+            _write(unsafe_value, records[0].value or b"", written_as)
+    if as_json:
+        _print_json(row)
+        return
+    for name, value in row.items():
+        print(f"{name.replace('_', ' '):<14} {value}")
+    if unsafe_value is not None:
+        print(f"value written to {unsafe_value}: it may name a person, delete it when you are done")
+
+
+async def _read(bootstrap: str, topics: Topics, wanted: tuple[int, int] | None = None) -> list[LogRecord]:
+    from orchestrator.audit.kafka_log import connected
+    from orchestrator.audit.records import Span
+
+    async with connected(bootstrap, topics, only=(topics.quarantine,)) as log:
+        extent = dict(await log.extent())
+        if wanted is not None:
+            partition, offset = wanted
+            whole = extent.get((topics.quarantine, partition), Span(0, 0))
+            inside = whole.beginning <= offset < whole.end
+            extent = {(topics.quarantine, partition): Span(offset, offset + 1)} if inside else {}
+        return [record async for record in log.read(extent)]
+
+
+def _row(record: LogRecord) -> dict[str, Any]:
+    """Return what may be shown of a record: words of ours, places and sizes."""
+    headers = {name: value.decode("utf-8", "replace") for name, value in record.headers}
+    kind = headers.get(TYPE_HEADER, "")
+    set_aside_at = headers.get("dsr-at") or datetime.fromtimestamp(record.timestamp_ms / 1000, UTC).isoformat()
+    return {
+        "place": f"{record.place.partition}-{record.place.offset}",
+        "set_aside_at": set_aside_at,
+        "reason": headers.get("dsr-reason", ""),
+        "field": headers.get("dsr-field", ""),
+        "remedy": headers.get("dsr-remedy", ""),
+        "topic": headers.get("dsr-origin-topic", ""),
+        "partition": headers.get("dsr-origin-partition", ""),
+        "offset": headers.get("dsr-origin-offset", ""),
+        "type": kind if kind in MESSAGES else "",
+        "key_bytes": len(record.key or b""),
+        "value_bytes": len(record.value or b""),
+    }
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("place", "set aside at", "reason", "field", "from", "bytes", "remedy"):
+        table.add_column(heading, overflow="fold", no_wrap=heading in {"place", "reason"})
+    for row in rows:
+        origin = f"{row['topic']}-{row['partition']}-{row['offset']}"
+        cells = (row["place"], row["set_aside_at"], row["reason"], row["field"], origin, str(row["value_bytes"]), row["remedy"])
+        table.add_row(*cells)
+    Console(width=_WIDTH, highlight=False, markup=False).print(table)
+    print(f"{len(rows)} records; look closer with `dsr quarantine show PLACE`")
+
+
+def _write(path: Path, value: bytes, written_as: As) -> None:
+    """Write the bytes to a new file that only its owner can read; an existing one is not touched."""
+    data = value.hex().encode() + b"\n" if written_as is As.HEX else value
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 - only its owner may read
+            file.write(data)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written ({error.strerror}): name a new file") from None
+
+
+def _print_json(document: object) -> None:
+    json.dump(document, sys.stdout, indent=2)
+    print()
