@@ -167,6 +167,8 @@ class Attempts:
         now, reason = self._clock.now(), _reason(error)
         asked = error.retry_after_seconds if isinstance(error, Throttled) else None
         at = self._limits.retry.after(now, order.order_id, entry.tries, at_least_seconds=asked)
+        if isinstance(error, Throttled):
+            self._gate.hold(now + timedelta(seconds=self._limits.retry.base_seconds if asked is None else asked))
         if entry.tries >= self._limits.max_tries or (at > order.respond_by and not self._is_promised(order)):
             return self._failed(entry, order, reason)
         self._metrics.count(CONNECTOR_RETRIES, system=order.system, reason=reason)

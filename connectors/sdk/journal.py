@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from schemas.errors import ConfigurationError, StoreUnavailable
 from schemas.orders import FulfilmentOrder
+from schemas.outcomes import Failed
 from schemas.reports import FulfilmentReport
 from schemas.sealed import Sealed
 from schemas.wire import encode
@@ -217,9 +218,10 @@ class Page:
         return None if row is None else _stored(row)
 
     def mark_sent(self, reports: Sequence[StoredReport]) -> None:
-        """Note the broker's acks, and clear the sealed order and finds of every order that is reported for good.
+        """Note the broker's acks, and clear the sealed order of every order that is reported for good.
 
-        A failed order keeps its vendor's handle: the job may still run when somebody asks again.
+        A failed one keeps its vendor's handle and its finds: somebody will ask again, and the job may still run, and the
+        record in which the finds stood may be gone.
         """
         ids = [stored.report.report_id for stored in reports]
         self._connection.execute(sa.update(_REPORTS).where(_REPORTS.c.report_id.in_(ids)).values(sent=True))
@@ -228,8 +230,11 @@ class Page:
             self._connection.execute(
                 sa.update(_ORDERS)
                 .where(_ORDERS.c.order_id.in_(ended), _ORDERS.c.state == OrderState.REPORTED)
-                .values(order_bytes=None, found=None)
+                .values(order_bytes=None)
             )
+        done = [stored.report.order_id for stored in reports if stored.final and not isinstance(stored.report.outcome, Failed)]
+        if done:
+            self._connection.execute(sa.update(_ORDERS).where(_ORDERS.c.order_id.in_(done)).values(found=None))
 
     def quota_used(self, day: str) -> int:
         """Return the calls counted on this day."""

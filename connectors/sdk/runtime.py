@@ -189,6 +189,9 @@ class Runtime:
             await self._has_work.wait()
 
     def _claim(self, free: int) -> tuple[list[Entry], datetime | None]:
+        held_until = self._gate.held_until()
+        if held_until is not None:
+            return [], held_until
         with self._journal.transaction() as page:
             due = page.due(self._clock.now(), free)
             for entry in due:

@@ -50,6 +50,15 @@ class Gate:
         self._book = book
         self._zone = ZoneInfo(throttle.day_zone)
         self._next_turn_at: datetime | None = None
+        self._held_until: datetime | None = None
+
+    def hold(self, until: datetime) -> None:
+        """Begin no order before this moment: the system said that it is too much, to one order and meaning all."""
+        self._held_until = until if self._held_until is None else max(self._held_until, until)
+
+    def held_until(self) -> datetime | None:
+        """Return the moment before which no order is to begin, None if that is now."""
+        return self._held_until if self._held_until is not None and self._held_until > self._clock.now() else None
 
     async def turn(self) -> float:
         """Wait for the next turn and return the seconds waited. Raises `QuotaExhausted` without waiting for tomorrow."""

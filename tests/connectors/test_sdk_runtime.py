@@ -231,6 +231,20 @@ async def test_a_retry_after_is_kept(tmp_path):
         await world.reported(1)
 
 
+async def test_one_throttled_order_holds_the_others_back(tmp_path):
+    """429 is said to one order and meant for all: none begins before the wait is over."""
+    world = World(tmp_path, Scripted(Throttled("x", retry_after_seconds=100), DONE, throttle=Throttle(concurrent=1)))
+    async with world.running():
+        world.send(an_order(1), an_order(2), an_order(3))
+        await until(lambda: world.connector.jobs)
+        await world.settled()
+        world.clock.advance(99)
+        await world.settled()
+        assert len(world.connector.jobs) == 1
+        world.clock.advance(20)
+        await world.reported(3)
+
+
 async def test_a_vendors_job_is_reported_once_and_asked_after(tmp_path):
     """Accepted: one progress report, polls at growing intervals with the stored handle, then the final report."""
     world = World(tmp_path, Scripted(accepted(), polls=[accepted(), accepted(), DONE]))
@@ -324,6 +338,24 @@ async def test_finds_survive_a_crash_between_the_erasure_and_the_report(tmp_path
         (report,) = await world.reported(1)
     assert report.outcome.code is OutcomeCode.NOTHING_HELD
     assert yielded_in(report) == GA
+
+
+async def test_finds_survive_a_failure_and_a_persons_retry(tmp_path):
+    """The record was erased and then the order failed: the retry finds nothing and yields what the first try had found."""
+
+    async def erase_and_fail(job):
+        await remember(GA)
+        raise SystemRejected("no")
+
+    world = World(tmp_path, Scripted(erase_and_fail, Result(NothingHeld())))
+    async with world.running():
+        world.send(an_order())
+        await world.reported(1)
+        await until(lambda: world.entry().order is None)
+        world.send(an_order(attempt=2))
+        await world.reported(2)
+        await until(lambda: world.entry().found is None)
+    assert yielded_in(world.reports[1]) == GA
 
 
 async def test_a_report_the_broker_did_not_take_ends_the_process_and_goes_out_at_the_next_start(tmp_path):
