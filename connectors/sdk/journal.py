@@ -74,6 +74,11 @@ _REPORTS = sa.Table(
 )
 _QUOTA = sa.Table("quota", _META, sa.Column("day", sa.Text, primary_key=True), sa.Column("used", sa.Integer, nullable=False))
 _OPEN = (OrderState.WAITING, OrderState.POLLING)
+# Built once: building a statement costs more than running it.
+_FIND = sa.select(_ORDERS).where(_ORDERS.c.order_id == sa.bindparam("wanted"))
+_SET = sa.update(_ORDERS).where(_ORDERS.c.order_id == sa.bindparam("wanted"))
+_INSERT = sa.insert(_ORDERS)
+_ADD_REPORT = sa.insert(_REPORTS).prefix_with("OR IGNORE")
 
 
 def _ms(at: datetime) -> int:
@@ -113,25 +118,24 @@ class Page:
 
     def find(self, order_id: str) -> Entry | None:
         """Return an order, None if never taken (or forgotten since)."""
-        row = self._connection.execute(sa.select(_ORDERS).where(_ORDERS.c.order_id == order_id)).mappings().first()
+        row = self._connection.execute(_FIND, {"wanted": order_id}).mappings().first()
         return None if row is None else _entry(row)
 
     def insert(self, order: FulfilmentOrder, now: datetime, *, state: OrderState = OrderState.WAITING) -> None:
         """Take an order."""
-        self._connection.execute(
-            sa.insert(_ORDERS).values(
-                order_id=order.order_id,
-                subject_request_id=order.subject_request_id,
-                attempt=order.attempt,
-                state=state,
-                due_on=order.due_on.isoformat(),
-                taken_ms=_ms(now),
-                not_before_ms=_ms(now),
-                tries=0,
-                polls=0,
-                order_bytes=encode(order),
-            )
-        )
+        values = {
+            "order_id": order.order_id,
+            "subject_request_id": order.subject_request_id,
+            "attempt": order.attempt,
+            "state": state,
+            "due_on": order.due_on.isoformat(),
+            "taken_ms": _ms(now),
+            "not_before_ms": _ms(now),
+            "tries": 0,
+            "polls": 0,
+            "order_bytes": encode(order),
+        }
+        self._connection.execute(_INSERT, values)
 
     def set(
         self,
@@ -152,7 +156,7 @@ class Page:
             values["not_before_ms"] = _ms(not_before)
         if order is not None:
             values |= {"order_bytes": encode(order), "attempt": order.attempt, "due_on": order.due_on.isoformat()}
-        self._connection.execute(sa.update(_ORDERS).where(_ORDERS.c.order_id == order_id).values(values))
+        self._connection.execute(_SET, {"wanted": order_id, **values})
 
     def due(self, now: datetime, limit: int, *, but: Collection[str] = ()) -> list[Entry]:
         """Return open orders whose moment has come, the earliest legal due date first."""
@@ -193,18 +197,15 @@ class Page:
 
     def add_report(self, report: FulfilmentReport, right: str, *, final: bool) -> None:
         """Write a report down, to be sent; one that is already written, by its id, stays as it is."""
-        self._connection.execute(
-            sa.insert(_REPORTS)
-            .prefix_with("OR IGNORE")
-            .values(
-                report_id=report.report_id,
-                order_id=report.order_id,
-                right=right,
-                final=final,
-                sent=False,
-                report_bytes=encode(report),
-            )
-        )
+        values = {
+            "report_id": report.report_id,
+            "order_id": report.order_id,
+            "right": right,
+            "final": final,
+            "sent": False,
+            "report_bytes": encode(report),
+        }
+        self._connection.execute(_ADD_REPORT, values)
 
     def unsent(self, limit: int) -> list[StoredReport]:
         """Return reports that the broker has not acknowledged, oldest first."""
