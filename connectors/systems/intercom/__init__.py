@@ -1,0 +1,1 @@
+"""Intercom: the chat on the website: contacts (users and leads) and their conversations."""
