@@ -256,3 +256,14 @@ async def test_a_broker_that_is_not_there_is_a_wrong_setting(fresh_kafka, acme, 
     with running("acme", fresh_kafka, tmp_path, **settings) as process:
         assert await asyncio.to_thread(process.process.wait, 60) == 2
     assert "DSR_BOOTSTRAP_SERVERS" in process.log.read_text()
+
+
+async def test_a_topic_full_of_poison_ends_the_process_with_70(wire, fresh_kafka, acme, tmp_path):
+    """The exit code says "start again"; the last bad batch is not committed and the message names the remedy."""
+    settings = {"DSR_ACME_BASE_URL": acme.base_url, "DSR_QUARANTINED_IN_A_ROW": "3"}
+    for _ in range(3):
+        await wire.put(b"key", b"poison")
+    with running("acme", fresh_kafka, tmp_path, **settings) as process:
+        assert await asyncio.to_thread(process.process.wait, 60) == 70
+    assert "DSR_QUARANTINED_IN_A_ROW" in process.log.read_text()
+    assert "Traceback" not in process.log.read_text()
