@@ -306,6 +306,7 @@ def change(field, new, old=None):
         ((change("first_name", "Augusta", "Ada"),), f"Augusta {ADA.last_name}"),
         ((change("first_name", "Augusta Ada"), change("last_name", "King")), "Augusta Ada King"),
         ((change("name", "A. King"),), "A. King"),
+        ((change("first_name", "Augusta", "Ada"), change("last_name", "King", ADA.last_name)), "Augusta King"),
     ],
 )
 async def test_a_part_of_a_name_changes_where_the_whole_shows_it(intercom, workspace, changes, name):
@@ -318,11 +319,18 @@ async def test_a_part_of_a_name_changes_where_the_whole_shows_it(intercom, works
     assert workspace.counts["PUT /contacts/{key}"] == 1
 
 
-@pytest.mark.parametrize("old", [None, "Somebody"])
-async def test_a_part_of_a_name_is_never_guessed(intercom, workspace, old):
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (change("last_name", "Byron"),),
+        (change("last_name", "Byron", "Somebody"),),
+        (change("first_name", "Augusta"), change("last_name", "Byron", "Somebody")),
+    ],
+)
+async def test_a_part_of_a_name_is_never_guessed(intercom, workspace, parts):
     """Without the digest of what stands there a person must look; nothing is written, not even the other fields."""
     plant(workspace, ADA)
-    changes = (change("city", "Delft"), change("last_name", "Byron", old))
+    changes = (change("city", "Delft"), *parts)
     with pytest.raises(SystemRejected, match="whole name"):
         await perform(intercom, job_for(Right.RECTIFICATION, by_mail(ADA), changes=changes))
     assert workspace.counts["PUT /contacts/{key}"] == 0
