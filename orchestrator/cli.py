@@ -6,8 +6,12 @@ import sys
 
 import typer
 
+from orchestrator.commands.audit import audit_command, dump_command
+from orchestrator.commands.bench import bench_command
 from orchestrator.commands.due import due_command
 from orchestrator.commands.kafka import kafka_app
+from orchestrator.commands.quarantine import quarantine_app
+from orchestrator.commands.lifecycle import lifecycle_command
 from orchestrator.commands.registry import registry_app
 from orchestrator.commands.schemas import schemas_app
 from orchestrator.commands.topics import topics_app
@@ -23,11 +27,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(kafka_app, name="kafka")
+app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(registry_app, name="registry")
 app.add_typer(schemas_app, name="schemas")
 app.add_typer(topics_app, name="topics")
 app.add_typer(store_app, name="store")
+app.command("bench")(bench_command)
+app.command("audit")(audit_command)
 app.command("due")(due_command)
+app.command("lifecycle")(lifecycle_command)
+app.command("dump")(dump_command)
 app.command("worker")(worker_command)
 
 

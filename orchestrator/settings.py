@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     datadir: Annotated[Path, Field(description="Writable folder of this worker")] = Path(".dsr")
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65535, description="Metrics and health; 0 takes a free port")] = 9464
+    log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
     log_format: Annotated[str, Field(pattern="^(auto|json|console)$")] = "auto"
 
     session_timeout_seconds: Seconds = 20.0

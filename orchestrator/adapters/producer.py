@@ -38,6 +38,8 @@ class KafkaPublisher:
         self._timeout_seconds = timeout_seconds
         self._partition_of = DefaultPartitioner()
         self._partitions: dict[str, list[int]] = {}
+        # Whole batches of several callers would queue behind each other inside the client, on its much shorter timeout.
+        self._turn = asyncio.Lock()
 
     async def start(self) -> None:
         """Connect."""
@@ -46,7 +48,8 @@ class KafkaPublisher:
     async def publish(self, records: Sequence[OutRecord]) -> None:
         """Return when the broker has acknowledged every record. Raises `PublishFailed`; some may be out then."""
         try:
-            await asyncio.wait_for(asyncio.shield(self._send(records)), self._timeout_seconds)
+            async with self._turn:
+                await asyncio.wait_for(asyncio.shield(self._send(records)), self._timeout_seconds)
         except (TimeoutError, KafkaError) as error:
             raise PublishFailed(type(error).__name__) from error
 

@@ -30,7 +30,7 @@ def worker_command(
 
     try:
         settings = load_settings(worker_id=worker_id, http_port=http_port)
-        logs.configure(console=None if settings.log_format == "auto" else settings.log_format == "console")
+        logs.configure(level=settings.log_level, console=None if settings.log_format == "auto" else settings.log_format == "console")
         _run(settings, upgrade_store)
     except DsrError as error:
         typer.echo(f"dsr worker: {error}", err=True)

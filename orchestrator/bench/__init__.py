@@ -1,0 +1,1 @@
+"""Throughput and latency beside plain aiokafka moving the same records, in one run."""

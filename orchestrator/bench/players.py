@@ -1,0 +1,160 @@
+"""The processes around the orchestrator under measurement, and the floor it is compared with.
+
+`respond`: connectors that answer every order at once. `floor`: a plain aiokafka orchestrator with its state in memory: no
+validation, no seal, no store, no journal; what it does a second is what the wire and the client allow.
+
+Room rules: as little work as possible per record, the same for both sides of the comparison.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import uvloop
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from pydantic_core import from_json
+
+from schemas.ids import report_id
+from schemas.topics import Topics
+
+__all__ = ["floor", "main", "respond"]
+
+_REPORT = (
+    '{"version":1,"type":"FulfilmentReport","report_id":"%s","order_id":"%s","subject_request_id":"%s","system":"%s",'
+    '"attempt":%d,"reported_at":"%s","outcome":{"code":"fulfilled","count":1},"results":[],"notes":[]}'
+)
+_HEADERS = [("dsr-type", b"FulfilmentReport"), ("dsr-version", b"1")]
+
+
+class _PlainSender:
+    """aiokafka as its documentation uses it: one `send` per record, all awaited together."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=5)
+
+    async def start(self) -> None:
+        await self._producer.start()
+
+    async def send(self, records: list[Any]) -> None:
+        sends = [await self._producer.send(r.topic, r.value, key=r.key, headers=r.headers) for r in records]
+        await asyncio.gather(*sends)
+
+
+class _Sender:
+    """An idempotent producer fed with whole batches per partition, like the product's own."""
+
+    def __init__(self, bootstrap: str) -> None:
+        from orchestrator.adapters.producer import KafkaPublisher
+
+        self._publisher = KafkaPublisher(bootstrap)
+
+    async def start(self) -> None:
+        await self._publisher.start()
+
+    async def send(self, records: list[Any]) -> None:
+        await self._publisher.publish(records)
+
+
+async def respond(bootstrap: str, prefix: str, systems: list[str]) -> None:
+    """Answer every order with `fulfilled`."""
+    from orchestrator.ports import OutRecord
+
+    topics = Topics(prefix=prefix)
+    names = [topics.orders(system) for system in systems]
+
+    def answer(record: Any) -> list[OutRecord]:
+        order = from_json(record.value)
+        report = report_id(order["order_id"], order["attempt"], "fulfilled")
+        value = _REPORT % (
+            report,
+            order["order_id"],
+            order["subject_request_id"],
+            order["system"],
+            order["attempt"],
+            order["issued_at"],
+        )
+        return [OutRecord(topics.reports, record.key, value.encode(), _HEADERS)]
+
+    await _serve(bootstrap, names, topics.group("bench-connectors"), answer)
+
+
+async def floor(bootstrap: str, prefix: str, systems: list[str]) -> None:
+    """Orchestrate with a counter per request in a dictionary."""
+    from orchestrator.ports import OutRecord
+
+    topics = Topics(prefix=prefix)
+    counts: dict[bytes, int] = {}
+    padding = "x" * 420
+    orders = [(topics.orders(system), system) for system in systems]
+
+    def decide(record: Any) -> list[OutRecord]:
+        key = record.key
+        if record.topic == topics.requests:
+            counts[key] = len(systems)
+            request = key.decode()
+            return [
+                OutRecord(
+                    topic,
+                    key,
+                    (
+                        f'{{"order_id":"ord_{request}{system}","subject_request_id":"{request}","system":"{system}",'
+                        f'"attempt":1,"issued_at":"2026-01-01T00:00:00Z","padding":"{padding}"}}'
+                    ).encode(),
+                    [],
+                )
+                for topic, system in orders
+            ]
+        counts[key] -= 1
+        if counts[key]:
+            return []
+        del counts[key]
+        return [OutRecord(topics.confirmations, key, b'{"result":"fulfilled","padding":"' + padding.encode() * 3 + b'"}', [])]
+
+    await _serve(bootstrap, [topics.requests, topics.reports], topics.group("bench-floor"), decide, plain=True)
+
+
+async def _serve(
+    bootstrap: str, names: list[str], group: str, work: Callable[[Any], list[Any]], *, plain: bool = False
+) -> None:
+    consumer = AIOKafkaConsumer(
+        *names,
+        bootstrap_servers=bootstrap,
+        group_id=group,
+        auto_offset_reset="earliest",
+        enable_auto_commit=True,
+        auto_commit_interval_ms=1000,
+        max_partition_fetch_bytes=4 * 1024 * 1024,
+    )
+    sender = _PlainSender(bootstrap) if plain else _Sender(bootstrap)
+    await consumer.start()
+    await sender.start()
+    print("ready", flush=True)
+    while True:
+        fetched = await consumer.getmany(timeout_ms=1000, max_records=2000)
+        out = [made for records in fetched.values() for record in records for made in work(record)]
+        if out:
+            await sender.send(out)
+
+
+def main() -> None:
+    """Run one player: `python -m orchestrator.bench.players respond|floor BOOTSTRAP PREFIX SYSTEM...`."""
+    role, bootstrap, prefix, *systems = sys.argv[1:]
+    players: dict[str, Callable[[str, str, list[str]], Awaitable[None]]] = {"respond": respond, "floor": floor}
+
+    async def run() -> None:
+        task = asyncio.ensure_future(players[role](bootstrap, prefix, systems))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        try:
+            await task
+        except asyncio.CancelledError:
+            return
+
+    uvloop.run(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""`dsr bench`: throughput and latency beside plain aiokafka moving the same records, in one run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["bench_command"]
+
+
+def bench_command(
+    requests: Annotated[int, typer.Option(min=100, help="Requests in the backlog.")] = 20_000,
+    systems: Annotated[int, typer.Option(min=1, max=64, help="Systems that must answer each request.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, max=16, help="Worker processes; more than one needs --store-url.")] = 1,
+    store_url: Annotated[str | None, typer.Option(help="Store of the measured worker; a temporary SQLite by default.")] = None,
+    latency_requests: Annotated[int, typer.Option(min=100, help="Requests at a quarter of the peak rate.")] = 2_000,
+) -> None:
+    """Measure requests per second and the time to the confirmation, beside plain aiokafka (the floor).
+
+    Prints a table, and on the last line one JSON object. It is a measurement, not a test: nothing fails for being slow.
+    Figures of two runs compare only on the same idle machine.
+
+    Example: dsr bench --requests 20000
+    """
+    from orchestrator.adapters.local_kafka import LocalKafka
+    from orchestrator.bench.run import Plan, compare
+
+    say: Any = lambda line: typer.echo(f"bench: {line}")  # noqa: E731 - one line
+    with tempfile.TemporaryDirectory(prefix="dsr-bench-") as folder:
+        kafka = LocalKafka(Path(folder) / "kafka")
+        try:
+            kafka.start(say)
+            plan = Plan(
+                bootstrap=kafka.bootstrap,
+                folder=Path(folder),
+                requests=requests,
+                systems=systems,
+                workers=workers,
+                store_url=store_url,
+                latency_requests=latency_requests,
+            )
+            found = asyncio.run(compare(plan, say))
+        finally:
+            kafka.stop()
+    _show(found.as_json())
+
+
+def _show(figures: dict[str, float | int]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{figures['requests']:,} requests, {figures['systems']} systems, {figures['workers']} worker(s)")
+    for column in ("", "requests/s", "p50 ms", "p99 ms", "records per request"):
+        table.add_column(column, justify="right" if column else "left")
+    table.add_row(
+        "floor: plain aiokafka, memory",
+        f"{figures['floor_per_s']:,.0f}",
+        f"{figures['floor_p50_ms']:.1f}",
+        f"{figures['floor_p99_ms']:.1f}",
+        f"{figures['floor_records_per_request']:.1f}",
+    )
+    table.add_row(
+        "ours",
+        f"{figures['ours_per_s']:,.0f}",
+        f"{figures['p50_ms']:.1f}",
+        f"{figures['p99_ms']:.1f}",
+        f"{figures['records_per_request']:.1f}",
+    )
+    Console().print(table)
+    Console().print(f"ratio {figures['ratio']:.2f}; latency at a quarter of each side's own peak rate")
+    typer.echo(json.dumps(figures))
