@@ -109,8 +109,6 @@ def _check_authority(case: Case, system: str, step: Step) -> None:
         found = _report_of(case, step)
         if found is not None and found.fields["outcome"]["code"] in _PROGRESS:
             case.violated(2, step.note.place, f"the report it cites for {system} is not final")
-        elif found is not None and (found.ident != report or found.fields["system"] != system):
-            case.violated(2, step.note.place, f"the report it cites for {system} is not the one it was caused by")
     elif code in _REPORTED:
         case.violated(2, step.note.place, f"{system} ends as {code}, and no report says so")
     elif code == "waived" and entry.cause not in _PEOPLE:

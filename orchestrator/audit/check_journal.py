@@ -51,7 +51,8 @@ def _check_head(case: Case) -> None:
         return
     for note in confirmations:
         if note.confirmation.journal_head != closed[0].note.digest:
-            case.violated(6, note.place, "it does not carry the digest of the journal entry that closed the request")
+            why = "it does not carry the digest of the journal entry that closed the request: that one, or this, was changed"
+            _broken(case, note.place, why)
 
 
 def check_5_dates(case: Case) -> None:

@@ -106,12 +106,22 @@ def _check_source(case: Case, note: JournalNote, traced: dict[Place, JournalNote
         if place in traced:
             case.violated(8, note.place, f"its input has led to an entry before, at {traced[place].place}")
         traced[place] = note
+        if not _fits(note, given):
+            case.violated(8, note.place, f"the record it names as its input, {place}, says something else than its facts")
     elif given is not None:
         case.violated(8, note.place, f"the record it names as its input, {place}, is no {entry.cause}")
     elif case.ground.is_expired(place):
         case.unverified("inputs of journal entries")
     elif not case.ground.is_unread(place):
         case.violated(8, note.place, f"the record it names as its input, {place}, is not there or is of another request")
+
+
+def _fits(note: JournalNote, given: InputNote) -> bool:
+    """Tell whether an entry's facts can come from this input: about the same system, citing the same report."""
+    facts = [fact.details for fact in note.entry.facts]
+    cited = {details["report"] for details in facts if details.get("report")}
+    system = given.fields.get("system")
+    return cited <= {given.ident} and (system is None or any(details.get("system") == system for details in facts))
 
 
 def _check_received(case: Case) -> None:

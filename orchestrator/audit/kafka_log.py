@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.structs import TopicPartition
 
@@ -29,23 +30,25 @@ _SILENCE_SECONDS = 30.0
 class KafkaLog:
     """All topics of a prefix on a broker, or those of `only`. Use `connected` to get one."""
 
-    def __init__(self, consumer: Any, topics: Topics, only: Sequence[str] = ()) -> None:
+    def __init__(self, consumer: Any, admin: Any, topics: Topics, only: Sequence[str] = ()) -> None:
+        self._admin = admin
         self._consumer = consumer
         self._topics = topics
         self._only = frozenset(only)
 
     async def extent(self) -> Extent:
         """Capture what is there now: inputs first, then their effects. Raises `ConfigurationError` if no topic is there."""
-        names = [name for name in sorted(await self._consumer.topics()) if self._is_ours(name)]
+        there = {topic["topic"]: topic["partitions"] for topic in await self._admin.describe_topics(None)}
+        names = [name for name in sorted(there) if self._is_ours(name)]
         topics = self._topics
         needed = self._only or {topics.requests, topics.journal, topics.confirmations}
-        if not needed <= set(names):
-            missing = ", ".join(sorted(needed - set(names)))
+        missing = ", ".join(sorted(name for name in needed if not there.get(name)))
+        if missing:
             raise ConfigurationError(f"{missing}: no such topic; check DSR_TOPIC_PREFIX, or make them with `dsr topics apply`")
         inputs = {topics.requests, topics.commands, topics.reports}
         extent: dict[tuple[str, int], Span] = {}
         for group in ([n for n in names if n in inputs], [n for n in names if n not in inputs]):
-            partitions = [TopicPartition(name, number) for name in group for number in self._partitions(name)]
+            partitions = [TopicPartition(name, int(part["partition"])) for name in group for part in there[name]]
             ends = await self._consumer.end_offsets(partitions) if partitions else {}
             beginnings = await self._consumer.beginning_offsets(partitions) if partitions else {}
             for partition in partitions:
@@ -59,9 +62,6 @@ class KafkaLog:
         common = {topics.requests, topics.commands, topics.reports, topics.status, topics.confirmations, topics.journal}
         orders = name.startswith(f"{topics.prefix}.orders.") and name.endswith(".v1")
         return name in common or name == topics.quarantine or orders
-
-    def _partitions(self, name: str) -> list[int]:
-        return sorted(self._consumer.partitions_for_topic(name) or ())
 
     async def read(self, extent: Extent) -> AsyncIterator[LogRecord]:
         """Yield the extent's records, merged by their timestamps as far as partitions allow.
@@ -134,9 +134,11 @@ class _Merge:
 async def connected(bootstrap: str, topics: Topics, only: Sequence[str] = ()) -> AsyncIterator[KafkaLog]:
     """Give the log while the block runs. Raises `ConfigurationError` when no broker answers."""
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest")
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     try:
+        await admin.start()
         await consumer.start()
-        yield KafkaLog(consumer, topics, only)
+        yield KafkaLog(consumer, admin, topics, only)
     except KafkaConnectionError:
         raise ConfigurationError(
             f"No Kafka broker answers at {bootstrap}: check DSR_KAFKA_BOOTSTRAP, or start one with `dsr kafka up`"
@@ -145,3 +147,4 @@ async def connected(bootstrap: str, topics: Topics, only: Sequence[str] = ()) ->
         raise OrchestratorError(f"the broker at {bootstrap} did not do it ({type(error).__name__}): try again") from error
     finally:
         await consumer.stop()
+        await admin.close()

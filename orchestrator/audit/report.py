@@ -22,6 +22,8 @@ def as_lines(verdict: Verdict, *, searched: str) -> Iterator[str]:
     if broken:
         numbers = ", ".join(map(str, broken))
         yield f"BROKEN: {_many(len(verdict.violations), 'violation')} of {_many(len(broken), 'invariant')} ({numbers})"
+    elif not verdict.records:
+        yield "Empty: there is no record to judge"
     else:
         yield f"Clean: none of the {len(INVARIANTS)} invariants is broken"
     yield from _counts(verdict, searched)

@@ -129,11 +129,16 @@ async def _orders_again(c: World) -> dict[str, str]:
         always(Fulfilled(count=7)),
     ]
     c.scripts[told["waived"], "newsletter"] = [always(None)] * 20
+    told["all_waived"] = c.submit(Right.UNSUBSCRIBE)
+    for system in ("crm", "newsletter"):
+        c.scripts[told["all_waived"], system] = [always(None)]
     c.scripts[told["waived_after_failure"], "newsletter"] = [always(Failed(reason=FailureReason.REJECTED))]
     await c.settle()
     c.command(Retry, told["retried"], system="newsletter")
     again = c.command(Waive, told["waived"], system="newsletter")
     c.command(Waive, told["waived_after_failure"], system="newsletter")
+    for system in ("crm", "newsletter"):
+        c.command(Waive, told["all_waived"], system=system)
     await c.settle()
     c.again(again)
     await c.advance(2 * _DAY)
@@ -190,7 +195,10 @@ async def _relations(c: World) -> dict[str, str]:
     await c.settle()
     c.command(Withdraw, told["gone_leader"])
     # An erasure that overtakes a correction, and one that waits for an access request.
-    c.scripts[ask("overtaken", Right.RECTIFICATION, "erin@example.org"), "newsletter"] = [always(None), always(Fulfilled(count=1))]
+    c.scripts[ask("overtaken", Right.RECTIFICATION, "erin@example.org"), "newsletter"] = [
+        always(None),
+        always(Fulfilled(count=1)),
+    ]
     c.scripts[told["overtaken"], "crm"] = [always(Failed(reason=FailureReason.UNAVAILABLE))]
     await c.settle()
     ask("overtaking", Right.ERASURE, "erin@example.org")

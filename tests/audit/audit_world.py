@@ -80,13 +80,12 @@ class MemoryLog:
             ends[place.topic, place.partition] = max(ends[place.topic, place.partition], place.offset + 1)
         return {partition: Span(0, end) for partition, end in ends.items()}
 
-    async def read(self, extent: Extent, *, after: Extent | None = None) -> AsyncIterator[LogRecord]:
+    async def read(self, extent: Extent) -> AsyncIterator[LogRecord]:
         """Yield what lies within the extent."""
         for record in self.records:
             topic, partition, offset = record.place
             span = extent.get((topic, partition), Span(0, 0))
-            begin = after[topic, partition].end if after and (topic, partition) in after else span.beginning
-            if begin <= offset < span.end:
+            if span.beginning <= offset < span.end:
                 yield record
 
 
@@ -156,9 +155,7 @@ class World:
         """Return a request of a person (by default of somebody new)."""
         request = self.new_id()
         changes = (FieldChange(field=field, new="Elsewhere"),) if right in {Right.RECTIFICATION, Right.COMPLETION} else ()
-        data = SubjectData(
-            identifiers={IdentifierKind.EMAIL: (person or f"p{self._counter}@example.org",)}, changes=changes
-        )
+        data = SubjectData(identifiers={IdentifierKind.EMAIL: (person or f"p{self._counter}@example.org",)}, changes=changes)
         return SubmitRequest(
             subject_request_id=request,
             portal="website",
