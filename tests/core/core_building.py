@@ -261,7 +261,9 @@ class World:
             return
         request = sent.subject_request_id
         state = self.states[request]
-        for before in self.registries[state.registry].by_id[sent.system].after if state.order(sent.system) else ():
+        planned = state.order(sent.system)
+        assert planned is not None
+        for before in self.registries[planned.registry or state.registry].by_id[sent.system].after:
             earlier = state.order(before)
             assert earlier is None or earlier.phase is OrderPhase.SETTLED, "a stage was skipped"
         if sent.right is not Right.ERASURE:
