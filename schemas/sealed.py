@@ -87,7 +87,7 @@ def seal(plaintext: bytes, key: SealingKey, *, associated: str) -> Sealed:
     aad = associated.encode()
     nonce = key.mac(b"nonce\x1f" + len(aad).to_bytes(4, "big") + aad + plaintext)[:12]
     ciphertext = AESGCM(key._secret).encrypt(nonce, plaintext, aad)  # noqa: SLF001 - same module
-    return Sealed(
+    return Sealed.model_construct(
         kid=key.kid,
         nonce=base64.urlsafe_b64encode(nonce).decode(),
         ciphertext=base64.urlsafe_b64encode(ciphertext).decode(),

@@ -7,13 +7,12 @@ Room rules: collects; the rules stand in the other files of this room.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from orchestrator.core.effects import Effect, Internal, Publish, Tell
 from orchestrator.core.policy import Context
-from orchestrator.core.state import OrderState, RequestState
+from orchestrator.core.state import OrderState, RequestState, evolve
 from schemas.confirmations import ChangeAfterAcceptance, SystemResult
 from schemas.journal import JournalFact
 from schemas.registry import Registry, System
@@ -26,7 +25,7 @@ __all__ = ["Draft"]
 class Draft:
     """A decision in the making."""
 
-    __slots__ = ("carried_out", "content", "context", "effects", "facts", "now", "results", "source", "state")
+    __slots__ = ("_owned", "carried_out", "content", "context", "effects", "facts", "now", "results", "source", "state")
 
     def __init__(self, state: RequestState, now: datetime, context: Context, *, source: str = "", content: str = "") -> None:
         self.state = state
@@ -36,6 +35,7 @@ class Draft:
         self.content = content
         self.effects: list[Effect] = []
         self.facts: list[JournalFact] = []
+        self._owned: RequestState | None = None
         #: At the end: outcomes to show, and whether duplicates are served by them.
         self.results: tuple[SystemResult, ...] = ()
         self.carried_out = False
@@ -44,12 +44,16 @@ class Draft:
 
     def set(self, **changes: Any) -> None:
         """Change fields of the request."""
-        self.state = replace(self.state, **changes)
+        if self._owned is not self.state:
+            self.state = self._owned = evolve(self.state, **changes)
+            return
+        # Our own copy, which nobody else has seen yet: it may still be written to.
+        for name, value in changes.items():
+            object.__setattr__(self.state, name, value)
 
     def put(self, order: OrderState) -> None:
         """Replace the order to one system."""
-        orders = tuple(order if old.system == order.system else old for old in self.state.orders)
-        self.state = replace(self.state, orders=orders)
+        self.set(orders=tuple(order if old.system == order.system else old for old in self.state.orders))
 
     @property
     def registry(self) -> Registry:
@@ -69,7 +73,7 @@ class Draft:
 
     def fact(self, name: str, **details: Any) -> None:
         """Note what became true, for the journal and the metrics. Codes, counts and dates only."""
-        self.facts.append(JournalFact(fact=name, details=details))
+        self.facts.append(JournalFact.model_construct(fact=name, details=details))
 
     def do(self, effect: Effect) -> None:
         """Ask the shell for something."""
@@ -88,7 +92,7 @@ class Draft:
         """Tell the portal something; the next routine word is due a while later."""
         state = self.state
         settled = sum(order.phase is OrderPhase.SETTLED for order in state.orders)
-        event = StatusEvent(
+        event = StatusEvent.model_construct(
             subject_request_id=state.subject_request_id,
             portal=state.portal,
             right=state.right,

@@ -5,7 +5,6 @@ Room rules: who is asking decides what may happen: an unverified request sends n
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 
 from orchestrator.core.clock import due_dates, reckon
@@ -17,7 +16,7 @@ from orchestrator.core.plan import freeze
 from orchestrator.core.policy import Context
 from orchestrator.core.progress import abandon, close, started_irreversibly
 from orchestrator.core.relations import relate
-from orchestrator.core.state import HoldState, RequestState
+from orchestrator.core.state import HoldState, RequestState, evolve
 from schemas.errors import ProtocolViolation
 from schemas.requests import ConfirmIdentity, RefuseIdentity, SubmitRequest, Verification, WithdrawRequest
 from schemas.vocabulary import (
@@ -89,7 +88,7 @@ def blank(message: SubmitRequest, given: Input, now: datetime, context: Context)
         rule=rules_for(context.registry.controller.regime, message.right),
         clock=(received,),
     )
-    return replace(state, due=due_dates(state.rule, state.clock, state.right, context.registry.controller))
+    return evolve(state, due=due_dates(state.rule, state.clock, state.right, context.registry.controller))
 
 
 def submit(draft: Draft, message: SubmitRequest) -> None:

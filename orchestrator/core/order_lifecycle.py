@@ -8,11 +8,10 @@ Room rules: data and one function that applies it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
-from orchestrator.core.state import OrderState
+from orchestrator.core.state import OrderState, evolve
 from schemas.vocabulary import OrderPhase
 
 __all__ = ["ORDER_MOVES", "OrderEvent", "advance", "allows"]
@@ -70,4 +69,4 @@ def advance(order: OrderState, event: OrderEvent, **changes: Any) -> OrderState:
     target = ORDER_MOVES[order.phase].get(event)
     if target is None:
         raise ValueError(f"an order in {order.phase} cannot {event}")
-    return replace(order, phase=target, **changes)
+    return evolve(order, phase=target, **changes)

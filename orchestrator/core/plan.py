@@ -7,7 +7,7 @@ Room rules: pure functions of registry and state.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 
 from orchestrator.core.state import OrderState
@@ -37,25 +37,25 @@ def planned_order(system: System, right: Right, now: datetime, *, registry: str 
     )
 
 
-def meets(needs: tuple[Need, ...], known: Iterable[IdentifierKind]) -> bool:
+def meets(needs: tuple[Need, ...], known: Collection[IdentifierKind]) -> bool:
     """Tell whether one known identifier is enough; a system that names no needs takes any."""
-    have = set(known)
-    return not needs or any(need.kind in have for need in needs)
+    return not needs or any(need.kind in known for need in needs)
 
 
-def missing_for_good(orders: Iterable[tuple[OrderState, System]], known: Iterable[IdentifierKind]) -> list[OrderState]:
+def missing_for_good(orders: Iterable[tuple[OrderState, System]], known: Collection[IdentifierKind]) -> list[OrderState]:
     """Return the waiting orders whose needs nobody can meet any more.
 
     An order can still run if its needs are met, or if some other order that can still run yields what it needs and does not
     itself come after it. Worked out to a fixed point: two systems that need each other's identifiers do not wait for ever.
     """
-    unsettled = [(order, system) for order, system in orders if order.phase is not OrderPhase.SETTLED]
+    pairs = list(orders)
+    waiting, settled = OrderPhase.WAITING, OrderPhase.SETTLED
+    if all(order.phase is not waiting or meets(system.needs, known) for order, system in pairs):
+        return []
+    unsettled = [(order, system) for order, system in pairs if order.phase is not settled]
     after = {system.id: set(system.after) for _, system in unsettled}
-    have = set(known)
     can_run: dict[str, set[IdentifierKind]] = {
-        system.id: set(system.yields)
-        for order, system in unsettled
-        if order.phase is not OrderPhase.WAITING or meets(system.needs, have)
+        system.id: set(system.yields) for order, system in unsettled if order.phase is not waiting or meets(system.needs, known)
     }
     grew = True
     while grew:

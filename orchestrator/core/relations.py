@@ -15,7 +15,7 @@ from enum import StrEnum
 from orchestrator.core.draft import Draft
 from orchestrator.core.effects import Follow, LeaderClosed, Leave, Settled, Supersede, Wait
 from orchestrator.core.settling import settle
-from orchestrator.core.state import RequestState
+from orchestrator.core.state import RequestState, evolve
 from schemas.confirmations import SystemResult
 from schemas.outcomes import NotApplicable
 from schemas.vocabulary import NotApplicableReason, OrderPhase, Right, StatusCode
@@ -133,7 +133,7 @@ def _wait_for(draft: Draft, older: RequestState, *, sent_only: bool = False) -> 
     if not gated:
         return
     for order in gated:
-        draft.put(replace(order, gated_by=(*order.gated_by, older.subject_request_id)))
+        draft.put(evolve(order, gated_by=(*order.gated_by, older.subject_request_id)))
     draft.fact("gated", by=older.subject_request_id, systems=sorted(order.system for order in gated))
     draft.tell(older.subject_request_id, Follow(draft.state.subject_request_id))
 
@@ -172,7 +172,7 @@ def wait(draft: Draft, message: Wait) -> None:
     """Let `until` go first in these systems, where nothing was sent yet."""
     held = [o for o in draft.state.orders if o.phase is OrderPhase.WAITING and o.system in message.systems]
     for order in held:
-        draft.put(replace(order, gated_by=_with(order.gated_by, message.until)))
+        draft.put(evolve(order, gated_by=_with(order.gated_by, message.until)))
     if held:
         draft.fact("gated", by=message.until, systems=sorted(order.system for order in held))
 
@@ -182,7 +182,7 @@ def open_gates(draft: Draft, message: Settled) -> None:
     for order in draft.state.orders:
         if message.request in order.gated_by and order.system in message.systems:
             gates = tuple(gate for gate in order.gated_by if gate != message.request)
-            draft.put(replace(order, gated_by=_with(gates, message.instead) if message.instead else gates))
+            draft.put(evolve(order, gated_by=_with(gates, message.instead) if message.instead else gates))
 
 
 def supersede(draft: Draft, message: Supersede) -> None:
@@ -218,7 +218,7 @@ def _inherit(draft: Draft, message: LeaderClosed) -> None:
     me, gates = draft.state.subject_request_id, dict(message.gates)
     for order in draft.state.orders:
         if order.phase is OrderPhase.WAITING and order.system in gates:
-            draft.put(replace(order, gated_by=gates[order.system]))
+            draft.put(evolve(order, gated_by=gates[order.system]))
     for gate in sorted({gate for before in gates.values() for gate in before}):
         draft.tell(gate, Follow(me))
     to_do = {order.system for order in draft.state.orders if order.phase is OrderPhase.WAITING}

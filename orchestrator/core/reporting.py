@@ -8,13 +8,11 @@ Room rules: outcomes are judged here and in `progress`, nowhere else.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from orchestrator.core.draft import Draft
 from orchestrator.core.effects import KeepIdentifiers, Opened
 from orchestrator.core.order_lifecycle import OrderEvent, advance
 from orchestrator.core.settling import escalate_order, settle
-from orchestrator.core.state import OrderState
+from orchestrator.core.state import OrderState, evolve
 from schemas.errors import ProtocolViolation
 from schemas.ids import order_id
 from schemas.outcomes import Accepted, Failed, NotApplicable, ReportedOutcome, Waived
@@ -32,7 +30,7 @@ def report(draft: Draft, message: FulfilmentReport, opened: Opened) -> None:
     if isinstance(outcome, Failed) and message.attempt < order.attempt:
         return  # overtaken: the system was asked again and has yet to answer that
     seen = order.reports if message.report_id in order.reports else (*order.reports, message.report_id)
-    order = replace(order, reports=seen)
+    order = evolve(order, reports=seen)
     if order.phase is OrderPhase.SETTLED:
         _late(draft, order, message)
     elif isinstance(outcome, Accepted):
@@ -50,7 +48,7 @@ def report(draft: Draft, message: FulfilmentReport, opened: Opened) -> None:
         )
     else:
         _keep_yield(draft, opened)
-        order = replace(order, results=message.results, notes=message.notes)
+        order = evolve(order, results=message.results, notes=message.notes)
         settle(draft, order, outcome, report=message.report_id)
 
 

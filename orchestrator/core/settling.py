@@ -5,13 +5,12 @@ Room rules: no choice is made here; whoever calls has made it.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from orchestrator.core.draft import Draft
 from orchestrator.core.effects import SendOrder
 from orchestrator.core.order_lifecycle import OrderEvent, advance
-from orchestrator.core.state import OrderState
+from orchestrator.core.state import OrderState, evolve
 from schemas.ids import order_id
 from schemas.outcomes import FinalOutcome
 from schemas.vocabulary import EscalationReason
@@ -32,7 +31,7 @@ def settle(draft: Draft, order: OrderState, outcome: FinalOutcome, *, report: st
         expected_by=None,
         escalation=None,
     )
-    draft.put(replace(settled, gated_by=()))
+    draft.put(evolve(settled, gated_by=()))
     took = (draft.now - order.first_sent_at).total_seconds() if order.first_sent_at else None
     draft.fact("order_settled", system=order.system, outcome=outcome.code, seconds=took, report=report)
 

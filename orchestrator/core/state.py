@@ -8,8 +8,10 @@ Room rules: data only. What may follow what stands in `lifecycle`, what does fol
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import date, datetime
+from operator import attrgetter
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -32,7 +34,7 @@ from schemas.vocabulary import (
     Right,
 )
 
-__all__ = ["HoldState", "OrderState", "RequestState", "from_bytes", "to_bytes"]
+__all__ = ["HoldState", "OrderState", "RequestState", "evolve", "from_bytes", "to_bytes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +138,26 @@ class RequestState:
     def order(self, system: str) -> OrderState | None:
         """Return the order to one system, or None if it is not planned."""
         return next((order for order in self.orders if order.system == system), None)
+
+
+T = TypeVar("T", "RequestState", "OrderState", "HoldState")
+_FIELDS = {kind: tuple(f.name for f in fields(kind)) for kind in (RequestState, OrderState, HoldState)}
+_READ = {kind: attrgetter(*names) for kind, names in _FIELDS.items()}
+
+
+def evolve(state: T, /, **changes: Any) -> T:
+    """Return a copy with `changes`: `dataclasses.replace`, several times as fast, for what the hot path does most.
+
+    Raises `AttributeError` for a field that does not exist.
+    """
+    kind = type(state)
+    copy = object.__new__(kind)
+    put = object.__setattr__
+    for name, value in zip(_FIELDS[kind], _READ[kind](state), strict=True):
+        put(copy, name, value)
+    for name, value in changes.items():
+        put(copy, name, value)
+    return copy
 
 
 _ADAPTER: TypeAdapter[RequestState] = TypeAdapter(RequestState)

@@ -8,7 +8,6 @@ Room rules: no wait is measured anywhere else.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import date, datetime
 
 from orchestrator.core.clock import end_of_day
@@ -16,7 +15,7 @@ from orchestrator.core.draft import Draft
 from orchestrator.core.intake import lapse
 from orchestrator.core.order_lifecycle import OrderEvent
 from orchestrator.core.settling import escalate_order, send
-from orchestrator.core.state import OrderState
+from orchestrator.core.state import OrderState, evolve
 from schemas.outcomes import Retained
 from schemas.vocabulary import EscalationReason, OrderPhase, Phase, StatusCode
 
@@ -103,7 +102,7 @@ def _wake_request(draft: Draft) -> None:
     state, now = draft.state, draft.now
     hold = state.hold
     if hold is not None and not hold.reviewed and end_of_day(hold.review_on, draft.registry.controller.zone) <= now:
-        draft.set(hold=replace(hold, reviewed=True))
+        draft.set(hold=evolve(hold, reviewed=True))
         draft.escalate(EscalationReason.HOLD_REVIEW)
     assert state.due is not None, "every request has due dates from its first record on"
     if state.due.due_at <= now:
@@ -121,6 +120,6 @@ def _remind_of_retentions(draft: Draft) -> None:
     """The ground for keeping has ended: the system's owner must delete now (GDPR Art. 5(1)(e))."""
     for order, until in list(_retentions(draft)):
         if end_of_day(until, draft.registry.controller.zone) <= draft.now:
-            draft.put(replace(order, escalation=EscalationReason.RETENTION_ENDED))
+            draft.put(evolve(order, escalation=EscalationReason.RETENTION_ENDED))
             draft.fact("retention_ended", system=order.system)
             draft.say(StatusCode.RETENTION_ENDED, system=order.system, escalation=EscalationReason.RETENTION_ENDED)
