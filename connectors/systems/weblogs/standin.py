@@ -57,11 +57,11 @@ class WebLogsStandIn(StandIn):
         self.live.touch()
         self._rotations = 0
 
-    def log(self, *, file: str = "access.log", at: datetime | None = None, **values: str) -> None:
+    def log(self, values: Mapping[str, str], *, file: str = "access.log", at: datetime | None = None) -> None:
         """Append one line, as a server does; a name that ends in .gz gets a compressed part more."""
         moment = at or self.clock.now()
-        row = dict.fromkeys(COLUMNS, "-") | _DEFAULTS | values | {"time": f"[{moment:%d/%b/%Y:%H:%M:%S %z}]"}
-        text = " ".join(f'"{row[name]}"' if name in _QUOTED else row[name] for name in COLUMNS) + "\n"
+        row = dict.fromkeys(COLUMNS, "-") | _DEFAULTS | dict(values) | {"time": f"[{moment:%d/%b/%Y:%H:%M:%S %z}]"}
+        text = " ".join(f'"{row[name]}"' if name in _QUOTED or ", " in row[name] else row[name] for name in COLUMNS) + "\n"
         path = self.folder / file
         before = path.read_bytes() if path.exists() else b""
         path.write_bytes(before + (gzip.compress(text.encode(), mtime=0) if path.suffix == ".gz" else text.encode()))
@@ -103,7 +103,7 @@ class WebLogsStandIn(StandIn):
         """Write `{"lines": [{"file": ..., "at": ..., "ip_address": ...}], "rotate": true}`; without a file: to the live one."""
         for line in value.get("lines", ()):
             values = {name: value for name, value in line.items() if name not in {"at", "file"}}
-            self.log(file=line.get("file", self.live.name), at=_moment(line), **values)
+            self.log(values, file=line.get("file", self.live.name), at=_moment(line))
         if value.get("rotate"):
             self.rotate()
 
@@ -121,7 +121,7 @@ class WebLogsStandIn(StandIn):
             "referer": request.headers.get("referer", "-"),
             "user_agent": request.headers.get("user-agent", "-"),
         }
-        self.log(**values)
+        self.log(values)
         return PlainTextResponse("a page\n")
 
 
