@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -118,7 +119,7 @@ async def _side(plan: Plan, name: str, rate: float | None, say: Callable[[str], 
             names,
             wanted,
             timeout_seconds=plan.timeout_seconds,
-            alive=lambda: [check() for check in checks] and None,
+            alive=partial(_all_alive, checks),
         )
         say(f"{name}: {done.per_second:,.0f} requests/s")
         records = await _records(plan.bootstrap, topics, names)

@@ -148,8 +148,10 @@ class World:
     async def publish(self, message: Message, topic: str | None = None) -> None:
         """Publish as a portal, operator or connector would."""
         names = {"SubmitRequest": self.topics.requests, "FulfilmentReport": self.topics.reports}
-        target = topic or names.get(type(message).__name__) or (
-            self.topics.requests if hasattr(message, "portal") else self.topics.commands
+        target = (
+            topic
+            or names.get(type(message).__name__)
+            or (self.topics.requests if hasattr(message, "portal") else self.topics.commands)
         )
         key = message.subject_request_id.encode()
         await self._producer.send_and_wait(target, encode(message), key=key, headers=headers_of(message))
