@@ -38,11 +38,11 @@ def _ends(draft: Draft) -> Iterator[datetime]:
         yield state.next_status_at
     if state.hold is not None and not state.hold.reviewed:
         yield end_of_day(state.hold.review_on, zone)
-    if state.due is not None:
-        if EscalationReason.DUE_SOON not in state.escalated:
-            yield _due_soon_at(draft, state.due.due_at)
-        if EscalationReason.OVERDUE not in state.escalated:
-            yield state.due.due_at
+    assert state.due is not None, "every request has due dates from its first record on"
+    if EscalationReason.DUE_SOON not in state.escalated:
+        yield _due_soon_at(draft, state.due.due_at)
+    if EscalationReason.OVERDUE not in state.escalated:
+        yield state.due.due_at
     for order in state.orders:
         yield from _order_ends(draft, order)
 
@@ -55,8 +55,8 @@ def _due_soon_at(draft: Draft, due_at: datetime) -> datetime:
 def _order_ends(draft: Draft, order: OrderState) -> Iterator[datetime]:
     state = draft.state
     if order.phase in {OrderPhase.SENT, OrderPhase.ACCEPTED}:
-        if order.respond_by is not None:
-            yield order.respond_by
+        assert order.respond_by is not None, "what is out has an end to our patience"
+        yield order.respond_by
         if order.resend_at is not None and state.hold is None:
             yield order.resend_at
     if order.phase is OrderPhase.WAITING and state.accepted_at is not None and state.hold is None and state.leader is None:

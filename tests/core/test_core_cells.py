@@ -20,6 +20,7 @@ from core_building import (
     withdrawal,
 )
 
+from orchestrator.core import decide as decide_module
 from orchestrator.core.decide import decide
 from orchestrator.core.effects import Follow, Input, LeaderClosed, Leave, Opened, Settled, Supersede, Wait, Wake
 from orchestrator.core.lifecycle import INPUTS, MOVES, permit
@@ -81,6 +82,13 @@ def test_cell(phase: Phase, message: str) -> None:
         assert decision.state is before and to_bytes(before) == bytes_before and world.state("a") is before
     else:
         assert decision.state is not None and decision.state.phase in (move.to if move else ())
+
+
+def test_a_move_that_the_table_lacks_is_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler that leads elsewhere than its cell says ends the worker instead of saving the state."""
+    monkeypatch.setitem(decide_module._HANDLERS, Leave, lambda draft, _: draft.set(phase=Phase.RECEIVED))
+    with pytest.raises(AssertionError, match="does not allow"):
+        _in(Phase.ACTIVE).give(Input(MESSAGES["Leave"]), rid("a"))
 
 
 @pytest.mark.parametrize("message", INPUTS)

@@ -332,6 +332,15 @@ def test_a_failure_that_was_overtaken_says_nothing() -> None:
     assert world.state("a") is closed and closed.phase is Phase.CLOSED
 
 
+def test_the_same_outcome_under_two_attempts_is_one_outcome() -> None:
+    """A system that answers both the first and the repeated order the same way is not shown to a person."""
+    world = _one("crm", "shop")
+    world.pass_time(timedelta(hours=6))
+    world.report("a", "crm", DONE, attempt=1)
+    before = world.state("a")
+    assert world.report("a", "crm", DONE, attempt=2).effects == () and world.state("a") is before
+
+
 # The confirmation -------------------------------------------------------------------------------------------------------------
 
 
