@@ -104,14 +104,13 @@ def changes(old: Registry, new: Registry) -> Iterator[Change]:
             yield Change(f"portals.{portal}", "removed", "what it publishes from now on is quarantined as unknown_portal")
         elif portal not in old.portal_ids:
             yield Change(f"portals.{portal}", "added", "none: it has no requests yet")
-    for system in (*old.systems, *(s for s in new.systems if s.id not in old.by_id)):
-        before, now = old.by_id.get(system.id), new.by_id.get(system.id)
-        if before is None and now is not None:
-            yield _appeared(now, "added")
-        elif before is not None and now is None:
+    for before in old.systems:
+        now = new.by_id.get(before.id)
+        if now is None:
             yield _vanished(before, "removed")
-        elif before is not None and now is not None:
+        else:
             yield from _system(before, now)
+    yield from (_appeared(system, "added") for system in new.systems if system.id not in old.by_id)
 
 
 def _controller(old: Registry, new: Registry) -> Iterator[Change]:

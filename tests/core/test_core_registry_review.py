@@ -1,0 +1,77 @@
+"""What a new version of the registry means, difference by difference."""
+
+from __future__ import annotations
+
+from core_building import COMPANY, CONTACT, registry, system
+
+from orchestrator.core.registry_review import changes, open_ends
+from schemas.registry import Portal, Registry
+from schemas.vocabulary import IdentifierKind, Right
+
+
+def _said(old: Registry, new: Registry) -> dict[str, str]:
+    return {change.field: f"{change.change}: {change.open_requests}" for change in changes(old, new)}
+
+
+def test_portals_and_systems_that_come_and_go() -> None:
+    """Each says what it means for open requests; a system that no request was sent to means nothing."""
+    old = registry(system("crm"), system("plan", status="planned"), system("gone"))
+    portals = (old.portals[0], Portal(id="parent", title="Parent", owner="Group"))
+    new = registry(system("crm"), system("lake"), system("idea", connector=None)).model_copy(update={"portals": portals})
+    said = _said(old, new)
+    assert set(said) == {"portals.desk", "portals.parent", "systems.plan", "systems.gone", "systems.lake", "systems.idea"}
+    assert "quarantined" in said["portals.desk"] and "no requests yet" in said["portals.parent"]
+    assert said["systems.plan"] == "removed: none: no request was sent there"
+    assert "none: no request is sent there" in said["systems.idea"] and "still wait for it" in said["systems.gone"]
+    assert _said(old, old) == {}
+
+
+def test_changed_fields_of_a_system() -> None:
+    """Each field says what it means; going out of use and coming into use say it once."""
+    old = registry(
+        system("crm", Right.ACCESS, holds=("orders",)),
+        system("on", connector=None, needs=()),
+        system("off"),
+        system("idea", connector=None, status="planned"),
+    )
+    new = registry(
+        system("crm", Right.ERASURE, holds=("orders", "notes"), needs=(CONTACT,), connector="other", patience="P9D"),
+        system("on", needs=()),
+        system("off", status="planned"),
+        system("idea", connector="test", status="planned"),
+    )
+    said = _said(old, new)
+    assert set(said) == {
+        *(f"systems.crm.{field}" for field in ("rights", "holds", "needs", "connector", "patience")),
+        "systems.on",
+        "systems.off",
+        "systems.idea.connector",
+    }
+    assert said["systems.crm.needs"].startswith("-email(raw) +crm_contact_id(raw)")
+    assert said["systems.idea.connector"].startswith("none -> test")
+    assert "for people to read" in said["systems.crm.holds"]
+
+
+def test_changed_controller() -> None:
+    """A new name or language concerns confirmations still to come; a new seat moves no date that was told."""
+    new = COMPANY.model_copy(
+        update={
+            "controller": COMPANY.controller.model_copy(
+                update={"title": "New", "languages": ("nl",), "zone": "Europe/Brussels"}
+            )
+        }
+    )
+    said = _said(COMPANY, new)
+    assert "new name" in said["controller.title"] and "new ones" in said["controller.languages"]
+    assert "do not move" in said["controller.zone"] and "[en, nl] -> [nl]" in said["controller.languages"]
+
+
+def test_a_source_behind_two_ways_is_found() -> None:
+    """A system that comes after its source by two ways has no open end."""
+    book = registry(
+        system("crm", yields=(IdentifierKind.CRM_CONTACT_ID,)),
+        system("left", after=("crm",)),
+        system("right", after=("crm",)),
+        system("events", needs=(CONTACT,), after=("left", "right")),
+    )
+    assert not [field for field, _ in open_ends(book) if "events" in field]
