@@ -18,8 +18,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from schemas.base import Record
 from schemas.errors import ConfigurationError, ProtocolViolation
 from schemas.vocabulary import QuarantineReason
 
@@ -28,10 +29,8 @@ __all__ = ["Sealed", "SealingKey", "seal", "unsafe_reveal"]
 _MAX_CIPHERTEXT = 96 * 1024
 
 
-class Sealed(BaseModel):
+class Sealed(Record):
     """Ciphertext with what is needed to find its key. Holds nothing readable."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     kid: Annotated[str, Field(min_length=1, max_length=80, description="Name of the sealing key")]
     nonce: Annotated[str, Field(min_length=16, max_length=16, description="96 bits, base64url with padding")]
@@ -87,7 +86,7 @@ def seal(plaintext: bytes, key: SealingKey, *, associated: str) -> Sealed:
     aad = associated.encode()
     nonce = key.mac(b"nonce\x1f" + len(aad).to_bytes(4, "big") + aad + plaintext)[:12]
     ciphertext = AESGCM(key._secret).encrypt(nonce, plaintext, aad)  # noqa: SLF001 - same module
-    return Sealed.model_construct(
+    return Sealed.trusted(
         kid=key.kid,
         nonce=base64.urlsafe_b64encode(nonce).decode(),
         ciphertext=base64.urlsafe_b64encode(ciphertext).decode(),

@@ -60,9 +60,7 @@ class SubjectData(Record):
     def to_bytes(self) -> bytes:
         """Return canonical bytes, for sealing and for nothing else."""
         ordered = {kind: tuple(sorted(set(self.identifiers[kind]))) for kind in sorted(self.identifiers)}
-        return (
-            SubjectData.model_construct(identifiers=ordered, changes=self.changes).model_dump_json(exclude_none=True).encode()
-        )
+        return SubjectData.trusted(identifiers=ordered, changes=self.changes).model_dump_json(exclude_none=True).encode()
 
 
 _NOT_DIGITS = re.compile(r"[^\d+]")

@@ -18,12 +18,12 @@ __all__ = ["confirm", "results_of"]
 def results_of(draft: Draft) -> tuple[SystemResult, ...]:
     """Return how each planned system ended; all must have."""
     return tuple(
-        SystemResult.model_construct(
+        SystemResult.trusted(
             system=order.system,
             title=system.title,
             role=system.role,
-            outcome=order.outcome,  # type: ignore[arg-type] # final, because the order is settled
-            settled_at=order.settled_at,  # type: ignore[arg-type] # set, because the order is settled
+            outcome=order.outcome,
+            settled_at=order.settled_at,
             attempts=order.attempt,
             report_id=order.report_id,
             results=order.results,

@@ -133,7 +133,7 @@ def _journal(draft: Draft, cause: str) -> None:
     if not draft.facts:
         return
     state = draft.state
-    entry = JournalEntry.model_construct(
+    entry = JournalEntry.trusted(
         subject_request_id=state.subject_request_id,
         sequence=state.journal_sequence + 1,
         previous=state.journal_head,

@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.core.effects import Effect, Internal, Publish, Tell
 from orchestrator.core.policy import Context
-from orchestrator.core.state import OrderState, RequestState, evolve
+from orchestrator.core.state import OrderState, RequestState, evolve, put
 from schemas.confirmations import ChangeAfterAcceptance, SystemResult
 from schemas.journal import JournalFact
 from schemas.registry import Registry, System
@@ -48,8 +48,7 @@ class Draft:
             self.state = self._owned = evolve(self.state, **changes)
             return
         # Our own copy, which nobody else has seen yet: it may still be written to.
-        for name, value in changes.items():
-            object.__setattr__(self.state, name, value)
+        put(self.state, changes)
 
     def put(self, order: OrderState) -> None:
         """Replace the order to one system."""
@@ -73,7 +72,7 @@ class Draft:
 
     def fact(self, name: str, **details: Any) -> None:
         """Note what became true, for the journal and the metrics. Codes, counts and dates only."""
-        self.facts.append(JournalFact.model_construct(fact=name, details=details))
+        self.facts.append(JournalFact.trusted(fact=name, details=details))
 
     def do(self, effect: Effect) -> None:
         """Ask the shell for something."""
@@ -92,7 +91,7 @@ class Draft:
         """Tell the portal something; the next routine word is due a while later."""
         state = self.state
         settled = sum(order.phase is OrderPhase.SETTLED for order in state.orders)
-        event = StatusEvent.model_construct(
+        event = StatusEvent.trusted(
             subject_request_id=state.subject_request_id,
             portal=state.portal,
             right=state.right,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from datetime import date, datetime
-from operator import attrgetter
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
@@ -34,10 +33,10 @@ from schemas.vocabulary import (
     Right,
 )
 
-__all__ = ["HoldState", "OrderState", "RequestState", "evolve", "from_bytes", "to_bytes"]
+__all__ = ["HoldState", "OrderState", "RequestState", "evolve", "from_bytes", "put", "to_bytes"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class OrderState:
     """One planned system."""
 
@@ -66,7 +65,7 @@ class OrderState:
     registry: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class HoldState:
     """Why and until when nothing is sent."""
 
@@ -77,7 +76,7 @@ class HoldState:
     reviewed: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RequestState:
     """One request, from its first record to after its confirmation."""
 
@@ -141,8 +140,7 @@ class RequestState:
 
 
 T = TypeVar("T", "RequestState", "OrderState", "HoldState")
-_FIELDS = {kind: tuple(f.name for f in fields(kind)) for kind in (RequestState, OrderState, HoldState)}
-_READ = {kind: attrgetter(*names) for kind, names in _FIELDS.items()}
+_FIELDS = {kind: frozenset(f.name for f in fields(kind)) for kind in (RequestState, OrderState, HoldState)}
 
 
 def evolve(state: T, /, **changes: Any) -> T:
@@ -150,14 +148,17 @@ def evolve(state: T, /, **changes: Any) -> T:
 
     Raises `AttributeError` for a field that does not exist.
     """
-    kind = type(state)
-    copy = object.__new__(kind)
-    put = object.__setattr__
-    for name, value in zip(_FIELDS[kind], _READ[kind](state), strict=True):
-        put(copy, name, value)
-    for name, value in changes.items():
-        put(copy, name, value)
+    copy = object.__new__(type(state))
+    copy.__dict__.update(state.__dict__)
+    put(copy, changes)
     return copy
+
+
+def put(fresh: RequestState | OrderState | HoldState, changes: dict[str, Any]) -> None:
+    """Write into a copy that nobody else has seen yet. Raises `AttributeError` for a field that does not exist."""
+    if not changes.keys() <= _FIELDS[type(fresh)]:
+        raise AttributeError(f"{type(fresh).__name__} has no {', '.join(sorted(changes.keys() - _FIELDS[type(fresh)]))}")
+    fresh.__dict__.update(changes)
 
 
 _ADAPTER: TypeAdapter[RequestState] = TypeAdapter(RequestState)

@@ -121,9 +121,9 @@ class Translator:
             for value in subject.identifiers.get(need.kind, ()):
                 wanted[need.kind] = (*wanted.get(need.kind, ()), in_form(value, need.form))
         identifiers: Identifiers = wanted if effect.needs else subject.identifiers  # type: ignore[assignment] # keys are kinds
-        data = SubjectData.model_construct(identifiers=identifiers, changes=subject.changes)
+        data = SubjectData.trusted(identifiers=identifiers, changes=subject.changes)
         sealed = self._keys.seal_order(effect.subject_request_id, effect.system, effect.order_id, data)
-        order = FulfilmentOrder.model_construct(
+        order = FulfilmentOrder.trusted(
             order_id=effect.order_id,
             subject_request_id=effect.subject_request_id,
             system=effect.system,
