@@ -1,0 +1,194 @@
+"""How a task reaches people, and how their answer comes back: folders, or a webhook for the way out.
+
+Room rules: whole files or none; no readable identity on disk or wire; calls on folders block, so they run in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import httpx
+from pydantic import ValidationError
+
+from connectors.sdk.http import new_client, send
+from connectors.systems.manual.task import SignOff, Task
+from schemas.errors import ConfigurationError, SystemUnavailable
+from schemas.sealed import SealingKey
+
+__all__ = ["Inbox", "Outbox", "OutboxFolder", "Webhook", "write_whole"]
+
+
+class Outbox(Protocol):
+    """The way out."""
+
+    async def hand_over(self, task: Task) -> None:
+        """Bring a task or a reminder to people. Returning does not imply that anybody has read it."""
+        ...
+
+    async def withdraw(self, task_id: str) -> None:
+        """Take a finished task and its reminders away, where that can be done."""
+        ...
+
+    async def check(self) -> str:
+        """Return one line on the way out; raise if it is unfit."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close what was opened."""
+        ...
+
+
+class OutboxFolder:
+    """A folder that staff, or their ticket system, look into: one JSON file per task and reminder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def hand_over(self, task: Task) -> None:
+        """Write the file, durably. A repetition takes the place of the file of the same name."""
+        name = task.task_id if task.reminder == 0 else f"{task.task_id}.reminder-{task.reminder}"
+        await asyncio.to_thread(write_whole, self._folder, f"{name}.json", task.model_dump_json(indent=2).encode())
+
+    async def withdraw(self, task_id: str) -> None:
+        """Delete the task's files: they hold a sealed identity that nobody needs any more."""
+        await asyncio.to_thread(self._delete, task_id)
+
+    def _delete(self, task_id: str) -> None:
+        try:
+            for path in (self._folder / f"{task_id}.json", *self._folder.glob(f"{task_id}.reminder-*.json")):
+                path.unlink(missing_ok=True)
+        except OSError:
+            raise SystemUnavailable("manual: a finished task cannot be removed: check DSR_MANUAL_OUTBOX") from None
+
+    async def check(self) -> str:
+        """Count the tasks that lie there."""
+        return await asyncio.to_thread(self._checked)
+
+    def _checked(self) -> str:
+        _usable(self._folder, "DSR_MANUAL_OUTBOX")
+        open_tasks = [path for path in self._folder.glob("tsk_*.json") if ".reminder-" not in path.name]
+        return f"{len(open_tasks)} tasks lie in the outbox"
+
+    async def aclose(self) -> None:
+        """Nothing stays open."""
+
+
+class Webhook:
+    """A ticket system's address that takes tasks by POST. It must know a repetition by `Idempotency-Key`."""
+
+    def __init__(self, url: str, *, hosts: tuple[str, ...], token: str | None, timeout_seconds: float) -> None:
+        parts = urlsplit(url)
+        is_local = parts.hostname in {"127.0.0.1", "::1", "localhost"}
+        if parts.scheme != "https" and not (parts.scheme == "http" and is_local):
+            raise ConfigurationError("DSR_MANUAL_WEBHOOK_URL: must start with https:// (http:// on this machine only)")
+        if parts.hostname is None or parts.hostname not in hosts:
+            raise ConfigurationError("DSR_MANUAL_WEBHOOK_HOSTS: the webhook's host is not on this list: add it if it is right")
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        self._url = url
+        site = f"{parts.scheme}://{parts.netloc}"
+        self._http: httpx.AsyncClient = new_client(site, headers=headers, timeout_seconds=timeout_seconds)
+
+    async def hand_over(self, task: Task) -> None:
+        """Post the task; 409 means that the receiver has it already."""
+        await send(
+            self._http,
+            "POST",
+            self._url,
+            operation="manual_task_hand_over",
+            expect={200, 201, 202, 204, 409},
+            content=task.model_dump_json().encode(),
+            headers={"content-type": "application/json", "idempotency-key": f"{task.task_id}-{task.reminder}"},
+        )
+
+    async def withdraw(self, task_id: str) -> None:
+        """Do nothing: the receiver closes its own ticket."""
+        del task_id
+
+    async def check(self) -> str:
+        """Say where tasks go; a call would make a ticket."""
+        return f"tasks go to the webhook on {self._http.base_url.host}, untried"
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+
+class Inbox:
+    """The folder into which sign-offs come, one file per task: `<task id>.json`."""
+
+    def __init__(self, folder: Path, key: SealingKey) -> None:
+        self._folder = folder
+        self._key = key
+
+    def find(self, task_id: str) -> SignOff | None:
+        """Return the sign-off of a task, None if nobody has signed yet.
+
+        Raises `SystemUnavailable` for one that cannot be used, so that it may be corrected in place: it is looked at again.
+        """
+        path = self._folder / f"{task_id}.json"
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError:
+            raise SystemUnavailable("manual: a sign-off cannot be read: check the rights on DSR_MANUAL_INBOX") from None
+        try:
+            given = SignOff.model_validate_json(content)
+        except ValidationError as error:
+            field = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the file"
+            raise SystemUnavailable(f"manual: a sign-off is wrong at {field}: correct the file", reason="rejected") from None
+        if given.task_id != task_id:
+            raise SystemUnavailable("manual: a sign-off names another task: correct the file's name", reason="rejected")
+        if not given.is_genuine(self._key):
+            raise SystemUnavailable(
+                "manual: a sign-off was not signed with DSR_MANUAL_KEY or was changed: sign it again", reason="rejected"
+            )
+        return given
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` if the folder cannot be read and cleared."""
+        _usable(self._folder, "DSR_MANUAL_INBOX")
+
+    def drop_before(self, moment: datetime) -> None:
+        """Delete sign-offs that were signed before a moment; one that cannot be read is left for whoever asks for its task."""
+        self.check()
+        for path in self._folder.glob("tsk_*.json"):
+            try:
+                given = SignOff.model_validate_json(path.read_bytes())
+            except (ValidationError, OSError):
+                continue
+            if given.signed_at < moment:
+                path.unlink(missing_ok=True)
+
+
+def write_whole(folder: Path, name: str, content: bytes) -> None:
+    """Write a file so that a reader sees all of it or none, readable by its owner and group only; durable on return."""
+    final, passing = folder / name, folder / f".{name}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o770)
+        with os.fdopen(os.open(passing, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o660), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        passing.replace(final)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        raise SystemUnavailable("manual: a folder took no file: check its rights and the disk's space") from None
+
+
+def _usable(folder: Path, setting: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o770)
+    except OSError:
+        raise ConfigurationError(f"{setting}: the folder cannot be made: fix the path") from None
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise ConfigurationError(f"{setting}: the folder is not readable and writable: fix its owner or mode")
