@@ -17,7 +17,7 @@ from typing import Annotated
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from pydantic import Field
 
 from schemas.base import Record
@@ -26,6 +26,7 @@ from schemas.vocabulary import QuarantineReason
 
 __all__ = ["Sealed", "SealingKey", "seal", "unsafe_reveal"]
 
+_SHA256 = SHA256()
 _MAX_CIPHERTEXT = 96 * 1024
 
 
@@ -78,7 +79,7 @@ class SealingKey:
 
 
 def _expand(secret: bytes, info: bytes) -> bytes:
-    return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(secret)
+    return HKDFExpand(algorithm=_SHA256, length=32, info=info).derive(secret)
 
 
 def seal(plaintext: bytes, key: SealingKey, *, associated: str) -> Sealed:

@@ -55,19 +55,24 @@ class KafkaPublisher:
 
     async def _send(self, records: Sequence[OutRecord]) -> None:
         by_partition: dict[tuple[str, int], list[OutRecord]] = defaultdict(list)
+        chosen: dict[tuple[bytes, int], int] = {}
         for record in records:
-            by_partition[record.topic, await self._partition(record)].append(record)
+            partitions = self._partitions.get(record.topic) or await self._partitions_of(record.topic)
+            # A request's records share their key and, mostly, their number of partitions: hash it once.
+            place = (record.key, len(partitions))
+            partition = chosen.get(place)
+            if partition is None:
+                partition = chosen[place] = self._partition_of(record.key, partitions, partitions)
+            by_partition[record.topic, partition].append(record)
         acks: list[Any] = []
         for (topic, partition), ones in by_partition.items():
             acks += await self._send_batches(topic, partition, ones)
         await asyncio.gather(*acks)
 
-    async def _partition(self, record: OutRecord) -> int:
-        known = self._partitions.get(record.topic)
-        if known is None:
-            known = self._partitions[record.topic] = sorted(await self._producer.partitions_for(record.topic))
-        chosen: int = self._partition_of(record.key, known, known)
-        return chosen
+    async def _partitions_of(self, topic: str) -> list[int]:
+        """Look up a topic's partitions, once: their number is for life."""
+        found = self._partitions[topic] = sorted(await self._producer.partitions_for(topic))
+        return found
 
     async def _send_batches(self, topic: str, partition: int, records: list[OutRecord]) -> list[Any]:
         acks = []

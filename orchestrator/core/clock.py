@@ -6,9 +6,10 @@ Room rules: the arithmetic is `deadlines`'; this file only joins it to a request
 from __future__ import annotations
 
 from datetime import date, datetime, time, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from orchestrator.core.deadlines import ClockEvent, due, local_date, seat
+from orchestrator.core.deadlines import ClockEvent, Received, due, local_date, rule_named, seat
 from orchestrator.core.draft import Draft
 from schemas.confirmations import DueDates
 from schemas.registry import Controller
@@ -21,7 +22,27 @@ _OF_THE_DUE_DATE = {EscalationReason.DUE_SOON, EscalationReason.OVERDUE}
 
 def due_dates(rule: str, events: tuple[ClockEvent, ...], right: Right, controller: Controller) -> DueDates:
     """Return the dates under a rule at the controller's seat. Raises a `ProtocolViolation` for an event that cannot be."""
-    found = due(rule, events, zone=controller.zone, calendar=controller.calendar, right=right)
+    zone, calendar = controller.zone, controller.calendar
+    first = events[0]
+    if len(events) == 1 and isinstance(first, Received) and first.sent_at is None and not _counts_hours(rule):
+        # Rules in days know the day of receipt only: one computation serves all requests of a day.
+        return _of_the_day(rule, local_date(first.at, seat(zone)), right, zone, calendar)
+    return _compute(rule, events, right, zone, calendar)
+
+
+@lru_cache(maxsize=64)
+def _counts_hours(rule: str) -> bool:
+    return rule_named(rule).period.in_hours
+
+
+@lru_cache(maxsize=1024)
+def _of_the_day(rule: str, day: date, right: Right, zone: str, calendar: str) -> DueDates:
+    noon = datetime.combine(day, time(12), tzinfo=ZoneInfo(zone))
+    return _compute(rule, (Received(at=noon),), right, zone, calendar)
+
+
+def _compute(rule: str, events: tuple[ClockEvent, ...], right: Right, zone: str, calendar: str) -> DueDates:
+    found = due(rule, events, zone=zone, calendar=calendar, right=right)
     return DueDates(
         rule=rule,
         due_on=found.due_on,
