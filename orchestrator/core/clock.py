@@ -5,7 +5,7 @@ Room rules: the arithmetic is `deadlines`'; this file only joins it to a request
 
 from __future__ import annotations
 
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
@@ -55,8 +55,8 @@ def _compute(rule: str, events: tuple[ClockEvent, ...], right: Right, zone: str,
 
 
 def end_of_day(day: date, zone: str) -> datetime:
-    """Return the instant at which a local date ends: 24:00 at the controller's seat."""
-    return datetime.combine(day + timedelta(days=1), time(), tzinfo=ZoneInfo(zone))
+    """Return the instant, in UTC, at which a local date ends: 24:00 at the controller's seat."""
+    return datetime.combine(day + timedelta(days=1), time(), tzinfo=ZoneInfo(zone)).astimezone(UTC)
 
 
 def reckon(draft: Draft, event: ClockEvent) -> None:

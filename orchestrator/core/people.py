@@ -17,6 +17,7 @@ from orchestrator.core.intake import end_hold, note_said, withdraw_by
 from orchestrator.core.order_lifecycle import OrderEvent, allows
 from orchestrator.core.plan import planned_order
 from orchestrator.core.progress import abandon, close, started_irreversibly
+from orchestrator.core.relations import relate_added
 from orchestrator.core.settling import send, settle
 from orchestrator.core.state import HoldState, OrderState
 from schemas.commands import Add, Approve, Command, Deny, Extend, Hold, Resume, Retry, Waive, Withdraw
@@ -137,6 +138,7 @@ def _add(draft: Draft, message: Add) -> None:
     order = planned_order(system, draft.state.right, draft.now, registry=registry.content_digest)
     draft.set(orders=(*draft.state.orders, order))
     draft.changed("added", actor=message.actor, reason=message.reason, system=message.system)
+    relate_added(draft, message.system)
     draft.fact("system_added", actor=message.actor, system=message.system, registry=registry.version, reason=message.reason)
 
 

@@ -42,5 +42,6 @@ class Context:
     #: Every registry that an open plan was frozen with, by content digest.
     registries: Mapping[str, Registry]
     policy: Policy = field(default_factory=Policy)
-    #: Open, verified requests of the same person, oldest first; without the request itself.
+    #: Open, verified requests of the same person, oldest first; without the request itself. Looked at when a request becomes
+    #: active, and when a system is added to one.
     siblings: tuple[RequestState, ...] = ()

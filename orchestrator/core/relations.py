@@ -28,6 +28,7 @@ __all__ = [
     "leave",
     "open_gates",
     "relate",
+    "relate_added",
     "supersede",
     "tell_others",
     "wait",
@@ -114,6 +115,30 @@ def _same_wish(state: RequestState, others: list[RequestState]) -> RequestState 
     return None
 
 
+def relate_added(draft: Draft, system: str) -> None:
+    """Place the order to a system that was added after acceptance among the person's other requests.
+
+    The rights decide as in `relate`; what has left already is not called back.
+    """
+    me = draft.state
+    if me.leader is not None:
+        return
+    for other in draft.context.siblings:
+        theirs = other.order(system)
+        if other.leader is not None or theirs is None or theirs.phase is OrderPhase.SETTLED:
+            continue
+        assert me.accepted_at is not None and other.accepted_at is not None, "active requests were accepted"
+        newer = me.accepted_at >= other.accepted_at
+        relation = RELATIONS[other.right, me.right] if newer else RELATIONS[me.right, other.right]
+        if relation is Relation.INDEPENDENT:
+            continue
+        if (relation is Relation.OLDER_WAITS) is newer:
+            draft.set(followers=_with(draft.state.followers, other.subject_request_id))
+            draft.tell(other.subject_request_id, Wait(me.subject_request_id, (system,)))
+        else:
+            _wait_for(draft, other, only=system)
+
+
 def _join(draft: Draft, older: RequestState) -> None:
     draft.set(leader=older.subject_request_id)
     draft.fact("joined", leader=older.subject_request_id)
@@ -121,7 +146,7 @@ def _join(draft: Draft, older: RequestState) -> None:
     draft.tell(older.subject_request_id, Follow(draft.state.subject_request_id, duplicate=True))
 
 
-def _wait_for(draft: Draft, older: RequestState, *, sent_only: bool = False) -> None:
+def _wait_for(draft: Draft, older: RequestState, *, sent_only: bool = False, only: str | None = None) -> None:
     """Hold each order back until the older request's order to the same system has settled."""
     gates = {
         order.system
@@ -129,7 +154,8 @@ def _wait_for(draft: Draft, older: RequestState, *, sent_only: bool = False) -> 
         if order.phase is not OrderPhase.SETTLED
         and not (sent_only and order.phase in {OrderPhase.WAITING, OrderPhase.ESCALATED})
     }
-    gated = [order for order in draft.state.orders if order.phase is OrderPhase.WAITING and order.system in gates]
+    mine = [order for order in draft.state.orders if only in {None, order.system}]
+    gated = [order for order in mine if order.phase is OrderPhase.WAITING and order.system in gates]
     if not gated:
         return
     for order in gated:
@@ -170,9 +196,10 @@ def leave(draft: Draft, message: Leave) -> None:
 
 def wait(draft: Draft, message: Wait) -> None:
     """Let `until` go first in these systems, where nothing was sent yet."""
-    held = [o for o in draft.state.orders if o.phase is OrderPhase.WAITING and o.system in message.systems]
+    waiting = [o for o in draft.state.orders if o.phase is OrderPhase.WAITING and o.system in message.systems]
+    held = [order for order in waiting if message.until not in order.gated_by]
     for order in held:
-        draft.put(evolve(order, gated_by=_with(order.gated_by, message.until)))
+        draft.put(evolve(order, gated_by=(*order.gated_by, message.until)))
     if held:
         draft.fact("gated", by=message.until, systems=sorted(order.system for order in held))
 
@@ -223,9 +250,11 @@ def _inherit(draft: Draft, message: LeaderClosed) -> None:
         draft.tell(gate, Follow(me))
     to_do = {order.system for order in draft.state.orders if order.phase is OrderPhase.WAITING}
     settled = tuple(system for system in message.planned if system not in to_do)
-    if settled:
-        for follower in message.followers:
+    for follower in message.followers:
+        if settled:
             draft.tell(follower, Settled(me, settled))
+        if to_do:
+            draft.tell(follower, Wait(me, tuple(sorted(to_do))))
 
 
 def tell_others(draft: Draft, before: RequestState) -> None:

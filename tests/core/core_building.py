@@ -10,6 +10,8 @@ from collections import deque
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+from pydantic_core import TzInfo
+
 from orchestrator.core.decide import decide
 from orchestrator.core.effects import (
     Decision,
@@ -51,6 +53,7 @@ from schemas.vocabulary import (
     Right,
     Role,
 )
+from schemas.wire import decode, encode, headers_of
 
 START = datetime(2026, 3, 5, 9, 0, tzinfo=UTC)
 EMAIL = Need(kind=IdentifierKind.EMAIL)
@@ -229,6 +232,7 @@ class World:
             assert after.person is None and after.patch is None
         else:
             assert after.wake_at is not None, "an open request waits for a stored moment"
+        assert after.wake_at is None or after.wake_at.tzinfo in {UTC, TzInfo(0)}, "a store may drop the zone"
         if isinstance(given.message, Wake) and after.wake_at is not None:
             assert after.wake_at > self.now, "woken, and at once again: a hot loop"
 
@@ -242,12 +246,18 @@ class World:
                 self.confirmations.setdefault(request, []).append(effect.value)
             case Publish(message, value) if isinstance(message, JournalEntry):
                 assert value is not None
+                assert encode(decode(value, headers_of(message), [JournalEntry])) == value, (
+                    "an entry says what its model allows"
+                )
                 entries = self.journal.setdefault(request, [])
                 assert message.previous == (digest(entries[-1][1]) if entries else GENESIS), "the chain is broken"
                 assert message.sequence == len(entries) + 1
                 entries.append((message, value))
             case Publish(message):
                 assert isinstance(message, StatusEvent)
+                assert decode(encode(message), headers_of(message), [StatusEvent]) == message, (
+                    "an event says what its model allows"
+                )
                 self.said.append(message)
             case KeepIdentifiers():
                 assert request not in self.forgotten
@@ -271,8 +281,7 @@ class World:
         for other in self.states.values():
             mine = other.order(sent.system)
             waits = other.right is Right.ACCESS and other.phase is Phase.ACTIVE and other.leader is None
-            older = (other.accepted_at or START) < (state.accepted_at or START)
-            if waits and older and other.person == state.person and mine is not None:
+            if waits and other.person == state.person and mine is not None:
                 assert mine.phase is OrderPhase.SETTLED, "the data goes before its copy was made"
 
     def pass_time(self, step: timedelta) -> None:

@@ -26,7 +26,7 @@ from orchestrator.core.effects import Follow, Input, LeaderClosed, Leave, Opened
 from orchestrator.core.lifecycle import INPUTS, MOVES, permit
 from orchestrator.core.order_lifecycle import ORDER_MOVES, OrderEvent, advance, allows
 from orchestrator.core.relations import RELATIONS, Relation
-from orchestrator.core.state import OrderState, to_bytes
+from orchestrator.core.state import OrderState, evolve, to_bytes
 from schemas.commands import Add, Approve, Deny, Extend, Hold, Resume, Retry, Waive, Withdraw
 from schemas.errors import ProtocolViolation
 from schemas.vocabulary import IdentifierKind, OrderPhase, Phase, RequestResult, Right, StatusCode
@@ -226,3 +226,9 @@ def test_both_requests_of_a_pair_close(older: Right, newer: Right, relation: Rel
         assert world.confirmation("new").executed_request == rid("old")
     if relation is Relation.SUPERSEDES:
         assert world.confirmation("old").executed_request == rid("new")
+
+
+def test_a_state_has_no_field_that_it_has_not() -> None:
+    """A misspelt field is an error, not a new one."""
+    with pytest.raises(AttributeError, match="OrderState has no fase"):
+        evolve(OrderState(system="crm"), fase=OrderPhase.SENT)

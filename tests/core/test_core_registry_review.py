@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from core_building import COMPANY, CONTACT, registry, system
 
-from orchestrator.core.registry_review import changes, open_ends
+from orchestrator.core.registry_review import changes, open_ends, stages
 from schemas.registry import Portal, Registry
 from schemas.vocabulary import IdentifierKind, Right
 
@@ -29,13 +29,21 @@ def test_portals_and_systems_that_come_and_go() -> None:
 def test_changed_fields_of_a_system() -> None:
     """Each field says what it means; going out of use and coming into use say it once."""
     old = registry(
-        system("crm", Right.ACCESS, holds=("orders",)),
+        system("crm", Right.ACCESS, holds=("orders",), after=("on", "off")),
         system("on", connector=None, needs=()),
         system("off"),
         system("idea", connector=None, status="planned"),
     )
     new = registry(
-        system("crm", Right.ERASURE, holds=("orders", "notes"), needs=(CONTACT,), connector="other", patience="P9D"),
+        system(
+            "crm",
+            Right.ERASURE,
+            holds=("orders", "notes"),
+            needs=(CONTACT,),
+            connector="other",
+            patience="P9D",
+            after=("off", "on"),
+        ),
         system("on", needs=()),
         system("off", status="planned"),
         system("idea", connector="test", status="planned"),
@@ -64,6 +72,30 @@ def test_changed_controller() -> None:
     said = _said(COMPANY, new)
     assert "new name" in said["controller.title"] and "new ones" in said["controller.languages"]
     assert "do not move" in said["controller.zone"] and "[en, nl] -> [nl]" in said["controller.languages"]
+
+
+def test_stages_and_open_ends() -> None:
+    """Systems start by stages; what nobody does, or nobody can be found by, is named with what follows from it."""
+    book = registry(
+        system("crm", Right.ACCESS, yields=(IdentifierKind.CRM_CONTACT_ID,)),
+        system("idle", connector=None, yields=(IdentifierKind.COOKIE_ID,)),
+        system("none", after=("crm", "idle")).model_copy(update={"rights": ()}),
+        system("early", Right.ACCESS, needs=(CONTACT,)),
+        system("cookie", Right.ACCESS, needs=({"kind": "cookie_id"},), after=("idle",)),
+        system("lost", Right.ACCESS, needs=({"kind": "ip_address"},)),
+    )
+    assert [[member.id for member in stage] for stage in stages(book)] == [["crm", "early", "cookie", "lost"], ["none"]]
+    said = [f"{field}: {message}" for field, message in open_ends(book)]
+    for words in (
+        "systems.idle: has no connector",
+        "systems.none.rights: lists no right",
+        "systems.none.after: names idle",
+        "systems.early.after: waits for none of crm",
+        "systems.cookie.needs: cookie_id: yielded only by idle",
+        "systems.lost.needs: ip_address: yielded by no system",
+        "fulfils erasure",
+    ):
+        assert any(words in line for line in said), words
 
 
 def test_a_source_behind_two_ways_is_found() -> None:

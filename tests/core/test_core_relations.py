@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from core_building import COMPANY, FAILED, NOTHING, RETAINED, World, confirm, later, registry, rid, system, withdrawal
 
-from schemas.commands import Deny, Hold, Waive
+from schemas.commands import Add, Deny, Hold, Waive
 from schemas.outcomes import NotApplicable
 from schemas.vocabulary import Language, NotApplicableReason, OrderPhase, Phase, RequestResult, Right
 
@@ -269,3 +269,84 @@ def test_strangers_have_nothing_to_do_with_each_other() -> None:
     world.submit("d", person=None)
     assert all(world.state(name).leader is None for name in "abcd")
     assert world.report("a", "crm", NOTHING).refused is None
+
+
+# Systems added later ----------------------------------------------------------------------------------------------------------
+
+LAKE = system("lake")
+
+
+def _added_to(first: Right, second: Right, name: str, *, lake_for: str) -> World:
+    """Two requests of one person; `lake` is planned for one of them and then added to the other."""
+    world = World(registry(system("crm")))
+    for request, right in (("one", first), ("two", second)):
+        later(world, lake=system("lake", status="active" if request == lake_for else "planned"))
+        world.submit(request, right)
+        world.now += timedelta(hours=1)
+    later(world, lake=LAKE)
+    world.do(Add, name, system="lake")
+    return world
+
+
+def test_an_added_system_waits_its_turn_too() -> None:
+    """A system added to an erasure waits there for the person's access request, whichever of the two is older."""
+    world = _added_to(Right.ACCESS, Right.ERASURE, "two", lake_for="one")
+    assert world.order("two", "lake").gated_by == (rid("one"),)
+    world.answer("one")
+    assert ("lake", 1) in world.orders("two")
+    world = _added_to(Right.ERASURE, Right.ACCESS, "one", lake_for="two")
+    assert world.order("one", "lake").gated_by == (rid("two"),)
+    world.answer("two")
+    assert ("lake", 1) in world.orders("one")
+
+
+def test_an_added_system_goes_first_where_it_should() -> None:
+    """A system added to an access request is asked before the erasure that waits there."""
+    world = World(registry(system("crm")))
+    world.submit("one", Right.ACCESS)
+    world.now += timedelta(hours=1)
+    later(world, lake=system("lake", after=("crm",)))
+    world.submit("two")
+    world.submit("again")
+    world.do(Add, "one", system="lake")
+    assert world.order("two", "lake").gated_by == (rid("one"),) and world.state("one").followers == (rid("two"),)
+    world.answer("one")
+    world.answer("two")
+    assert ("lake", 1) in world.orders("two")
+
+
+def test_a_system_added_to_a_newer_access_request_goes_first_too() -> None:
+    """The older erasure has not reached the system yet, so the copy is made first."""
+    world = World(registry(system("crm"), system("lake", after=("crm",))))
+    world.submit("one")
+    later(world, lake=system("lake", status="planned"))
+    world.now += timedelta(hours=1)
+    world.submit("two", Right.ACCESS)
+    later(world, lake=LAKE)
+    world.do(Add, "two", system="lake")
+    assert world.order("one", "lake").gated_by == (rid("two"),) and ("lake", 1) in world.orders("two")
+
+
+def test_an_added_system_minds_nobody_it_need_not() -> None:
+    """Independent rights change nothing, and a duplicate sends nothing."""
+    world = _added_to(Right.ACCESS, Right.OBJECTION, "two", lake_for="one")
+    assert ("lake", 1) in world.orders("two")
+    world = _added_to(Right.ACCESS, Right.ACCESS, "two", lake_for="one")
+    assert world.orders("two") == [] and world.order("two", "lake").phase is OrderPhase.WAITING
+
+
+def test_an_heir_holds_back_who_was_let_go_where_it_begins_anew() -> None:
+    """What the withdrawn request had copied is copied again for its heir before it is deleted."""
+    world = World(registry(system("crm"), system("shop", after=("crm",)), system("till")))
+    world.submit("copy", Right.ACCESS)
+    world.submit("again", Right.ACCESS)
+    world.submit("erase")
+    world.report("copy", "crm")
+    world.report("copy", "shop")
+    assert world.orders("erase") == [("crm", 1)] and not world.order("erase", "shop").gated_by
+    world.say(withdrawal("copy"))
+    assert world.order("erase", "shop").gated_by == (rid("again"),)
+    world.report("erase", "crm")
+    assert ("shop", 1) not in world.orders("erase")
+    world.answer("again")
+    assert ("shop", 1) in world.orders("erase")
