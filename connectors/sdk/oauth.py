@@ -1,0 +1,171 @@
+"""Bearer tokens of outside systems: set by hand, or got by an OAuth grant once for all calls that need one at that moment.
+
+Source: RFC 6749 sections 4.4 (client credentials), 5 (answers) and 6 (refresh); RFC 6750 section 3 (401).
+
+Room rules: no system by name; no token, secret or grant in an error, a log or a `repr`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import httpx
+
+from connectors.sdk.http import Answer, Policy, send
+from schemas.errors import CredentialsRefused, SystemRejected
+
+__all__ = ["Grant", "GrantedToken", "StaticToken", "Token", "send_as"]
+
+_BAD_GRANTS = frozenset({"invalid_grant", "invalid_client", "unauthorized_client"})
+#: A token is renewed this long before it ends, so that it does not end under way.
+_MARGIN_SECONDS = 60.0
+
+
+class Token(Protocol):
+    """Where access tokens come from."""
+
+    async def current(self) -> str:
+        """Return a token that should be good. Raises `CredentialsRefused` if the grant is refused."""
+        ...
+
+    async def instead_of(self, refused: str) -> str | None:
+        """Return another token than the refused one, None if there is no way to get one."""
+        ...
+
+
+class StaticToken:
+    """A token that somebody else renews, for instance a sidecar that restarts us."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    async def current(self) -> str:
+        """Return the token."""
+        return self._token
+
+    async def instead_of(self, refused: str) -> str | None:
+        """Return None: there is only one."""
+        del refused
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a token is asked with. Without a refresh token it is the client credentials grant."""
+
+    client_id: str = field(repr=False)
+    client_secret: str = field(repr=False)
+    refresh_token: str | None = field(default=None, repr=False)
+
+    def form(self, refresh_token: str | None) -> dict[str, str]:
+        """Return the fields of the form; `refresh_token` is the newest one, which may have replaced the grant's own."""
+        client = {"client_id": self.client_id, "client_secret": self.client_secret}
+        if refresh_token is None:
+            return {"grant_type": "client_credentials", **client}
+        return {"grant_type": "refresh_token", "refresh_token": refresh_token, **client}
+
+
+class GrantedToken:
+    """Tokens got by a grant: asked for once, however many calls need one at that moment.
+
+    A refresh token that the server replaces (RFC 6749 section 6) is used from then on, and is lost with this process: such a
+    server needs a sidecar that keeps it.
+    """
+
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        url: str,
+        grant: Grant,
+        *,
+        policy: Policy,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._http = http
+        self._url = url
+        self._grant = grant
+        self._refresh_token = grant.refresh_token
+        self._policy = policy
+        self._monotonic = monotonic
+        self._lock = asyncio.Lock()
+        self._token: str | None = None
+        self._renew_at = 0.0
+
+    async def current(self) -> str:
+        """Return the token, asking for one if there is none or it is about to end."""
+        return await self._unless(refused=None)
+
+    async def instead_of(self, refused: str) -> str | None:
+        """Return a newer token than `refused`; whoever comes second takes the one that the first has asked for."""
+        return await self._unless(refused=refused)
+
+    async def _unless(self, refused: str | None) -> str:
+        async with self._lock:
+            if self._token is None or self._token == refused or self._monotonic() >= self._renew_at:
+                self._token = await self._renewed()
+            return self._token
+
+    async def _renewed(self) -> str:
+        form = self._grant.form(self._refresh_token)
+        answer = await send(self._http, "POST", self._url, operation="token", expect={200, 400}, policy=self._policy, data=form)
+        body = answer.object()
+        if answer.status == 400:
+            if body.get("error") in _BAD_GRANTS:
+                raise CredentialsRefused("token: the grant was refused: set a new client secret or refresh token")
+            raise SystemRejected("token: answered 400")
+        token, seconds = body.get("access_token"), body.get("expires_in")
+        if not isinstance(token, str) or not token:
+            raise SystemRejected("token: the answer has no access_token")
+        # `expires_in` is only recommended (section 5.1); without it a token is good until it is refused.
+        lifetime = max(0.0, seconds - _MARGIN_SECONDS) if isinstance(seconds, int | float) else math.inf
+        self._renew_at = self._monotonic() + lifetime
+        refresh = body.get("refresh_token")
+        if self._refresh_token is not None and isinstance(refresh, str) and refresh:
+            self._refresh_token = refresh
+        return token
+
+
+async def send_as(
+    token: Token,
+    client: httpx.AsyncClient,
+    method: str,
+    url: str,
+    *,
+    operation: str,
+    expect: Collection[int] = frozenset({200}),
+    policy: Policy,
+    params: Mapping[str, Any] | None = None,
+    json: Any = None,
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """Send one request with a bearer token, as `http.send` does; a 401 is answered by one newer token and one more try.
+
+    Raises `CredentialsRefused` if there is no newer token, or if that one is refused too.
+    """
+
+    async def tried(bearer: str, statuses: Collection[int]) -> Answer:
+        return await send(
+            client,
+            method,
+            url,
+            operation=operation,
+            expect=statuses,
+            policy=policy,
+            params=params,
+            json=json,
+            headers={**(headers or {}), "authorization": f"Bearer {bearer}"},
+        )
+
+    bearer = await token.current()
+    answer = await tried(bearer, {*expect, 401})
+    if answer.status != 401:
+        return answer
+    renewed = await token.instead_of(bearer)
+    if renewed is None:
+        raise CredentialsRefused(f"{operation}: answered 401: set a new access token")
+    return await tried(renewed, expect)
