@@ -201,6 +201,12 @@ def test_example_company_is_correct_and_complete():
         "google-analytics": "google_analytics",
         "subsidiary-one": "opendsr",
         "subsidiary-two": "opendsr",
+        "web-forms": "accounts",
+        "web-logs": "weblogs",
+        "cookies": "cookies",
+        "chat": "intercom",
+        "events": "manual",
+        "authorities": "ledger",
     }
     assert registry.portal_ids == {"website", "newsletter-footer", "service-desk", "parent-group"}
     assert registry.by_id["google-analytics"].rights == (Right.ERASURE,)

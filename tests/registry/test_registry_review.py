@@ -171,12 +171,14 @@ def _file(tmp_path: Path, replace: tuple[str, str] = ("", ""), name: str = "regi
     return path
 
 
-def test_check_names_open_ends_and_topics():
+def test_check_names_open_ends_and_topics(tmp_path: Path):
     """A valid registry exits 0, with warnings for what has no connector and the order topics of what has."""
-    result = RUN.invoke(app, ["registry", "check"], env={"DSR_REGISTRY": None})
+    path = _file(tmp_path, ("connector: hubspot", "connector: null"))
+    result = RUN.invoke(app, ["registry", "check", str(path)])
     assert result.exit_code == 0, result.output
-    assert "warning: systems.hotjar: has no connector in use" in result.output
-    assert "warning: systems.web-logs.needs: ip_address: yielded by no system" in result.output
+    assert "warning: systems.crm: has no connector in use" in result.output
+    assert "warning: systems.chat.after: names crm, which no request is sent to" in result.output
+    assert "  dsr.orders.crm.v1" not in result.output.splitlines()
     assert "  dsr.orders.google-analytics.v1" in result.output.splitlines()
 
 
@@ -209,16 +211,20 @@ def test_the_setting_names_the_file(tmp_path: Path):
     assert document["version"] == "of-the-setting"
 
 
-def test_show_prints_rights_and_stages():
-    """The table has a row per system with its stage; the JSON form has the stages as lists."""
-    shown = RUN.invoke(app, ["registry", "show"], env={"DSR_REGISTRY": None}).output
-    rows = {line.split()[1]: line.split() for line in shown.splitlines() if line[:1] in "12-" and len(line.split()) > 2}
+def _rows(shown: str) -> dict[str, list[str]]:
+    return {line.split()[1]: line.split() for line in shown.splitlines() if line[:1] in "123-" and len(line.split()) > 2}
+
+
+def test_show_prints_rights_and_stages(tmp_path: Path):
+    """The table has a row per system with its stage, none for a planned one; the JSON form has the stages as lists."""
+    rows = _rows(RUN.invoke(app, ["registry", "show"], env={"DSR_REGISTRY": None}).output)
+    planned = _file(tmp_path, ("connector: intercom", "connector: null"))
+    assert _rows(RUN.invoke(app, ["registry", "show", str(planned)]).output)["chat"][0] == "-"
     assert rows["crm"][0] == "1"
-    assert rows["google-analytics"][0] == "2"
+    assert rows["google-analytics"][0] == "3"
     assert rows["google-analytics"][3:] == ["◆"]
-    assert rows["hotjar"][0] == "-"
     document = json.loads(RUN.invoke(app, ["registry", "show", "--json"], env={"DSR_REGISTRY": None}).output)
-    assert document["stages"][1] == ["accounts", "google-analytics"]
+    assert document["stages"][1] == ["accounts", "cookies", "chat", "authorities"]
 
 
 def test_diff_warns_of_a_version_used_twice(tmp_path: Path):
