@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from accounts_kit import connected, do, planted
+
 from connectors.sdk.testing import ADA, BOB
 from connectors.systems.accounts import standin
 from schemas.outcomes import Fulfilled, NothingHeld
