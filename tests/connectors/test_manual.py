@@ -202,6 +202,7 @@ def _other_key(sheet):
         (lambda sheet: sheet | {"outcome": {"code": "failed", "reason": "rejected"}}, "outcome"),
         (lambda sheet: sheet | {"task_id": "tsk_other"}, "another task"),
         (lambda sheet: {}, "task_id"),
+        (lambda sheet: sheet | {"ada@example.org": "erased"}, "outermost"),
     ],
 )
 async def test_a_sign_off_that_cannot_be_trusted_ends_nothing(office, spoiled, field):

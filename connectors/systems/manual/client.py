@@ -140,7 +140,10 @@ class Inbox:
         try:
             given = SignOff.model_validate_json(content)
         except ValidationError as error:
-            field = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the file"
+            wrong = error.errors()[0]
+            # A field that does not belong there may be called anything, after the person even: only where it stands is said.
+            place = wrong["loc"][:-1] if wrong["type"] == "extra_forbidden" else wrong["loc"]
+            field = ".".join(str(part) for part in place) or "the file's outermost fields"
             raise SystemUnavailable(f"manual: a sign-off is wrong at {field}: correct the file", reason="rejected") from None
         if given.task_id != task_id:
             raise SystemUnavailable("manual: a sign-off names another task: correct the file's name", reason="rejected")
