@@ -1,0 +1,146 @@
+"""What a portal needs to file a request: seal the person, build the message, and know the record to publish.
+
+Pure on purpose: a portal brings its own Kafka client and its own clock, and makes the request's id itself. Store the request
+before you publish it, so that a repetition after a crash is the same request and not a second one. `docs/examples/portal.py` is
+a whole portal.
+
+Room rules: values in, values out; what the orchestrator would set aside is refused here with the same code and remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from schemas.errors import ProtocolViolation
+from schemas.ids import SubjectRequestId
+from schemas.requests import ConfirmIdentity, RefuseIdentity, SubmitRequest, Verification, WithdrawRequest
+from schemas.sealed import SealingKey, seal
+from schemas.subject import FieldChange, SubjectData
+from schemas.vocabulary import IdentifierKind, Language, QuarantineReason, Right
+from schemas.wire import MAX_VALUE_BYTES, Headers, encode, headers_of
+
+__all__ = ["CHANGING", "PortalRecord", "build_request", "intake_key", "record_of"]
+
+#: Rights that say what to write: a request for one of them carries `changes`.
+CHANGING = frozenset({Right.RECTIFICATION, Right.COMPLETION})
+
+
+class PortalRecord(NamedTuple):
+    """A Kafka record for the topic of requests, as clients take it."""
+
+    key: bytes
+    value: bytes
+    headers: Headers
+
+
+def intake_key(root: SealingKey) -> SealingKey:
+    """Return the key that portals seal to. Give a portal this one only: the root opens every seal."""
+    return root.derive("intake")
+
+
+def build_request(
+    right: Right | str,
+    identifiers: Mapping[IdentifierKind, Iterable[str]] | Mapping[str, Iterable[str]],
+    *,
+    portal: str,
+    key: SealingKey,
+    submitted_at: datetime,
+    subject_request_id: SubjectRequestId,
+    changes: Mapping[str, str] | Iterable[FieldChange] = (),
+    verification: Verification | None = None,
+    language: Language | str = Language.EN,
+    group_id: str | None = None,
+    filed_by: str | None = None,
+) -> SubmitRequest:
+    """Return a request whose identifiers are sealed to `key`, the intake key, and bound to its id.
+
+    `identifiers` are values by kind, for instance `{"email": ["someone@example.org"]}`; `submitted_at` is the aware instant at
+    which the person asked, where the legal clock starts; `changes` are new values by field, for rectification and completion.
+    Without `verification` nothing is sent to any system until the portal publishes `ConfirmIdentity` (GDPR Art. 12(6)).
+
+    Raises `ProtocolViolation` with field and remedy, never a value. Success does not imply that the orchestrator takes the
+    request: it alone knows the registered portals. Publishing the same request again is harmless.
+    """
+    data = _subject(identifiers, changes)
+    if not data.identifiers:
+        raise _missing("identifiers", "seal at least one identifier of the person")
+    if right in CHANGING and not data.changes:
+        raise _missing("changes", "say which fields to change, and to what")
+    given: dict[str, object] = {
+        "subject_request_id": subject_request_id,
+        "portal": portal,
+        "right": right,
+        "submitted_at": submitted_at,
+        "sealed": seal(data.to_bytes(), key, associated=subject_request_id),
+        "verification": verification,
+        "language": language,
+        "group_id": group_id,
+        "filed_by": filed_by,
+    }
+    try:
+        request = SubmitRequest.model_validate(given)
+    except ValidationError as error:
+        raise _invalid(error) from None
+    if len(encode(request)) > MAX_VALUE_BYTES:
+        raise ProtocolViolation(QuarantineReason.OVERSIZED, remedy=f"keep a request below {MAX_VALUE_BYTES} bytes")
+    return request
+
+
+def record_of(message: SubmitRequest | ConfirmIdentity | RefuseIdentity | WithdrawRequest) -> PortalRecord:
+    """Return the record to publish on `Topics().requests`: its key keeps a request's records in order."""
+    return PortalRecord(message.subject_request_id.encode(), encode(message), headers_of(message))
+
+
+def _subject(
+    identifiers: Mapping[IdentifierKind, Iterable[str]] | Mapping[str, Iterable[str]],
+    changes: Mapping[str, str] | Iterable[FieldChange],
+) -> SubjectData:
+    if any(isinstance(values, str) for values in identifiers.values()):
+        raise ProtocolViolation(
+            QuarantineReason.INVALID_FIELD, field="identifiers", remedy="give a list of values for each kind"
+        )
+    try:
+        wanted = (
+            tuple(FieldChange(field=field, new=new) for field, new in changes.items())
+            if isinstance(changes, Mapping)
+            else tuple(changes)
+        )
+        return SubjectData.model_validate(
+            {"identifiers": {kind: tuple(values) for kind, values in identifiers.items()}, "changes": wanted}
+        )
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+_FIELDS = frozenset(SubmitRequest.model_fields) | frozenset(SubjectData.model_fields) | frozenset(FieldChange.model_fields)
+_KINDS = frozenset(IdentifierKind)
+
+
+def _invalid(error: ValidationError) -> ProtocolViolation:
+    """Name the field by our own words only: a mistaken caller may have put a value where a name belongs."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = [str(part) for part in first["loc"] if part in _FIELDS or part in _KINDS]
+    field = ".".join(place) or "identifiers"
+    if first["loc"][:1] == ("identifiers",) and len(place) == 1:
+        return ProtocolViolation(QuarantineReason.INVALID_FIELD, field=field, remedy=f"kinds are {', '.join(IdentifierKind)}")
+    expected = first.get("ctx", {}).get("expected") if first["type"] == "enum" else None
+    rule = f"one of {expected}" if expected else _RULES.get(field, "see the published schema of SubmitRequest")
+    return ProtocolViolation(QuarantineReason.INVALID_FIELD, field=field, remedy=rule)
+
+
+_RULES = {
+    "subject_request_id": "a lower-case UUID, made new for each request",
+    "submitted_at": "an instant with an offset, for instance 2026-03-05T10:00:00+01:00",
+    "portal": "the portal's id in the registry: lower-case letters, digits, '-' and '_'",
+    "field": "a field's name: lower-case letters, digits and '_', a letter first",
+    "filed_by": "an id of a member of staff, no mail address",
+    "new": "at most 1000 characters",
+}
+
+
+def _missing(field: str, remedy: str) -> ProtocolViolation:
+    return ProtocolViolation(QuarantineReason.MISSING_FIELD, field=f"sealed.{field}", remedy=remedy)

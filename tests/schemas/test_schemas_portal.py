@@ -1,0 +1,98 @@
+"""What a portal builds is what the orchestrator reads, and what it would set aside is refused before."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from orchestrator.adapters.keys import DevelopmentKeys
+from orchestrator.ports import Record
+from orchestrator.shell.translate import Arrival, Translator
+from schemas.errors import ProtocolViolation
+from schemas.portal import build_request, intake_key, record_of
+from schemas.requests import SubmitRequest, Verification, WithdrawRequest
+from schemas.sealed import SealingKey
+from schemas.topics import Topics
+from schemas.vocabulary import AssuranceLevel, IdentifierKind, Right
+from schemas.wire import PORTAL_MESSAGES, decode
+
+ROOT = SealingKey("dev", b"p" * 32)
+ID = "6f0e4a3c-1b2d-4c3e-8f4a-5b6c7d8e9f00"
+NOW = datetime(2026, 3, 5, 9, 0, tzinfo=UTC)
+SECRET = "someone@example.org"
+
+
+def built(**changes: Any) -> SubmitRequest:
+    given: dict[str, Any] = {
+        "right": Right.ERASURE,
+        "identifiers": {IdentifierKind.EMAIL: [SECRET]},
+        "portal": "website",
+        "key": intake_key(ROOT),
+        "verification": Verification(method="login", level=AssuranceLevel.SUBSTANTIAL, verified_at=NOW),
+        "submitted_at": NOW,
+        "subject_request_id": ID,
+    }
+    return build_request(**{**given, **changes})
+
+
+def test_the_orchestrator_reads_what_a_portal_builds() -> None:
+    """The record decodes, its key fits, and the seal opens with the intake key, bound to the id."""
+    record = record_of(built(changes={"first_name": "Robin"}, right="rectification"))
+    topics = Topics()
+    arrival = Translator(DevelopmentKeys(ROOT), topics).read(Record(topics.requests, 0, 7, 0, *record))
+    assert isinstance(arrival, Arrival)
+    assert arrival.subject is not None
+    assert arrival.subject.identifiers == {IdentifierKind.EMAIL: (SECRET,)}
+    assert [(change.field, change.new) for change in arrival.subject.changes] == [("first_name", "Robin")]
+
+
+def test_the_same_request_is_the_same_bytes() -> None:
+    """Built twice from the same values, a request is one request: publishing it again is harmless."""
+    assert record_of(built()) == record_of(built())
+
+
+def test_nothing_readable_leaves() -> None:
+    """Neither the record nor the message shows the person."""
+    assert SECRET not in record_of(built()).value.decode() + repr(built())
+
+
+def test_a_withdrawal_has_a_record_too() -> None:
+    """Every message of a portal has its record."""
+    message = WithdrawRequest(subject_request_id=ID, portal="website", withdrawn_at=NOW)
+    key, value, headers = record_of(message)
+    assert key == ID.encode()
+    assert decode(value, headers, PORTAL_MESSAGES) == message
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "field", "remedy"),
+    [
+        ({"identifiers": {}}, "missing_field", "sealed.identifiers", "at least one identifier"),
+        ({"right": "rectification"}, "missing_field", "sealed.changes", "which fields"),
+        ({"identifiers": {"email": SECRET}}, "invalid_field", "identifiers", "a list of values"),
+        ({"identifiers": {SECRET: ["x"]}}, "invalid_field", "identifiers", "email, phone"),
+        ({"identifiers": {"email": [""]}}, "invalid_field", "identifiers.email", "published schema"),
+        ({"right": "delete"}, "invalid_field", "right", "'erasure'"),
+        ({"submitted_at": datetime(2026, 3, 5)}, "invalid_field", "submitted_at", "offset"),  # noqa: DTZ001 - the mistake
+        ({"subject_request_id": SECRET}, "invalid_field", "subject_request_id", "UUID"),
+        ({"filed_by": SECRET}, "invalid_field", "filed_by", "no mail address"),
+        ({"language": "xx"}, "invalid_field", "language", "'en'"),
+        ({"right": "rectification", "changes": {SECRET: "x"}}, "invalid_field", "field", "a field's name"),
+    ],
+)
+def test_a_mistake_is_refused_with_its_field_and_remedy(changes: dict[str, Any], code: str, field: str, remedy: str) -> None:
+    """What the orchestrator would set aside never leaves the portal; the error repeats no value."""
+    with pytest.raises(ProtocolViolation) as caught:
+        built(**changes)
+    assert (caught.value.code, caught.value.field) == (code, field)
+    assert remedy in caught.value.remedy
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__ is (caught.value.__context__ is not None)
+
+
+def test_the_largest_request_still_fits_a_record() -> None:
+    """What can be sealed at most stays below the limit of the wire, so a portal meets the limit here and not in quarantine."""
+    changes = {f"field_{number}": "x" * 1000 for number in range(50)}
+    assert len(record_of(built(right=Right.COMPLETION, changes=changes)).value) < 128 * 1024
