@@ -8,18 +8,22 @@ Room rules: no system by name; no token, secret or grant in an error, a log or a
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json as jsonlib
 import math
+import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
 
 from connectors.sdk.http import Answer, Policy, send
-from schemas.errors import CredentialsRefused, SystemRejected
+from schemas.errors import ConfigurationError, CredentialsRefused, SystemRejected
 
-__all__ = ["Grant", "GrantedToken", "StaticToken", "Token", "send_as"]
+__all__ = ["Grant", "GrantedToken", "RefreshTokenFile", "StaticToken", "Token", "send_as"]
 
 _BAD_GRANTS = frozenset({"invalid_grant", "invalid_client", "unauthorized_client"})
 #: A token is renewed this long before it ends, so that it does not end under way.
@@ -56,25 +60,64 @@ class StaticToken:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a token is asked with. Without a refresh token it is the client credentials grant."""
+    """What a token is asked with. Without a refresh token it is the client credentials grant.
+
+    `more` holds further fields of the form that a server wants.
+    """
 
     client_id: str = field(repr=False)
     client_secret: str = field(repr=False)
     refresh_token: str | None = field(default=None, repr=False)
+    more: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def form(self, refresh_token: str | None) -> dict[str, str]:
         """Return the fields of the form; `refresh_token` is the newest one, which may have replaced the grant's own."""
-        client = {"client_id": self.client_id, "client_secret": self.client_secret}
+        client = {"client_id": self.client_id, "client_secret": self.client_secret, **self.more}
         if refresh_token is None:
             return {"grant_type": "client_credentials", **client}
         return {"grant_type": "refresh_token", "refresh_token": refresh_token, **client}
 
 
+class RefreshTokenFile:
+    """Keeps the newest refresh token of a server that replaces it at each use, so that a restart does not need a new consent.
+
+    The file is readable by its owner only, and says from which configured token it descends: a newly configured one wins.
+    """
+
+    def __init__(self, path: Path, configured: str) -> None:
+        self._path = path
+        self._configured = configured
+        self._origin = hashlib.sha256(configured.encode()).hexdigest()
+
+    def newest(self) -> str:
+        """Return the token to begin with. Raises `ConfigurationError` if there is a file that cannot be read."""
+        try:
+            kept = jsonlib.loads(self._path.read_bytes())
+            origin, token = kept["origin"], str(kept["refresh_token"])
+        except FileNotFoundError:
+            return self._configured
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ConfigurationError(f"{self._path.name}: is no file of a refresh token: remove it or repair it") from None
+        return token if origin == self._origin else self._configured
+
+    def keep(self, token: str) -> None:
+        """Store a token, whole or not at all. Raises `ConfigurationError`."""
+        beside = self._path.with_name(f"{self._path.name}.new")
+        try:
+            with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+                jsonlib.dump({"origin": self._origin, "refresh_token": token}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(self._path)
+        except OSError:
+            raise ConfigurationError(f"{self._path.name}: the new refresh token cannot be stored: make it writable") from None
+
+
 class GrantedToken:
     """Tokens got by a grant: asked for once, however many calls need one at that moment.
 
-    A refresh token that the server replaces (RFC 6749 section 6) is used from then on, and is lost with this process: such a
-    server needs a sidecar that keeps it.
+    A refresh token that the server replaces (RFC 6749 section 6) is used from then on; without `file` it is lost with this
+    process, and the server may refuse the one that was configured.
     """
 
     def __init__(
@@ -84,12 +127,14 @@ class GrantedToken:
         grant: Grant,
         *,
         policy: Policy,
+        file: RefreshTokenFile | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._http = http
         self._url = url
         self._grant = grant
-        self._refresh_token = grant.refresh_token
+        self._file = file
+        self._refresh_token = grant.refresh_token if file is None else file.newest()
         self._policy = policy
         self._monotonic = monotonic
         self._lock = asyncio.Lock()
@@ -125,8 +170,10 @@ class GrantedToken:
         lifetime = max(0.0, seconds - _MARGIN_SECONDS) if isinstance(seconds, int | float) else math.inf
         self._renew_at = self._monotonic() + lifetime
         refresh = body.get("refresh_token")
-        if self._refresh_token is not None and isinstance(refresh, str) and refresh:
+        if self._refresh_token is not None and isinstance(refresh, str) and refresh not in {"", self._refresh_token}:
             self._refresh_token = refresh
+            if self._file is not None:
+                self._file.keep(refresh)
         return token
 
 
@@ -139,13 +186,15 @@ async def send_as(
     operation: str,
     expect: Collection[int] = frozenset({200}),
     policy: Policy,
+    stale: Collection[int] = frozenset({401}),
     params: Mapping[str, Any] | None = None,
     json: Any = None,
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
     """Send one request with a bearer token, as `http.send` does; a 401 is answered by one newer token and one more try.
 
-    Raises `CredentialsRefused` if there is no newer token, or if that one is refused too.
+    `stale` are the statuses that may mean a token that has ended: some systems answer 403. Raises `CredentialsRefused` if
+    there is no newer token, or if that one is refused too.
     """
 
     async def tried(bearer: str, statuses: Collection[int]) -> Answer:
@@ -162,10 +211,10 @@ async def send_as(
         )
 
     bearer = await token.current()
-    answer = await tried(bearer, {*expect, 401})
-    if answer.status != 401:
+    answer = await tried(bearer, {*expect, *stale})
+    if answer.status not in stale:
         return answer
     renewed = await token.instead_of(bearer)
     if renewed is None:
-        raise CredentialsRefused(f"{operation}: answered 401: set a new access token")
+        raise CredentialsRefused(f"{operation}: answered {answer.status}: set a new access token, or one that may do this")
     return await tried(renewed, expect)

@@ -12,9 +12,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from connectors.sdk.http import Policy, new_client
-from connectors.sdk.oauth import Grant, GrantedToken, StaticToken, send_as
+from connectors.sdk.oauth import Grant, GrantedToken, RefreshTokenFile, StaticToken, send_as
 from connectors.sdk.standin import serve
-from schemas.errors import CredentialsRefused, SystemRejected
+from schemas.errors import ConfigurationError, CredentialsRefused, SystemRejected
 
 POLICY = Policy(total_seconds=5)
 CLIENT = Grant("client", "stand-in-secret")
@@ -27,7 +27,7 @@ class Server:
     def __init__(self):
         self.forms, self.calls, self.good = [], [], set()
         self.answers = {}
-        self.status = 200
+        self.status, self.refusal = 200, 401
 
     def __call__(self):
         return Starlette(routes=[Route("/token", self.issue, methods=["POST"]), Route("/thing", self.thing, methods=["GET"])])
@@ -41,7 +41,7 @@ class Server:
     async def thing(self, request):
         bearer = request.headers["authorization"].removeprefix("Bearer ")
         self.calls.append(bearer)
-        return JSONResponse({}, 200 if bearer in self.good else 401)
+        return JSONResponse({}, 200 if bearer in self.good else self.refusal)
 
 
 @pytest.fixture
@@ -138,3 +138,45 @@ async def test_a_static_token_has_no_successor(server, http):
     with pytest.raises(CredentialsRefused, match="new access token"):
         await get(StaticToken("old"), http)
     assert server.calls == ["old"]
+
+
+async def test_a_403_is_a_stale_token_only_where_the_system_says_so(server, http):
+    """Where 403 may mean an ended token it is renewed once; elsewhere it is a missing permission at once."""
+    server.refusal = 403
+    token = GrantedToken(http, "/token", CLIENT, policy=POLICY)
+    await get(token, http)
+    server.good.clear()
+    with pytest.raises(CredentialsRefused):
+        await get(token, http)
+    assert len(server.forms) == 1
+    answer = await send_as(token, http, "GET", "/thing", operation="thing", policy=POLICY, stale={401, 403})
+    assert (answer.status, len(server.forms)) == (200, 2)
+
+
+async def test_a_replaced_refresh_token_survives_a_restart(server, http, tmp_path):
+    """The file holds the newest token of the configured one, for its owner only; another configured token wins over it."""
+    path = tmp_path / "refresh.json"
+
+    def begin(configured):
+        grant = Grant("client", "stand-in-secret", configured, more={"redirect_uri": "https://example.org/"})
+        return GrantedToken(http, "/token", grant, policy=POLICY, file=RefreshTokenFile(path, configured))
+
+    server.answers = {"refresh_token": "refresh-1"}
+    await get(begin("refresh-0"), http)
+    assert path.stat().st_mode & 0o077 == 0
+    await get(begin("refresh-0"), http)
+    await get(begin("refresh-new"), http)
+    assert [form["refresh_token"] for form in server.forms] == ["refresh-0", "refresh-1", "refresh-new"]
+    assert {form["redirect_uri"] for form in server.forms} == {"https://example.org/"}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["refresh.json"]
+
+
+async def test_a_file_that_cannot_be_used_is_a_wrong_setting(server, http, tmp_path):
+    """A broken file, and a folder that is not there, are named without quoting a token."""
+    path = tmp_path / "refresh.json"
+    path.write_text("{}")
+    with pytest.raises(ConfigurationError, match=r"refresh\.json"):
+        RefreshTokenFile(path, "refresh-0").newest()
+    with pytest.raises(ConfigurationError, match="cannot be stored") as caught:
+        RefreshTokenFile(tmp_path / "absent" / "refresh.json", "refresh-0").keep("refresh-1")
+    assert "refresh-1" not in str(caught.value)
