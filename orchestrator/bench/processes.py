@@ -1,0 +1,108 @@
+"""The processes of a measurement: players and workers, started and stopped here.
+
+Room rules: our own processes only; one that ends by itself is an error with its last words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.topics import Topics
+
+__all__ = ["Running", "player", "worker"]
+
+_SYSTEM = (
+    "  - {{id: {id}, title: System {id}, role: processor, owner: Bench, connector: bench,"
+    " rights: [access], needs: [{{kind: email}}]}}\n"
+)
+_REGISTRY = (
+    "version: bench\ncontroller: {title: Bench, zone: Europe/Amsterdam, calendar: NL, regime: eu.gdpr}\n"
+    "portals: [{id: bench, title: Bench, owner: Bench}]\nsystems:\n"
+)
+
+
+@dataclass(slots=True)
+class Running:
+    """A process that runs for a measurement."""
+
+    process: subprocess.Popen[bytes]
+    name: str
+    log: Path
+    port: int = 0
+
+    def check(self) -> None:
+        """Raise with its last words if it has ended."""
+        if self.process.poll() is not None:
+            last = self.log.read_bytes()[-2000:].decode(errors="replace")
+            raise RuntimeError(f"{self.name} ended with {self.process.returncode} during the measurement:\n{last}")
+
+    @property
+    def resident_mb(self) -> float:
+        """Return the memory it holds now, in MB."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+    def metric(self, name: str) -> float:
+        """Return the sum of a metric's series, as its /metrics page shows them; 0 if there is none."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as page:
+            lines = page.read().decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+
+
+@contextlib.asynccontextmanager
+async def player(role: str, bootstrap: str, topics: Topics, systems: list[str], folder: Path) -> AsyncIterator[Running]:
+    """Run a player of `orchestrator.bench.players` while the block runs."""
+    command = [sys.executable, "-m", "orchestrator.bench.players", role, bootstrap, topics.prefix, *systems]
+    async with _process(command, role, {}, folder / f"{topics.prefix}-{role}.log") as running:
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def worker(
+    bootstrap: str, topics: Topics, systems: list[str], folder: Path, *, key: str, store_url: str, number: int = 0
+) -> AsyncIterator[Running]:
+    """Run a worker of the product while the block runs."""
+    registry = folder / f"{topics.prefix}.yaml"
+    registry.write_text(_REGISTRY + "".join(_SYSTEM.format(id=system) for system in systems))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {
+        "DSR_KAFKA_BOOTSTRAP": bootstrap,
+        "DSR_TOPIC_PREFIX": topics.prefix,
+        "DSR_REGISTRY": str(registry),
+        "DSR_STORE_URL": store_url,
+        "DSR_DEVELOPMENT_KEY": key,
+        "DSR_WORKER_ID": f"bench-{number}",
+        "DSR_DATADIR": str(folder / "data"),
+        "DSR_HTTP_PORT": str(port),
+        "DSR_LOG_FORMAT": "json",
+        "DSR_LOG_LEVEL": "WARNING",
+    }
+    command = [sys.executable, "-m", "orchestrator.cli", "worker", "--upgrade-store"]
+    async with _process(command, "worker", environment, folder / f"{topics.prefix}-worker-{number}.log") as running:
+        running.port = port
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def _process(command: list[str], name: str, environment: dict[str, str], log: Path) -> AsyncIterator[Running]:
+    with log.open("ab") as out:
+        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=out, stderr=out)  # noqa: ASYNC220 - our own
+        try:
+            yield Running(process, name, log)
+        finally:
+            process.terminate()
+            try:
+                await asyncio.wait_for(asyncio.to_thread(process.wait), 20)
+            except TimeoutError:
+                process.kill()
+                process.wait()

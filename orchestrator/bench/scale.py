@@ -1,0 +1,185 @@
+"""How it behaves at size: more workers, more systems, a store full of open requests.
+
+Room rules: measures and returns rows; `docs/performance.md` is written from them by a command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import secrets
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+from orchestrator.adapters import topics as topics_adapter
+from orchestrator.adapters.sql import schema
+from orchestrator.adapters.sql.store import SqlStore, make_engine
+from orchestrator.bench.measure import latency, make_requests, publish, throughput
+from orchestrator.bench.processes import Running, player, worker
+from orchestrator.core.decide import decide
+from orchestrator.core.effects import Input, Opened
+from orchestrator.core.policy import Context
+from orchestrator.core.state import to_bytes
+from orchestrator.ports import Change, Row
+from schemas.ids import digest
+from schemas.registry import Registry
+from schemas.sealed import SealingKey
+from schemas.topics import Topics, manifest
+from schemas.vocabulary import IdentifierKind
+from schemas.wire import PORTAL_MESSAGES, decode
+
+__all__ = ["CASES", "Case", "Measured", "as_markdown", "measure_case"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One row of the table."""
+
+    store_url: str
+    workers: int = 1
+    systems: int = 4
+    #: Open requests in the store before the measurement.
+    already_open: int = 0
+    requests: int = 5_000
+    latency_requests: int = 400
+
+    @property
+    def store(self) -> str:
+        """Return the store's name."""
+        return "SQLite" if self.store_url.startswith("sqlite") else "PostgreSQL"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What one case did."""
+
+    case: Case
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+    #: Memory of the largest worker at the end.
+    resident_mb: float
+    #: One round of the sweeper, on average.
+    sweep_ms: float
+    #: From starting a killed worker again to its first confirmation.
+    restart_seconds: float
+
+
+#: (store, workers, systems, open requests) of each row; the last one only with `--full`.
+CASES = (
+    ("sqlite", 1, 4, 0),
+    ("sqlite", 1, 16, 0),
+    ("sqlite", 1, 4, 10_000),
+    ("postgresql", 1, 4, 0),
+    ("postgresql", 2, 4, 0),
+    ("postgresql", 4, 4, 0),
+    ("sqlite", 1, 4, 1_000_000),
+)
+
+
+def as_markdown(rows: list[Measured]) -> str:
+    """Return the table of `docs/performance.md`."""
+    head = (
+        "| store | workers | systems | already open | requests/s | p50 ms | p99 ms | memory MB | sweep ms | restart s |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+    )
+    return head + "".join(
+        f"| {row.case.store} | {row.case.workers} | {row.case.systems} | {row.case.already_open:,} | {row.per_second:,.0f} |"
+        f" {row.p50_ms:.0f} | {row.p99_ms:.0f} | {row.resident_mb:.0f} | {row.sweep_ms:.1f} | {row.restart_seconds:.1f} |\n"
+        for row in rows
+    )
+
+
+async def measure_case(bootstrap: str, folder: Path, case: Case, say: Callable[[str], None]) -> Measured:
+    """Measure one case on topics of its own."""
+    names = [f"system{number}" for number in range(1, case.systems + 1)]
+    topics = Topics(prefix=f"scale-{secrets.token_hex(3)}")
+    await topics_adapter.apply(bootstrap, manifest(names, prefix=topics.prefix))
+    key = base64.b64encode(secrets.token_bytes(32)).decode()
+    sealing = SealingKey.from_base64("dev", key)
+    if case.already_open:
+        say(f"filling the store with {case.already_open:,} open requests")
+        await _fill(case, topics, sealing, names)
+    backlog = make_requests(case.requests, topics, sealing)
+    await publish(bootstrap, backlog)
+    start = partial(worker, bootstrap, topics, names, folder, key=key, store_url=case.store_url)
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(player("respond", bootstrap, topics, names, folder))
+        workers = [await stack.enter_async_context(start(number=number)) for number in range(case.workers)]
+        wanted = {record.key for record in backlog}
+        alive = partial(_alive, workers)
+        done = await throughput(bootstrap, topics, names, wanted, timeout_seconds=240, alive=alive)
+        paced = make_requests(case.latency_requests, topics, sealing)
+        quick = await latency(bootstrap, topics, paced, done.per_second / 4)
+        resident = max(one.resident_mb for one in workers)
+        rounds = workers[0].metric("dsr_sweep_seconds_count")
+        sweep = workers[0].metric("dsr_sweep_seconds_sum") / max(rounds, 1)
+        workers[0].process.kill()
+        workers[0].process.wait()
+        again = time.perf_counter()
+        await stack.enter_async_context(start(number=0))
+        one = make_requests(1, topics, sealing)
+        await publish(bootstrap, one)
+        await throughput(bootstrap, topics, names, {one[0].key}, timeout_seconds=120, alive=lambda: None)
+        restart = time.perf_counter() - again
+    measured = Measured(
+        case=case,
+        per_second=done.per_second,
+        p50_ms=quick.p50_ms,
+        p99_ms=quick.p99_ms,
+        resident_mb=resident,
+        sweep_ms=sweep * 1000,
+        restart_seconds=restart,
+    )
+    size = f"{case.workers} worker(s), {case.systems} systems, {case.already_open:,} open"
+    say(f"{case.store}, {size}: {done.per_second:,.0f} requests/s")
+    return measured
+
+
+def _alive(workers: list[Running]) -> None:
+    for one in workers:
+        one.check()
+
+
+async def _fill(case: Case, topics: Topics, sealing: SealingKey, names: list[str]) -> None:
+    """Write requests that wait for all their systems, as a worker would have left them."""
+    registry = Registry.model_validate(
+        {
+            "version": "bench",
+            "controller": {"title": "Bench", "zone": "Europe/Amsterdam", "calendar": "NL"},
+            "portals": [{"id": "bench", "title": "Bench", "owner": "Bench"}],
+            "systems": [
+                {"id": name, "title": f"System {name}", "role": "processor", "owner": "Bench", "connector": "bench",
+                 "rights": ["access"], "needs": [{"kind": "email"}]}
+                for name in names
+            ],
+        }
+    )  # fmt: skip
+    record = make_requests(1, topics, sealing)[0]
+    message = decode(record.value, record.headers, PORTAL_MESSAGES)
+    now = datetime.now(UTC)  # noqa: TID251 - the bench fills a store
+    context = Context(registry=registry, registries={registry.content_digest: registry})
+    given = Input(message, "bench-0-0", digest(record.value), Opened((IdentifierKind.EMAIL,), "0" * 64))
+    state = decide(None, given, now, context).state
+    assert state is not None
+    template, model = to_bytes(state), record.key
+    engine = make_engine(case.store_url)
+    await asyncio.to_thread(schema.upgrade, engine)
+    store = SqlStore(engine)
+    await store.keep_registry(registry.content_digest, registry.model_dump_json().encode())
+    for first in range(0, case.already_open, 5_000):
+        rows = []
+        for _ in range(first, min(first + 5_000, case.already_open)):
+            request = str(uuid.uuid4())  # noqa: TID251 - the bench plays a portal
+            rows.append(
+                Row(request, 0, template.replace(model, request.encode()), "active", "access", digest(request.encode()),
+                    now + timedelta(days=1), state.due.due_at if state.due else None, now, "system1:sent")
+            )  # fmt: skip
+        await store.commit(Change(worker="bench", now=now, rows=rows))
+    await store.aclose()
