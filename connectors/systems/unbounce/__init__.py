@@ -1,0 +1,1 @@
+"""Unbounce: leads of landing pages and of event registration, found by reading them all."""
