@@ -8,12 +8,15 @@ import typer
 
 from orchestrator.commands.audit import audit_command, dump_command
 from orchestrator.commands.bench import bench_command
+from orchestrator.commands.decisions import register as register_decisions
 from orchestrator.commands.due import due_command
 from orchestrator.commands.kafka import kafka_app
-from orchestrator.commands.quarantine import quarantine_app
 from orchestrator.commands.lifecycle import lifecycle_command
+from orchestrator.commands.quarantine import quarantine_app
 from orchestrator.commands.registry import registry_app
 from orchestrator.commands.schemas import schemas_app
+from orchestrator.commands.status import list_command, show_command, status_command
+from orchestrator.commands.submit import submit_command
 from orchestrator.commands.topics import topics_app
 from orchestrator.commands.worker import store_app, worker_command
 from schemas.errors import DsrError
@@ -38,6 +41,11 @@ app.command("due")(due_command)
 app.command("lifecycle")(lifecycle_command)
 app.command("dump")(dump_command)
 app.command("worker")(worker_command)
+app.command("submit")(submit_command)
+app.command("status")(status_command)
+app.command("show")(show_command)
+app.command("list")(list_command)
+register_decisions(app)
 
 
 @app.callback()

@@ -1,0 +1,121 @@
+"""Publishing for operators, and waiting for what answers: the journal entry or the quarantine record that names our record.
+
+Room rules: acts on the bus only, never on the store; which answer belongs to a command is told by its place in the log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from orchestrator.commands.folding import RequestView
+from orchestrator.commands.reading import Dossier, fold_record
+from schemas.commands import Command, Withdraw
+from schemas.confirmations import Confirmation
+from schemas.errors import ProtocolViolation
+from schemas.journal import JournalEntry
+from schemas.requests import ConfirmIdentity, RefuseIdentity, SubmitRequest
+from schemas.topics import Topics
+from schemas.vocabulary import Phase, RequestResult
+from schemas.wire import encode, headers_of
+
+if TYPE_CHECKING:
+    from orchestrator.adapters.conversation import Conversation
+    from orchestrator.ports import Record
+
+__all__ = ["ACCEPTED", "ALREADY", "REFUSED", "SILENT", "TOO_LATE", "Answer", "act", "follow"]
+
+ACCEPTED, REFUSED, TOO_LATE, ALREADY, SILENT = "accepted", "refused", "too_late", "already", "no_answer"
+#: A confirmation may overtake the journal entry of the same decision, which stands in another topic.
+_OVERTAKEN_SECONDS = 1.0
+
+
+_Spoken = Command | ConfirmIdentity | RefuseIdentity
+
+
+@dataclass(slots=True)
+class Answer:
+    """What became of a record: one of the words above, with the entry or the reason."""
+
+    word: str
+    #: Where the record stands: topic-partition-offset.
+    place: str
+    entry: JournalEntry | None = None
+    violation: ProtocolViolation | None = None
+    dossier: Dossier | None = field(default=None, repr=False)
+
+
+async def act(bootstrap: str, topics: Topics, message: Command | ConfirmIdentity | RefuseIdentity, *, seconds: float) -> Answer:
+    """Publish a command or a portal's word, and return its answer; with no answer in time the word is `no_answer`.
+
+    That it is accepted does not imply that systems have done anything yet: see `dsr status`.
+    """
+    from orchestrator.adapters.conversation import conversation
+
+    says = topics.commands if isinstance(message, Command) else topics.requests
+    hears = (topics.journal, topics.quarantine, topics.confirmations)
+    async with conversation(bootstrap, says, hears) as talk:
+        place = await talk.say(says, message.subject_request_id.encode(), encode(message), headers_of(message))
+        found = await _answer(talk, topics, message, place, seconds)
+        if found.word == ALREADY:
+            overtaken = await _answer(talk, topics, message, place, _OVERTAKEN_SECONDS)
+            return overtaken if overtaken.entry else found
+        return found
+
+
+async def _answer(talk: Conversation, topics: Topics, message: _Spoken, place: str, seconds: float) -> Answer:
+    key = message.subject_request_id.encode()
+    async for record in talk.hear(seconds):
+        if record.topic == topics.quarantine:
+            violation = refusal_of(record, place)
+            if violation is not None:
+                return Answer(REFUSED, place, violation=violation)
+        elif record.key == key and record.value is not None:
+            if record.topic == topics.journal:
+                entry = JournalEntry.model_validate_json(record.value)
+                if entry.source == place:
+                    late = any(fact.fact == "withdrawal_too_late" for fact in entry.facts)
+                    return Answer(TOO_LATE if late else ACCEPTED, place, entry=entry)
+            elif isinstance(message, Withdraw) and _is_withdrawn(record.value):
+                # A withdrawal of what is withdrawn leaves no entry: the same confirmation is said again.
+                return Answer(ALREADY, place)
+    return Answer(SILENT, place)
+
+
+def _is_withdrawn(confirmation: bytes) -> bool:
+    return Confirmation.model_validate_json(confirmation).result is RequestResult.WITHDRAWN
+
+
+def refusal_of(record: Record, place: str) -> ProtocolViolation | None:
+    """Return why the record at `place` was set aside, if this quarantine record is about it."""
+    headers = {name: value.decode("utf-8", "replace") for name, value in record.headers}
+    origin = "-".join(headers.get(f"dsr-origin-{part}", "") for part in ("topic", "partition", "offset"))
+    if origin != place:
+        return None
+    return ProtocolViolation(
+        headers.get("dsr-reason", ""), field=headers.get("dsr-field", ""), remedy=headers.get("dsr-remedy", "")
+    )
+
+
+async def follow(bootstrap: str, topics: Topics, message: SubmitRequest, *, seconds: float) -> Answer:
+    """Publish a request; follow it until it is closed or set aside, or the time is over (`no_answer`, with what is known)."""
+    from orchestrator.adapters.conversation import conversation
+
+    request = message.subject_request_id
+    dossier = Dossier(RequestView(request))
+    hears = (topics.journal, topics.status, topics.confirmations, topics.quarantine)
+    async with conversation(bootstrap, topics.requests, hears) as talk:
+        place = await talk.say(topics.requests, request.encode(), encode(message), headers_of(message))
+        if seconds <= 0:
+            return Answer(SILENT, place, dossier=dossier)
+        async for record in talk.hear(seconds):
+            if record.topic == topics.quarantine:
+                violation = refusal_of(record, place)
+                if violation is not None:
+                    return Answer(REFUSED, place, violation=violation, dossier=dossier)
+            elif record.key == request.encode():
+                fold_record(dossier, topics, record.topic, record.value)
+                # Both: the journal and the confirmation come by different topics.
+                if dossier.view.phase is Phase.CLOSED and dossier.view.confirmation is not None:
+                    return Answer(ACCEPTED, place, dossier=dossier)
+    return Answer(SILENT, place, dossier=dossier)

@@ -1,0 +1,164 @@
+"""Reading the log for operators: one request's records, or the whole journal, as far as it goes now.
+
+A request's records stand in the one partition of each topic that its id hashes to, so that is all that is read first.
+
+Room rules: joins the log with the fold; waits for nothing, commits nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+from pydantic import TypeAdapter, ValidationError
+
+from orchestrator.commands.folding import RequestView
+from orchestrator.commands.kafka import progress
+from schemas.base import Message
+from schemas.confirmations import Confirmation
+from schemas.errors import ConfigurationError, OrchestratorError
+from schemas.ids import SubjectRequestId
+from schemas.journal import JournalEntry
+from schemas.status import StatusEvent
+from schemas.topics import Topics
+
+if TYPE_CHECKING:
+    from orchestrator.audit.kafka_log import KafkaLog
+    from orchestrator.audit.records import Extent
+
+__all__ = [
+    "Bootstrap",
+    "Dossier",
+    "JsonOutput",
+    "Prefix",
+    "RequestArgument",
+    "fold_journal",
+    "fold_record",
+    "print_json",
+    "read_request",
+    "request_id",
+]
+
+Prefix = Annotated[str, typer.Option(help="First word of every topic", envvar="DSR_TOPIC_PREFIX")]
+Bootstrap = Annotated[
+    str | None,
+    typer.Option(help="host:port of the broker", envvar="DSR_KAFKA_BOOTSTRAP", show_default="the one `dsr kafka up` started"),
+]
+JsonOutput = Annotated[bool, typer.Option("--json", help="Print one JSON document instead")]
+RequestArgument = Annotated[str, typer.Argument(metavar="ID", help="The request's subject_request_id")]
+
+_TELL_EVERY = 20_000
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(slots=True)
+class Dossier:
+    """Everything that was read of one request."""
+
+    view: RequestView
+    entries: list[JournalEntry] = field(default_factory=list)
+    statuses: list[StatusEvent] = field(default_factory=list)
+
+    @property
+    def is_known(self) -> bool:
+        """Tell whether anything was said of it, be it that it was rejected."""
+        return self.view.is_known or bool(self.statuses) or self.view.confirmation is not None
+
+
+def request_id(text: str) -> str:
+    """Return the id. Raises `ConfigurationError` if it cannot be one."""
+    try:
+        return TypeAdapter[str](SubjectRequestId).validate_python(text.strip().lower())
+    except ValidationError:
+        raise ConfigurationError(
+            "ID: give the subject_request_id that the portal or `dsr submit` named, a UUID; `dsr list` shows the open ones"
+        ) from None
+
+
+def fold_record(dossier: Dossier, topics: Topics, topic: str, value: bytes | None) -> None:
+    """Fold one record of the topics journal, status or confirmations; any other says nothing."""
+    if value is None:
+        return
+    if topic == topics.journal:
+        entry = _read(JournalEntry, value, topic)
+        if entry.sequence > dossier.view.sequence:
+            dossier.entries.append(entry)
+        dossier.view.journal(entry)
+    elif topic == topics.status:
+        event = _read(StatusEvent, value, topic)
+        dossier.statuses.append(event)
+        dossier.view.status(event)
+    elif topic == topics.confirmations:
+        dossier.view.confirm(_read(Confirmation, value, topic))
+
+
+def _read(model: type[M], value: bytes, topic: str) -> M:
+    try:
+        return model.model_validate_json(value)
+    except ValidationError:
+        raise OrchestratorError(f"{topic} holds a record that is no {model.__name__}: find it with `dsr audit`") from None
+
+
+async def read_request(bootstrap: str, topics: Topics, request: str) -> Dossier:
+    """Return what the log tells of one request now."""
+    from orchestrator.audit.kafka_log import connected
+
+    names = (topics.journal, topics.status, topics.confirmations)
+    dossier = Dossier(RequestView(request))
+    async with connected(bootstrap, topics, only=names) as log:
+        extent = await log.extent()
+        near = _near(extent, request)
+        await _fold_all(dossier, topics, log, near)
+        if not dossier.is_known:
+            # Somebody may have changed the number of partitions after this request began.
+            await _fold_all(dossier, topics, log, {place: span for place, span in extent.items() if place not in near})
+    return dossier
+
+
+async def _fold_all(dossier: Dossier, topics: Topics, log: KafkaLog, extent: Extent) -> None:
+    key = dossier.view.subject_request_id.encode()
+    async for record in log.read(extent):
+        if record.key == key:
+            fold_record(dossier, topics, record.place.topic, record.value)
+
+
+def _near(extent: Extent, request: str) -> Extent:
+    """Return the part of the extent that the request's id hashes to."""
+    from aiokafka.partitioner import DefaultPartitioner
+
+    partition_of = DefaultPartitioner()
+    partitions: dict[str, list[int]] = {}
+    for topic, number in extent:
+        partitions.setdefault(topic, []).append(number)
+    home = {topic: partition_of(request.encode(), sorted(numbers), sorted(numbers)) for topic, numbers in partitions.items()}
+    return {(topic, number): span for (topic, number), span in extent.items() if home[topic] == number}
+
+
+async def fold_journal(bootstrap: str, topics: Topics) -> tuple[dict[str, RequestView], int]:
+    """Return a view of every request in the journal, and how many records were read."""
+    from orchestrator.audit.kafka_log import connected
+
+    views: dict[str, RequestView] = {}
+    count = 0
+    async with connected(bootstrap, topics, only=(topics.journal,)) as log:
+        extent = await log.extent()
+        total = sum(span.end - span.beginning for span in extent.values())
+        with progress() as tell:
+            async for record in log.read(extent):
+                count += 1
+                if count % _TELL_EVERY == 0:
+                    tell(f"{count} of {total} journal records read")
+                if record.value is not None:
+                    entry = _read(JournalEntry, record.value, topics.journal)
+                    request = entry.subject_request_id
+                    views.setdefault(request, RequestView(request)).journal(entry)
+    return views, count
+
+
+def print_json(document: object) -> None:
+    """Print one JSON document."""
+    json.dump(document, sys.stdout, indent=2)
+    print()

@@ -1,0 +1,241 @@
+"""`dsr status`, `dsr show`, `dsr list`: where requests are, as the log tells it.
+
+Exit codes: 0 found, 1 not found or set aside, 2 wrong usage.
+
+Room rules: reads and prints; folds the log, asks no store and changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.commands.audit import topics_of, usage
+from orchestrator.commands.decisions import EXIT_REFUSED
+from orchestrator.commands.folding import RequestView
+from orchestrator.commands.kafka import current_bootstrap
+from orchestrator.commands.reading import (
+    Bootstrap,
+    Dossier,
+    JsonOutput,
+    Prefix,
+    RequestArgument,
+    fold_journal,
+    print_json,
+    read_request,
+    request_id,
+)
+from orchestrator.commands.telling import as_document, awaited, moment, rejected, sentence, system_line, timeline
+from schemas.topics import DEFAULT_PREFIX
+from schemas.vocabulary import Language, OrderPhase, Phase, Right
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["list_command", "show_command", "status_command"]
+
+_WIDTH = 140
+
+
+def status_command(
+    request: RequestArgument,
+    *,
+    prefix: Prefix = DEFAULT_PREFIX,
+    bootstrap: Bootstrap = None,
+    as_json: JsonOutput = False,
+) -> None:
+    """Tell where a request is: phase, due date, each system, and what is awaited from whom.
+
+    Example: dsr status ID
+    """
+    dossier, now = _read(request, prefix, bootstrap)
+    view = dossier.view
+    if as_json:
+        print_json(as_document(view, now))
+        return
+    print(_headline(view, now))
+    if view.systems:
+        table = _table(("system", "phase", "how it stands", "since"))
+        for system in view.systems.values():
+            table.add_row(*system_line(system, view.zone))
+        _print_table(table)
+    for line in awaited(view):
+        print(f"awaited: {line}")
+    for event in view.rejections:
+        print(f"set aside {moment(event.at, view.zone)}: {rejected(event)}")
+
+
+def show_command(
+    request: RequestArgument,
+    *,
+    history: Annotated[bool, typer.Option("--history", help="Everything that happened, from the journal")] = False,
+    language: Annotated[Language | None, typer.Option(help="The confirmation's plain text in this language")] = None,
+    prefix: Prefix = DEFAULT_PREFIX,
+    bootstrap: Bootstrap = None,
+    as_json: JsonOutput = False,
+) -> None:
+    """Show a request's confirmation in plain words and, with --history, how it came to it.
+
+    Example: dsr show ID --history --language nl
+    """
+    dossier, now = _read(request, prefix, bootstrap)
+    confirmation = dossier.view.confirmation
+    if as_json:
+        print_json(_shown(dossier, now))
+        return
+    print(_headline(dossier.view, now))
+    if history:
+        table = _table(("when", "what happened"))
+        for at, what in timeline(dossier.entries, dossier.view.zone):
+            table.add_row(at, what)
+        _print_table(table)
+    if confirmation is not None and (language is not None or not history):
+        print(f"\n{confirmation.text[language or Language.EN]}")
+    elif confirmation is None and not history:
+        print("no confirmation yet; see `dsr status`, or --history for what happened so far")
+
+
+def _shown(dossier: Dossier, now: datetime) -> dict[str, Any]:
+    confirmation = dossier.view.confirmation
+    return {
+        **as_document(dossier.view, now),
+        "history": [
+            {
+                "sequence": entry.sequence,
+                "at": entry.at.isoformat(),
+                "cause": entry.cause,
+                "phase": entry.phase.value,
+                "facts": [{"fact": f.fact, "details": f.details, "text": sentence(f)} for f in entry.facts],
+            }
+            for entry in dossier.entries
+        ],
+        "confirmation": confirmation.model_dump(mode="json", exclude_none=True) if confirmation else None,
+    }
+
+
+def list_command(
+    *,
+    due_before: Annotated[datetime | None, typer.Option(help="Only those due before this day", formats=["%Y-%m-%d"])] = None,
+    phase: Annotated[Phase | None, typer.Option(help="Only those in this phase", show_default="all that are open")] = None,
+    right: Annotated[Right | None, typer.Option(help="Only requests for this right")] = None,
+    overdue: Annotated[bool, typer.Option("--overdue", help="Only open ones whose due date has passed")] = False,
+    prefix: Prefix = DEFAULT_PREFIX,
+    bootstrap: Bootstrap = None,
+    as_json: JsonOutput = False,
+) -> None:
+    """List requests by due date, with days left; reads the journal from its beginning.
+
+    Example: dsr list --due-before 2026-04-01 --right erasure
+    """
+    from orchestrator.adapters.clock import SystemClock
+
+    with usage():
+        views, count = asyncio.run(fold_journal(bootstrap or current_bootstrap(), topics_of(prefix)))
+    now = SystemClock().now()
+
+    def fits(view: RequestView) -> bool:
+        left = view.days_left(now)
+        return (
+            (view.phase is phase if phase else view.phase is not Phase.CLOSED)
+            and right in (None, view.right)
+            and (due_before is None or (view.due_on is not None and view.due_on < due_before.date()))
+            and (not overdue or (view.phase is not Phase.CLOSED and left is not None and left < 0))
+        )
+
+    chosen = sorted((view for view in views.values() if fits(view)), key=_by_due_date)
+    if as_json:
+        print_json({"journal_records": count, "requests": [as_document(view, now) for view in chosen]})
+        return
+    if chosen:
+        _print_table(_listed(chosen, now))
+    print(f"{len(chosen)} of {len(views)} requests; {count} journal records read")
+
+
+def _by_due_date(view: RequestView) -> tuple[str, str]:
+    return (view.due_on.isoformat() if view.due_on else "9999", view.subject_request_id)
+
+
+def _listed(views: Iterable[RequestView], now: datetime) -> Table:
+    table = _table(("due on", "days left", "right", "phase", "answered", "waits for", "subject_request_id"))
+    for view in views:
+        settled = sum(system.phase is OrderPhase.SETTLED for system in view.systems.values())
+        left = "" if view.phase is Phase.CLOSED else str(view.days_left(now))
+        answered = f"{settled} of {len(view.systems)}" if view.systems else ""
+        table.add_row(
+            str(view.due_on or ""), left, view.right, view.phase.value, answered, _waits_for(view), view.subject_request_id
+        )
+    return table
+
+
+def _waits_for(view: RequestView) -> str:
+    """Return the nearest reason why it is not closed, in a few words; of a closed one, how it ended."""
+    whole = (
+        (view.phase is Phase.CLOSED, view.result or ""),
+        (view.hold is not None, f"hold ({view.hold[0] if view.hold else ''})"),
+        (view.phase is Phase.VERIFYING, f"portal {view.portal}"),
+        (view.leader is not None, "its duplicate"),
+    )
+    for stands_still, why in whole:
+        if stands_still:
+            return why
+    decide = [system.system for system in view.systems.values() if system.phase is OrderPhase.ESCALATED]
+    if decide:
+        return f"a decision on {', '.join(decide)}"
+    asked = [s.system for s in view.systems.values() if s.phase in {OrderPhase.SENT, OrderPhase.ACCEPTED}]
+    return ", ".join((*(["an approval"] if view.approval_awaited else []), *asked))
+
+
+# Shared -----------------------------------------------------------------------------------------------------------------
+
+
+def _read(request: str, prefix: str, bootstrap: str | None) -> tuple[Dossier, datetime]:
+    """Return what the log tells of the request; ends the command when there is no such request, or it was set aside."""
+    from orchestrator.adapters.clock import SystemClock
+
+    with usage():
+        found = asyncio.run(read_request(bootstrap or current_bootstrap(), topics_of(prefix), request_id(request)))
+    if not found.view.is_known and found.view.confirmation is None:
+        for event in found.view.rejections:
+            print(f"dsr: it was set aside, nothing was done: {rejected(event)}", file=sys.stderr)
+        if not found.view.rejections:
+            print("dsr: no such request in the log; `dsr list` shows the open ones", file=sys.stderr)
+        raise typer.Exit(EXIT_REFUSED)
+    return found, SystemClock().now()
+
+
+def _headline(view: RequestView, now: datetime) -> str:
+    asked = moment(view.submitted_at, view.zone) if view.submitted_at else "?"
+    lines = [f"{view.right} asked on {asked} through {view.portal}  {view.subject_request_id}"]
+    if view.phase is Phase.CLOSED:
+        lines.append(f"closed: {view.result}, {'in time' if view.in_time else 'too late'}")
+    else:
+        left = view.days_left(now)
+        rule = view.due.rule if view.due else "?"
+        days = f"{left} days left" if left is not None and left >= 0 else f"{-(left or 0)} days too late"
+        lines.append(f"{view.phase}, due on {view.due_on}, {days} ({rule})")
+    return "\n".join(lines)
+
+
+def _table(headings: Iterable[str]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(
+            heading,
+            overflow="fold",
+            no_wrap=heading not in {"what happened", "waits for"},
+            justify="right" if heading == "days left" else "left",
+        )
+    return table
+
+
+def _print_table(table: Table) -> None:
+    from rich.console import Console
+
+    Console(width=_WIDTH, highlight=False, markup=False).print(table)

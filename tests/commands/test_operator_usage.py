@@ -1,0 +1,79 @@
+"""Wrong input is answered with what is valid: exit 2, one sentence, and no value repeated."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator.cli import app
+
+ID = "6f0e4a3c-1b2d-4c3e-8f4a-5b6c7d8e9f00"
+PERSON = "someone@example.org"
+WHY = ("--reason", "Agreed with the office", "--actor", "ops:office")
+KEY = "cHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHA="
+#: Nobody listens there: whatever gets as far as the broker would say so.
+NOBODY = {"DSR_KAFKA_BOOTSTRAP": "127.0.0.1:1", "DSR_DEVELOPMENT_KEY": KEY, "DSR_ACTOR": ""}
+SUBMIT = ("submit", "--right", "erasure", "--email", PERSON)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("status", "42"), "a UUID"),
+        (("show", PERSON), "a UUID"),
+        (("waive", "42", "crm", *WHY), "a UUID"),
+        (("waive", ID, "CRM!", *WHY), "as `dsr status` shows it"),
+        (("retry", ID, "crm", "--reason", "Agreed"), "--actor ops:privacy-office, or DSR_ACTOR"),
+        (("retry", ID, "crm", "--reason", "Agreed", "--actor", PERSON), "no mail address"),
+        (("retry", ID, "crm", "--reason", f"Called {PERSON}", "--actor", "ops:office"), "name nobody"),
+        (("retry", ID, "crm", "--actor", "ops:office"), "--reason"),
+        (("deny", ID, "--ground", "busy", *WHY), "manifestly_unfounded"),
+        (("extend", ID, "--because", "complexity", "--notice-sent-at", "yesterday", *WHY), "an instant with an offset"),
+        (("hold", ID, "--kind", "fee", "--review-on", "soon", *WHY), "%Y-%m-%d"),
+        (("identity", ID), "--confirmed METHOD:LEVEL or --refused REASON"),
+        (("identity", ID, "--confirmed", "passport:total"), "low, substantial, high"),
+        (("list", "--phase", "done"), "verifying"),
+        (SUBMIT, "--verified METHOD:LEVEL"),
+        ((*SUBMIT, "--unverified", "--verified", "login:low"), "or --unverified"),
+        ((*SUBMIT, "--verified", "login"), "low, substantial, high"),
+        ((*SUBMIT, "--unverified", "--identifier", PERSON), "NAME=VALUE"),
+        ((*SUBMIT, "--unverified", "--identifier", f"mail={PERSON}"), "crm_contact_id"),
+        ((*SUBMIT, "--unverified", "--portal", "Web Site"), "--portal"),
+        ((*SUBMIT, "--unverified", "--actor", PERSON), "--actor"),
+        ((*SUBMIT, "--unverified", "--asked-at", "2026-03-05"), "an instant with an offset"),
+        (("submit", "--right", "erasure", "--unverified"), "--email, --phone or --identifier"),
+        (("submit", "--right", "rectification", "--phone", "+31201234567", "--unverified"), "--set FIELD=VALUE"),
+        (("submit", "--right", "delete", "--email", PERSON, "--unverified"), "erasure"),
+        (("submit", "--right", "erasure", "--email", "-", "--unverified"), "email is empty"),
+        ((*SUBMIT, "--unverified"), "No Kafka broker answers"),
+        (("list",), "No Kafka broker answers"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_answered_with_what_is_valid(arguments: tuple[str, ...], says: str) -> None:
+    """Exit 2 with the remedy; what somebody typed by mistake is not repeated where a log may keep it."""
+    done = CliRunner().invoke(app, list(arguments), env={**NOBODY, "COLUMNS": "300", "TERMINAL_WIDTH": "300"})
+    assert done.exit_code == 2, (done.output, done.exception)
+    assert says in done.output
+    assert PERSON not in done.output
+
+
+def test_submit_names_the_missing_key() -> None:
+    """Without the intake key nothing can be sealed, so nothing is published."""
+    done = CliRunner().invoke(app, [*SUBMIT, "--unverified"], env={**NOBODY, "DSR_DEVELOPMENT_KEY": ""})
+    assert done.exit_code == 2
+    assert "DSR_DEVELOPMENT_KEY" in done.output
+
+
+COMMANDS = (
+    "submit", "status", "show", "list", "deny", "extend", "hold", "resume", "waive", "retry", "add", "approve", "withdraw",
+    "identity",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_an_example_and_offers_json(command: str) -> None:
+    """`--help` ends in a line that can be copied, and every command speaks JSON."""
+    done = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "300", "TERMINAL_WIDTH": "300"})
+    assert done.exit_code == 0
+    assert f"Example: dsr {command}" in done.output
+    assert "--json" in done.output

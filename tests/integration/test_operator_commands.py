@@ -1,0 +1,294 @@
+"""`dsr` as a privacy officer uses it: each command as a process of its own, against a real worker on a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from worker_kit import KEY, World, answer, settings_for, worker
+
+from schemas.ids import report_id
+from schemas.orders import FulfilmentOrder
+from schemas.outcomes import Failed
+from schemas.reports import FulfilmentReport
+from schemas.vocabulary import FailureReason
+
+pytestmark = pytest.mark.kafka
+ROOT = Path(__file__).resolve().parents[2]
+PERSON = "someone@example.org"
+ACTOR = "ops:privacy-office"
+
+
+@dataclass
+class Done:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass
+class Desk:
+    """A terminal, and what the systems answer: `silent` ones do not, `failing` ones fail."""
+
+    env: dict[str, str]
+    world: World
+    silent: set[str] = field(default_factory=set)
+    failing: set[str] = field(default_factory=set)
+    printed: list[str] = field(default_factory=list)
+
+    def respond(self, order: FulfilmentOrder) -> FulfilmentReport | None:
+        if order.system in self.silent:
+            return None
+        if order.system in self.failing:
+            failed = {
+                "report_id": report_id(order.order_id, order.attempt, "failed"),
+                "outcome": Failed(reason=FailureReason.CREDENTIALS_REFUSED),
+            }
+            return answer(order).model_copy(update=failed)
+        return answer(order)
+
+    async def run(self, *command: str, stdin: str = "") -> Done:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *command,
+            env=self.env,
+            cwd=ROOT,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 90)
+        done = Done(process.returncode or 0, out.decode(), err.decode())
+        assert "Traceback" not in done.err, done.err
+        self.printed += [done.out, done.err]
+        return done
+
+    async def dsr(self, *arguments: str, code: int = 0, stdin: str = "") -> Done:
+        done = await self.run("-m", "orchestrator.cli", *arguments, stdin=stdin)
+        assert done.code == code, f"{arguments}: {done}"
+        return done
+
+    async def submit(self, *more: str, code: int = 0, verified: bool = True, right: str = "erasure") -> str:
+        how = ("--verified", "login:substantial") if verified else ("--unverified",)
+        done = await self.dsr("submit", "--right", right, "--email", "-", *how, *more, "--json", code=code, stdin=PERSON)
+        return str(done.json["subject_request_id"])
+
+    async def until(self, request: str, **wanted: object) -> dict[str, Any]:
+        """Ask for the status until it says so."""
+        async with asyncio.timeout(60):
+            while True:
+                done = await self.run("-m", "orchestrator.cli", "status", request, "--json")
+                if done.code == 0 and all(done.json[name] == value for name, value in wanted.items()):
+                    return dict(done.json)
+
+
+@contextlib.asynccontextmanager
+async def at_work(fresh_kafka: Any, tmp_path: Path, **changes: object) -> AsyncIterator[Desk]:
+    topics = await fresh_kafka.create("crm", "newsletter", "accounts")
+    settings = settings_for(tmp_path, fresh_kafka.bootstrap, topics, **changes)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DSR_")}
+    ours = {"DSR_KAFKA_BOOTSTRAP": fresh_kafka.bootstrap, "DSR_TOPIC_PREFIX": topics.prefix, "DSR_DEVELOPMENT_KEY": KEY}
+    async with World(fresh_kafka.bootstrap, topics).running() as world, worker(settings):
+        desk = Desk({**kept, **ours, "DSR_ACTOR": ACTOR, "PYTHONPATH": str(ROOT)}, world)
+        world.respond = desk.respond
+        yield desk
+    assert PERSON not in "".join(desk.printed), "a command has printed the person"
+
+
+@pytest.fixture
+async def desk(fresh_kafka: Any, tmp_path: Path) -> AsyncIterator[Desk]:
+    async with at_work(fresh_kafka, tmp_path) as made:
+        yield made
+
+
+def systems(document: dict[str, Any]) -> dict[str, str]:
+    return {system["system"]: system["phase"] for system in document["systems"]}
+
+
+async def test_submit_waits_for_the_confirmation(desk: Desk) -> None:
+    """`submit --wait` prints the id and the plain text; `status`, `show` and `list` tell the same afterwards."""
+    done = await desk.dsr(
+        "submit", "--right", "rectification", "--email", "-", "--set", "first_name=Robin", "--language", "nl",
+        "--verified", "login:substantial", "--wait", "60", stdin=PERSON,
+    )  # fmt: skip
+    request, text = done.out.split("\n", 1)
+    assert re.fullmatch(r"[0-9a-f-]{36}", request)
+    assert text.startswith("U vroeg ons op")
+    status = (await desk.dsr("status", request, "--json")).json
+    assert (status["phase"], status["result"], status["in_time"], status["awaited"]) == ("closed", "fulfilled", True, [])
+    assert systems(status) == {"crm": "settled", "accounts": "settled", "newsletter": "settled"}
+    outcomes = {system["system"]: system["outcome"] for system in status["systems"]}
+    assert outcomes == {"crm": "fulfilled", "accounts": "fulfilled", "newsletter": "not_applicable"}
+    shown = (await desk.dsr("show", request, "--history", "--language", "en")).out
+    assert "received from portal website: rectification, due on " in shown
+    assert "crm: fulfilled" in shown and "closed: fulfilled, in time" in shown and "You asked us on" in shown
+    document = (await desk.dsr("show", request, "--json")).json
+    assert document["confirmation"]["confirmation_id"] == status["confirmation_id"]
+    assert [entry["sequence"] for entry in document["history"]] == list(range(1, len(document["history"]) + 1))
+    assert "0 of 1 requests" in (await desk.dsr("list")).out
+    closed = (await desk.dsr("list", "--phase", "closed", "--json")).json
+    assert [one["subject_request_id"] for one in closed["requests"]] == [request]
+    assert closed["journal_records"] >= 3
+
+
+async def test_submit_says_what_is_wrong_with_a_request(desk: Desk) -> None:
+    """What the worker sets aside is exit 1 with its remedy, for `submit --wait` and later for `status`."""
+    done = await desk.dsr(
+        "submit", "--right", "erasure", "--email", "-", "--portal", "nowhere", "--unverified", "--wait", "30", "--json",
+        stdin=PERSON, code=1,
+    )  # fmt: skip
+    assert done.json["answer"] == "rejected"
+    assert done.json["refused"]["code"] == "unknown_portal"
+    assert "website" in done.json["refused"]["remedy"]
+    later = await desk.dsr("status", done.json["subject_request_id"], code=1)
+    assert "unknown_portal" in later.err
+    nobody = await desk.dsr("status", "00000000-0000-4000-8000-000000000000", code=1)
+    assert "no such request" in nobody.err
+
+
+async def test_a_failed_system_waits_for_a_decision(desk: Desk) -> None:
+    """`status` says who must decide what; retry too early, a waiver of a stranger and one of a settled system are refused."""
+    desk.failing.add("accounts")
+    request = await desk.submit("--wait", "1", code=3)
+    await desk.until(request, phase="active")
+    async with asyncio.timeout(30):
+        while systems(status := await desk.until(request))["accounts"] != "escalated":
+            pass
+    assert [wait for wait in status["awaited"] if f"dsr retry {request} accounts" in wait], status["awaited"]
+    listed = (await desk.dsr("list", "--right", "erasure")).out
+    assert "a decision on accounts" in listed and request in listed
+    again = (await desk.dsr("retry", request, "accounts", "--reason", "The token was renewed", "--json")).json
+    assert (again["answer"], again["phase"]) == ("accepted", "active")
+    assert any("asked again" in fact for fact in again["facts"])
+    refused = await desk.dsr("waive", request, "crm", "--reason", "Not needed", code=1)
+    assert "refused, nothing has changed" in refused.out and "answered already" in refused.out
+    unknown = await desk.dsr("waive", request, "hotjar", "--reason", "Not needed", "--json", code=1)
+    assert unknown.json["refused"]["code"] == "unknown_system"
+    assert "crm, newsletter, accounts" in unknown.json["refused"]["remedy"]
+    waived = await desk.dsr("waive", request, "accounts", "--reason", "The account was closed by hand")
+    assert "Waive: accepted; the request is closed" in waived.out
+    late = await desk.dsr("retry", request, "accounts", "--reason", "Once more", code=1)
+    assert "illegal_move" in late.out
+    closed = await desk.until(request, phase="closed", result="fulfilled_with_exceptions")
+    assert closed["awaited"] == []
+
+
+async def test_hold_extend_resume(desk: Desk) -> None:
+    """A hold stops what was not sent, an extension moves the due date, a resumption sends the rest."""
+    desk.silent.add("crm")
+    request = await desk.submit()
+    before = await desk.until(request, phase="active")
+    review = (datetime.now(UTC).date() + timedelta(days=9)).isoformat()
+    held = await desk.dsr("hold", request, "--kind", "legal_hold", "--review-on", review, "--reason", "Proceedings", "--json")
+    assert held.json["answer"] == "accepted"
+    status = await desk.until(request, on_hold={"kind": "legal_hold", "review_on": review})
+    assert f"dsr resume {request}" in status["awaited"][0]
+    assert "hold (legal_hold)" in (await desk.dsr("list")).out
+    twice = await desk.dsr("hold", request, "--kind", "fee", "--review-on", review, "--reason", "A fee", code=1)
+    assert "resume it first" in twice.out
+    told = datetime.now(UTC).isoformat()
+    extended = ("--because", "complexity", "--notice-sent-at", told, "--reason", "Many systems")
+    await desk.dsr("extend", request, *extended)
+    due = date.fromisoformat((await desk.until(request))["due_on"])
+    assert due > date.fromisoformat(before["due_on"]) + timedelta(days=50)
+    ahead = (datetime.now(UTC) + timedelta(days=3)).isoformat()
+    early = ("--because", "complexity", "--notice-sent-at", ahead, "--reason", "Many systems")
+    assert "still to come" in (await desk.dsr("extend", request, *early, code=1)).out
+    await desk.dsr("resume", request, "--reason", "The proceedings have ended")
+    assert "not on hold" in (await desk.dsr("resume", request, "--reason", "Once more", code=1)).out
+    nothing = await desk.dsr("list", "--overdue", "--json")
+    assert nothing.json["requests"] == []
+    ahead_of = (due + timedelta(days=1)).isoformat()
+    assert len((await desk.dsr("list", "--due-before", ahead_of, "--json")).json["requests"]) == 1
+    assert (await desk.dsr("list", "--due-before", due.isoformat(), "--json")).json["requests"] == []
+
+
+async def test_identity_approve_add_and_too_late(desk: Desk) -> None:
+    """Who asks is confirmed by the portal that filed; what irreversible orders have begun is neither taken back nor refused."""
+    desk.silent.update(("crm", "newsletter"))
+    request = await desk.submit(verified=False)
+    status = await desk.until(request, phase="verifying")
+    assert "portal website must say by " in status["awaited"][0]
+    foreign = await desk.dsr("identity", request, "--confirmed", "passport:high", "--portal", "elsewhere", code=1)
+    assert "foreign_portal" in foreign.out
+    await desk.dsr("identity", request, "--confirmed", "passport:high")
+    approved = await desk.dsr("approve", request, "--reason", "Checked", "--actor", "ops:colleague")
+    assert "approved by ops:colleague: Checked" in approved.out
+    assert "in the plan already" in (await desk.dsr("add", request, "crm", "--reason", "Please", code=1)).out
+    late = await desk.dsr("withdraw", request, "--reason", "Asked by telephone", "--json", code=1)
+    assert late.json["answer"] == "too_late"
+    assert "started already" in (await desk.dsr("deny", request, "--ground", "excessive", "--reason", "Late", code=1)).out
+
+
+async def test_withdraw_and_deny(desk: Desk) -> None:
+    """A request is taken back, and taken back again without harm; another one is refused; a stranger's is closed."""
+    desk.silent.update(("crm", "newsletter"))
+    request = await desk.submit(right="access")
+    await desk.until(request, phase="active")
+    taken_back = await desk.dsr("withdraw", request, "--reason", "Asked by telephone", "--json")
+    assert (taken_back.json["answer"], taken_back.json["phase"]) == ("accepted", "closed")
+    again = await desk.dsr("withdraw", request, "--reason", "Asked by telephone", "--json")
+    assert again.json["answer"] == "already"
+    assert "illegal_move" in (await desk.dsr("approve", request, "--reason", "Late", code=1)).out
+
+    denied = await desk.submit(right="access")
+    await desk.until(denied, phase="active")
+    done = await desk.dsr("deny", denied, "--ground", "excessive", "--reason", "The third this week")
+    assert "Deny: accepted; the request is closed" in done.out and "refused (excessive)" in done.out
+    assert "illegal_move" in (await desk.dsr("deny", denied, "--ground", "excessive", "--reason", "Again", code=1)).out
+    stranger = await desk.submit(verified=False)
+    await desk.until(stranger, phase="verifying")
+    await desk.dsr("identity", stranger, "--refused", "not_the_person")
+    assert (await desk.until(stranger, phase="closed"))["result"] == "identity_not_confirmed"
+
+
+async def test_who_filed_a_request_cannot_approve_it(desk: Desk) -> None:
+    """Four eyes: the refusal says to ask a colleague."""
+    desk.silent.update(("crm", "newsletter"))
+    request = await desk.submit("--actor", "ops:filer")
+    await desk.until(request, phase="active")
+    refused = await desk.dsr("approve", request, "--actor", "ops:filer", "--reason", "It is fine", "--json", code=1)
+    assert refused.json["refused"]["code"] == "four_eyes"
+
+
+async def test_without_a_worker_a_command_says_that_nobody_answered(fresh_kafka: Any, tmp_path: Path) -> None:
+    """Exit 3: the command stays on the bus, and is carried out when a worker comes."""
+    async with at_work(fresh_kafka, tmp_path) as desk:
+        desk.silent.add("crm")
+        request = await desk.submit()
+        await desk.until(request, phase="active")
+    done = await desk.dsr(
+        "hold", request, "--kind", "fee", "--review-on", "2999-01-01", "--reason", "Fee", "--wait", "1", code=3
+    )
+    assert "will be carried out" in done.out
+    async with (
+        World(fresh_kafka.bootstrap, fresh_kafka.topics).running(),
+        worker(settings_for(tmp_path, fresh_kafka.bootstrap, fresh_kafka.topics)),
+    ):
+        assert (await desk.until(request, phase="active", on_hold={"kind": "fee", "review_on": "2999-01-01"}))["on_hold"]
+
+
+async def test_the_example_portals_are_confirmed(desk: Desk) -> None:
+    """`docs/examples/portal.py` prints its confirmation; `portal_sync.py` prints an id that is confirmed as well."""
+    done = await desk.run("docs/examples/portal.py", PERSON)
+    assert done.code == 0, done.err
+    assert '"type":"StatusEvent"' in done.out and '"result":"fulfilled"' in done.out
+    filed = await desk.run("docs/examples/portal_sync.py", PERSON)
+    assert filed.code == 0, filed.err
+    await desk.until(filed.out.strip(), phase="closed", result="fulfilled")
