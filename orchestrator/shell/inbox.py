@@ -171,7 +171,9 @@ class Inbox:
         return sum(len(batch.records) for batch in left)
 
     async def tidy(self) -> None:
-        """Forget outbox batches that are out; between batches the next save does it in passing."""
+        """Forget outbox batches that are out; while batches flow the next save does it in passing."""
+        if not self._published or self._turn.locked():
+            return
         async with self._turn:
             done, self._published = self._published, []
             if done:

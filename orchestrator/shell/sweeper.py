@@ -48,7 +48,7 @@ class Sweeper:
         self._interval_seconds = interval_seconds
         self._adopt_after = timedelta(seconds=adopt_after_seconds)
         self._census_every = timedelta(seconds=census_every_seconds)
-        self._census_at = clock.now()
+        self._census_at = self._adopt_at = clock.now()
 
     async def run(self) -> None:
         """Sweep until cancelled. Raises `Fatal` like the inbox."""
@@ -66,8 +66,10 @@ class Sweeper:
             if len(requests) < _AT_ONCE:
                 break
         await self._inbox.tidy()
-        await self._inbox.adopt(self._adopt_after)
         now = self._clock.now()
+        if now >= self._adopt_at:
+            await self._inbox.adopt(self._adopt_after)
+            self._adopt_at = now + self._adopt_after / 3
         if now >= self._census_at:
             measure_census(self._metrics, await self._ground.store.census(now), now)
             self._census_at = now + self._census_every
