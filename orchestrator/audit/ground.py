@@ -63,8 +63,9 @@ class Ground:
         return place.offset < self.extent.get((place.topic, place.partition), _NOTHING).beginning
 
     def is_unread(self, place: Place) -> bool:
-        """Tell whether the record lies behind the end of what was read."""
-        return place.offset >= self.extent.get((place.topic, place.partition), _NOTHING).end
+        """Tell whether the record lies behind the end of what was read; where there is no such partition, nothing can lie."""
+        span = self.extent.get((place.topic, place.partition))
+        return span is not None and place.offset >= span.end
 
     def may_be_expired(self, topic: str, at: datetime) -> bool:
         """Tell whether a record written at about `at` may have been deleted by age from some partition of the topic."""

@@ -461,6 +461,11 @@ def set_aside_and_acted_on(log: Broken) -> None:
 
 
 @breaks(8)
+def source_names_a_topic_that_is_not_there(log: Broken) -> None:
+    log.rewrite("erasure", lambda entries: entries[0].update(source="elsewhere.v1-0-0"))
+
+
+@breaks(8)
 def source_names_another_report_of_the_request(log: Broken) -> None:
     def change(entries: Entries) -> None:
         first, second, *_ = (e for e in entries if e["cause"] == "FulfilmentReport" and e["phase"] == "active")

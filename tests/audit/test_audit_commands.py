@@ -9,6 +9,7 @@ import re
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -97,12 +98,8 @@ def test_canaries_from_a_file_and_a_scan(tmp_path: Path):
     like = next(r for r in records if r.place.topic == T.quarantine)
     log = Broken(records, told)
     new = log.append(like)
-    log.put(
-        new,
-        LogRecord(
-            new.place, new.timestamp_ms, b"k", b'{"mail":"Erika.Canary@EXAMPLE.org","tel":"+31 6 1234 5678"}', new.headers
-        ),
-    )
+    value = b'{"mail":"Erika.Canary@EXAMPLE.org","tel":"+31 6 1234 5678"}'
+    log.put(new, replace(new, key=b"k", value=value))
     path = tmp_path / "log.jsonl"
     asyncio.run(write_dump(MemoryLog(log.records), path, prefix="dsr", captured_at=datetime.fromisoformat(ends_at)))
     listed = tmp_path / "canaries.txt"
@@ -145,6 +142,7 @@ async def test_live_and_dump_agree_on_a_real_broker(fresh_kafka: Any, tmp_path: 
     as_of = ("--as-of", ends_at, "--json")
     live = await asyncio.to_thread(_dsr, "audit", *as_of, **env)
     assert live.returncode == 0, live.stdout + live.stderr
+    assert sum(json.loads(live.stdout)["records"].values()) == len(records)
     dumped = await asyncio.to_thread(_dsr, "dump", path, **env)
     assert dumped.returncode == 0, dumped.stderr
     assert dumped.stdout == f"{len(records)} records in {path}\n"
@@ -163,8 +161,6 @@ async def test_live_and_dump_agree_on_a_real_broker(fresh_kafka: Any, tmp_path: 
 
 
 def _today(record: LogRecord) -> LogRecord:
-    from dataclasses import replace  # noqa: PLC0415 - one use
-
     from orchestrator.adapters.clock import SystemClock  # noqa: PLC0415 - one use
 
     return replace(record, timestamp_ms=int(SystemClock().now().timestamp() * 1000))

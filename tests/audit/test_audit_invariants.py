@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import random  # noqa: TID251 - a test, with seeds
+import random
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
