@@ -206,6 +206,9 @@ def test_example_company_is_correct_and_complete():
         "cookies": "cookies",
         "chat": "intercom",
         "events": "manual",
+        "unbounce": "unbounce",
+        "hotjar": "hotjar",
+        "linkedin": "linkedin",
         "authorities": "ledger",
     }
     assert registry.portal_ids == {"website", "newsletter-footer", "service-desk", "parent-group"}
