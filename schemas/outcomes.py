@@ -82,6 +82,7 @@ class Waived(Record):
     code: Literal[OutcomeCode.WAIVED] = OutcomeCode.WAIVED
     by: Actor
     why: Reason
+    failed: Annotated[FailureReason | None, Field(description="Why it had failed before, if it had")] = None
 
 
 class Failed(Record):

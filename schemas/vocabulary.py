@@ -113,7 +113,7 @@ class RequestResult(StrEnum):
     FULFILLED = "fulfilled"
     #: Some system retained data, was waived, or was only notified.
     FULFILLED_WITH_EXCEPTIONS = "fulfilled_with_exceptions"
-    #: No system did anything: all waived or not applicable.
+    #: No system did what was asked: waived, not applicable, kept by law, or only told of it.
     NOT_FULFILLED = "not_fulfilled"
     #: The controller refused, with a ground.
     REFUSED = "refused"

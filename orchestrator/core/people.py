@@ -22,7 +22,7 @@ from orchestrator.core.settling import send, settle
 from orchestrator.core.state import HoldState, OrderState
 from schemas.commands import Add, Approve, Command, Deny, Extend, Hold, Resume, Retry, Waive, Withdraw
 from schemas.errors import ProtocolViolation
-from schemas.outcomes import Waived
+from schemas.outcomes import Failed, Waived
 from schemas.vocabulary import (
     HoldKind,
     NotApplicableReason,
@@ -109,7 +109,8 @@ def _planned(draft: Draft, system: str) -> OrderState:
 
 def _waive(draft: Draft, message: Waive) -> None:
     order = _planned(draft, message.system)
-    settle(draft, order, Waived(by=message.actor, why=message.reason))
+    failed = order.outcome.reason if isinstance(order.outcome, Failed) else None
+    settle(draft, order, Waived(by=message.actor, why=message.reason, failed=failed))
     draft.fact("waived", actor=message.actor, system=message.system, reason=message.reason)
     draft.changed("waived", actor=message.actor, reason=message.reason, system=message.system)
 

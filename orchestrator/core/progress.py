@@ -13,7 +13,7 @@ from orchestrator.core.plan import meets, missing_for_good
 from orchestrator.core.settling import send, settle
 from orchestrator.core.state import OrderState
 from schemas.confirmations import SystemResult
-from schemas.outcomes import NotApplicable, Waived
+from schemas.outcomes import NotApplicable, Retained, Waived
 from schemas.vocabulary import (
     EscalationReason,
     NotApplicableReason,
@@ -104,6 +104,7 @@ def close(draft: Draft, result: RequestResult, results: tuple[SystemResult, ...]
     draft.do(Forget())
 
 
+#: Something was done, or there was nothing to do it to. Data that is kept entirely, or a note to somebody, is neither.
 _DONE = {"fulfilled", "nothing_held"}
 _EXCEPTIONS = {"retained", "notified", "waived"}
 
@@ -116,7 +117,8 @@ def _result(results: tuple[SystemResult, ...]) -> RequestResult:
         and result.outcome.reason in {NotApplicableReason.IDENTIFIER_MISSING, NotApplicableReason.SUPERSEDED}
         for result in results
     )
-    if not codes & (_DONE | {"retained", "notified"}):
+    partly = any(isinstance(result.outcome, Retained) and result.outcome.fulfilled for result in results)
+    if not (codes & _DONE or partly):
         return RequestResult.NOT_FULFILLED
     if codes & _EXCEPTIONS or missing:
         return RequestResult.FULFILLED_WITH_EXCEPTIONS

@@ -50,6 +50,7 @@ WORDS: Mapping[Language, Mapping[str, str]] = {
         "retained_open": "{system}: {count} records are kept, because of {ground}; {fulfilled} were deleted.",
         "notified": "{system}: was told. We do not know whether it has acted.",
         "waived": "{system}: was not asked or did not answer. {by} decided this: {why}.",
+        "waived_failed": "{system}: could not do it. {by} decided to close without it: {why}.",
         NotApplicableReason.RIGHT_NOT_OFFERED: "{system}: nothing can be done there for this kind of request.",
         NotApplicableReason.IDENTIFIER_MISSING: "{system}: we know nothing by which it could find you.",
         NotApplicableReason.SUPERSEDED: "{system}: overtaken by your request for deletion.",
@@ -92,6 +93,7 @@ WORDS: Mapping[Language, Mapping[str, str]] = {
         "retained_open": "{system}: {count} records blijven bewaard, vanwege {ground}; {fulfilled} zijn gewist.",
         "notified": "{system}: is ingelicht. Wij weten niet of het heeft gehandeld.",
         "waived": "{system}: is niet gevraagd of gaf geen antwoord. {by} besloot dit: {why}.",
+        "waived_failed": "{system}: kon het niet doen. {by} besloot zonder dit systeem af te sluiten: {why}.",
         NotApplicableReason.RIGHT_NOT_OFFERED: "{system}: daar kan voor dit soort verzoek niets worden gedaan.",
         NotApplicableReason.IDENTIFIER_MISSING: "{system}: wij kennen niets waarmee het u kan vinden.",
         NotApplicableReason.SUPERSEDED: "{system}: ingehaald door uw verzoek om te wissen.",
@@ -211,7 +213,7 @@ def _line(language: Language, result: SystemResult) -> str:
                 system=system, count=outcome.count, until=until, ground=ground, fulfilled=outcome.fulfilled
             )
         case Waived():
-            return words["waived"].format(system=system, by=outcome.by, why=outcome.why)
+            return words["waived_failed" if outcome.failed else "waived"].format(system=system, by=outcome.by, why=outcome.why)
         case NotApplicable():
             return words[outcome.reason].format(system=system)
         case Notified():

@@ -28,6 +28,7 @@ from orchestrator.core.policy import Context, Policy
 from orchestrator.core.state import RequestState, from_bytes, to_bytes
 from orchestrator.ports import Change, Keys, Row, Store
 from orchestrator.shell.translate import Arrival, SetAside, Translator, merged
+from schemas.commands import Add
 from schemas.errors import ProtocolViolation
 from schemas.journal import JournalFact
 from schemas.registry import Registry
@@ -36,6 +37,10 @@ from schemas.subject import SubjectData
 from schemas.vocabulary import OrderPhase, Phase
 
 __all__ = ["Ground", "Outcome", "UnitOfWork"]
+
+
+#: Messages whose decision looks at the person's other open requests.
+_LOOKS_AROUND = (SubmitRequest, ConfirmIdentity, Add)
 
 
 class Outcome:
@@ -89,8 +94,7 @@ class UnitOfWork:
         persons = {
             person
             for arrival in known
-            if isinstance(arrival.given.message, SubmitRequest | ConfirmIdentity)
-            and (person := self._person_of(arrival)) is not None
+            if isinstance(arrival.given.message, _LOOKS_AROUND) and (person := self._person_of(arrival)) is not None
         }
         rows, versions = await self._store.siblings(persons)
         self._group_versions.update(versions)
@@ -154,13 +158,16 @@ class UnitOfWork:
         if decision.state is not None:
             self._states[request] = decision.state
             self._regroup(before, decision.state)
+            if isinstance(arrival.given.message, _LOOKS_AROUND) and decision.state is not before and decision.state.person:
+                person = decision.state.person
+                self.change.subjects.setdefault(person, self._group_versions.get(person, 0))
             self.outcome.facts.extend((decision.state, fact) for fact in decision.facts)
         return await self._obey(arrival, decision)
 
     def _context(self, arrival: Arrival, before: RequestState | None) -> Context:
         siblings: tuple[RequestState, ...] = ()
         message = arrival.given.message
-        if isinstance(message, SubmitRequest | ConfirmIdentity):
+        if isinstance(message, _LOOKS_AROUND):
             person = before.person if before else arrival.given.opened.person
             others = self._groups.get(person, []) if person else []
             siblings = tuple(self._states[other] for other in others if other != arrival.subject_request_id)
@@ -172,10 +179,8 @@ class UnitOfWork:
         request = after.subject_request_id
         if after.person is not None and after.phase is Phase.ACTIVE:
             group = self._groups.setdefault(after.person, [])
-            if before is None or before.phase is not Phase.ACTIVE:
-                self.change.subjects.setdefault(after.person, self._group_versions.get(after.person, 0))
-                if request not in group:
-                    group.append(request)
+            if request not in group:
+                group.append(request)
         if before is not None and before.person is not None and after.person is None:
             self.change.left_subjects.add(before.person)
             if request in self._groups.get(before.person, ()):

@@ -79,7 +79,7 @@ _SYSTEMS = (
         role=Role.CONTROLLER,
     ),
     _system("authorities", Notified(recipients=("regulator",)), role=Role.RECIPIENT),
-    _system("hotjar", Waived(by="ops:privacy-office", why="The contract ended and the account is closed")),
+    _system("hotjar", Waived(by="ops:privacy-office", why="The contract ended and the account is closed", failed="rejected")),
 )
 
 _ALL: tuple[Message, ...] = (
