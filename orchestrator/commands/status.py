@@ -210,7 +210,7 @@ def _read(request: str, prefix: str, bootstrap: str | None) -> tuple[Dossier, da
 
 def _headline(view: RequestView, now: datetime) -> str:
     asked = moment(view.submitted_at, view.zone) if view.submitted_at else "?"
-    lines = [f"{view.right} asked on {asked} through {view.portal}  {view.subject_request_id}"]
+    lines = [f"{view.right} asked on {asked} ({view.zone}) through {view.portal}  {view.subject_request_id}"]
     if view.phase is Phase.CLOSED:
         lines.append(f"closed: {view.result}, {'in time' if view.in_time else 'too late'}")
     else:
@@ -238,4 +238,8 @@ def _table(headings: Iterable[str]) -> Table:
 def _print_table(table: Table) -> None:
     from rich.console import Console
 
-    Console(width=_WIDTH, highlight=False, markup=False).print(table)
+    console = Console(width=_WIDTH, highlight=False, markup=False)
+    with console.capture() as captured:
+        console.print(table)
+    # Rich fills each line up to the table's width; what is copied into a mail should not end in spaces.
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))

@@ -1,0 +1,107 @@
+"""The README's long-running blocks, run as they stand; only ports and folders are the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from orchestrator.adapters.local_kafka import LocalKafka, cache_dir
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+
+
+def block(test: str) -> str:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(rf"<!-- covered by \S+::{test} -->\n```sh\n(.*?)```", readme, re.DOTALL)
+    assert found is not None, f"the README has no block that {test} covers"
+    return found[1]
+
+
+def free_port() -> str:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])
+
+
+def environment(folder: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DSR_")}
+    ours = {"XDG_STATE_HOME": str(folder), "XDG_CACHE_HOME": str(cache_dir().parents[1]), "PATH": f"{BIN}:{kept['PATH']}"}
+    # The block names none of these: where a person's files go by default, a test's must not.
+    own = {"DSR_STORE_URL": f"sqlite:///{folder / 'store.sqlite'}", "DSR_DATADIR": str(folder / "data")}
+    return {**kept, **ours, **own, "DSR_STATE_DIR": str(folder / "connector"), "PYTHONUNBUFFERED": "1"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    LocalKafka(tmp_path / "dsr" / "kafka").stop()
+
+
+@pytest.mark.kafka
+@pytest.mark.slow
+def test_the_session_of_the_readme_ends_in_a_confirmation(folder: Path) -> None:
+    """Typed line by line: a broker, a worker, a connector with its stand-in, and a request that is confirmed and audited."""
+    text = block("test_the_session_of_the_readme_ends_in_a_confirmation")
+    for port in ("9092", "9464", "8765"):
+        text = text.replace(port, free_port())
+    script = f"set -euo pipefail\ntrap 'kill $(jobs -p)' EXIT\n{text}"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=ROOT, env=environment(folder), capture_output=True, text=True, timeout=150
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "You asked us on" in done.stdout
+    assert "CRM: holds nothing about you." in done.stdout
+    assert "1 of 1 requests" in done.stdout
+    assert "Clean: none of the" in done.stdout
+    assert "someone@example.org" not in done.stdout + done.stderr
+
+
+@pytest.mark.kafka
+@pytest.mark.postgres
+@pytest.mark.slow
+async def test_the_worker_of_the_readme_starts_on_postgresql(kafka_bootstrap: str, postgres_url: str, folder: Path) -> None:
+    """The operator's block brings topics and store up, and a worker that is ready and stops on SIGTERM with 0."""
+    text = block("test_the_worker_of_the_readme_starts_on_postgresql")
+    port = free_port()
+    for shown, ours in {
+        "broker:9092": kafka_bootstrap,
+        "postgresql+psycopg://dsr@db/dsr": postgres_url,
+        "registry.yaml": "docs/examples/registry.yaml",
+        "$(cat key)": "cHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHA=",
+        "--replication 3": "--replication 1",
+        "dsr worker ": f"exec dsr worker --http-port {port} ",
+    }.items():
+        assert shown in text
+        text = text.replace(shown, ours)
+    given = environment(folder)
+    del given["DSR_STORE_URL"]
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-euc", text, cwd=ROOT, env={**given, "DSR_TOPIC_PREFIX": f"readme-{port}"}, stdout=-1, stderr=-2
+    )
+    try:
+        async with asyncio.timeout(90), httpx.AsyncClient() as client:
+            while True:
+                assert process.returncode is None, "the worker has ended"
+                try:
+                    if (await client.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200:
+                        break
+                except httpx.TransportError:
+                    await asyncio.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(30):
+            await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode == 0
