@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, delete, event, func, select, text
+from sqlalchemy import Connection, Engine, case, create_engine, delete, event, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
@@ -276,11 +276,11 @@ def _census(connection: Connection, now: datetime) -> Census:
         if at is not None:
             oldest[phase] = min(at, oldest.get(phase, at))
     due: dict[tuple[str, str], int] = {}
-    days_left = (requests.c.due_at - _micros(now)) / _DAY
-    by_day = select(requests.c.right, func.floor(days_left), func.count()).where(open_requests)
-    for right, days, count in connection.execute(by_day.group_by(requests.c.right, func.floor(days_left))):
-        bucket = next((name for name, end in _BUCKETS if days is not None and days < end), "15+")
-        due[right, bucket] = due.get((right, bucket), 0) + count
+    ends = [(requests.c.due_at < _micros(now) + day * _DAY, bucket) for bucket, day in _BUCKETS]
+    bucket_of = case(*ends, else_="15+").label("bucket")
+    by_bucket = select(requests.c.right, bucket_of, func.count()).where(open_requests)
+    for right, bucket, count in connection.execute(by_bucket.group_by(requests.c.right, text("bucket"))):
+        due[right, bucket] = count
     awaited: dict[tuple[str, str], int] = {}
     by_awaited = select(requests.c.awaited, func.count()).where(open_requests, requests.c.awaited != "")
     for text_, count in connection.execute(by_awaited.group_by(requests.c.awaited)):

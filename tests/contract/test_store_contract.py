@@ -1,0 +1,283 @@
+"""What `orchestrator.ports.Store` promises, on every database it runs on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+
+from orchestrator.adapters.sql import schema
+from orchestrator.adapters.sql.store import SqlStore, make_engine
+from orchestrator.ports import Change, Conflict, OutRecord, Row
+from schemas.errors import ConfigurationError
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
+A, B, C = (f"00000000-0000-4000-8000-00000000000{n}" for n in "abc")
+PERSON = "p" * 64
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Give the URL of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'store.sqlite'}"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[SqlStore]:
+    """Give a store with today's schema."""
+    engine = make_engine(url)
+    schema.upgrade(engine)
+    opened = SqlStore(engine)
+    yield opened
+    await opened.aclose()
+
+
+@pytest.fixture
+async def other(url: str, store: SqlStore) -> AsyncIterator[SqlStore]:
+    """Give a second worker's store on the same database."""
+    opened = SqlStore(make_engine(url))
+    yield opened
+    await opened.aclose()
+
+
+def row(request: str, version: int = 0, **columns: object) -> Row:
+    given: dict[str, object] = {"state": f"{request}@{version}".encode(), "phase": "active", "right": "erasure"}
+    return Row(request, version, **{**given, **columns})  # type: ignore[arg-type] # columns of a row
+
+
+def change(*rows: Row, worker: str = "w1", now: datetime = NOW, **parts: object) -> Change:
+    return Change(worker=worker, now=now, rows=list(rows), **parts)  # type: ignore[arg-type] # parts of a change
+
+
+def record(number: int) -> OutRecord:
+    return OutRecord("t.journal.v1", A.encode(), f"value {number}".encode(), [("dsr-type", b"JournalEntry"), ("empty", b"")])
+
+
+async def test_a_saved_row_comes_back_whole_and_one_version_on(store: SqlStore) -> None:
+    """Every column returns as it was saved, instants to the microsecond in UTC, and the version counts saves."""
+    saved = row(
+        A, person=PERSON, wake_at=NOW, due_at=NOW + timedelta(days=30), received_at=NOW, awaited="crm:sent,mail:waiting"
+    )
+    await store.commit(change(saved))
+    loaded = await store.load([A, B])
+    assert loaded == {A: replace(saved, version=1)}
+    assert loaded[A].wake_at is not None and loaded[A].wake_at.tzinfo is UTC
+    await store.commit(change(replace(loaded[A], state=b"two", wake_at=None)))
+    assert await store.load([A]) == {A: replace(saved, version=2, state=b"two", wake_at=None)}
+
+
+async def test_more_rows_than_one_statement_takes(store: SqlStore) -> None:
+    """Sets far beyond a statement's parameters are saved, loaded and forgotten like small ones."""
+    requests = [f"{n:08d}-0000-4000-8000-000000000000" for n in range(1_203)]
+    await store.commit(change(*(row(r) for r in requests), sealed=dict.fromkeys(requests, b"sealed")))
+    assert set(await store.load(requests)) == set(requests) == set(await store.identities(requests))
+    await store.commit(change(forgotten=requests[1:]))
+    assert set(await store.identities(requests)) == {requests[0]}
+
+
+@pytest.mark.parametrize("stale", [0, 1, 3])
+async def test_a_version_that_is_not_the_stored_one_conflicts_and_saves_nothing(store: SqlStore, stale: int) -> None:
+    """One wrong version spoils the whole transaction: rows, identities, groups, outbox; and the outbox ids named as out stay."""
+    first = await store.commit(change(row(A), records=[record(1)]))
+    await store.commit(change(row(A, 1), row(C)))
+    assert first is not None
+    spoiled = change(
+        *(row(A, stale), row(B), row(C, 1)),
+        sealed={B: b"sealed"},
+        subjects={PERSON: 0},
+        records=[record(2)],
+        published=[first],
+    )
+    with pytest.raises(Conflict):
+        await store.commit(spoiled)
+    loaded = await store.load([A, B, C])
+    assert {request: found.version for request, found in loaded.items()} == {A: 2, C: 1}
+    assert await store.identities([B]) == {}
+    assert (await store.siblings([PERSON]))[1] == {PERSON: 0}
+    assert [batch.outbox_id for batch in await store.unpublished("w1", NOW)] == [first]
+
+
+async def test_a_request_that_two_workers_insert_is_saved_once(store: SqlStore, other: SqlStore) -> None:
+    """Both see no row; the second to save gets a conflict."""
+    await store.commit(change(row(A)))
+    with pytest.raises(Conflict):
+        await other.commit(change(row(A, state=b"mine")))
+    assert (await store.load([A]))[A].state == f"{A}@0".encode()
+
+
+async def test_of_two_commits_at_the_same_time_one_conflicts(store: SqlStore, other: SqlStore) -> None:
+    """However often two workers save the same two rows at once, each version is given once."""
+    for version in range(10):
+        pair = change(row(A, version), row(B, version)), change(row(B, version), row(A, version))
+        results = await asyncio.gather(store.commit(pair[0]), other.commit(pair[1]), return_exceptions=True)
+        assert sorted(type(result) for result in results if result is not None) == [Conflict]
+    assert {found.version for found in (await store.load([A, B])).values()} == {10}
+
+
+async def test_two_that_looked_at_one_person_cannot_both_save(store: SqlStore, other: SqlStore) -> None:
+    """Different requests of one person: whoever decided without seeing the other's must decide again."""
+    assert await store.siblings([PERSON]) == ({PERSON: []}, {PERSON: 0})
+    both = (
+        store.commit(change(row(A, person=PERSON), subjects={PERSON: 0})),
+        other.commit(change(row(B, person=PERSON), subjects={PERSON: 0})),
+    )
+    results = await asyncio.gather(*both, return_exceptions=True)
+    assert [type(result) for result in results if result is not None] == [Conflict]
+    rows, versions = await store.siblings([PERSON])
+    assert len(rows[PERSON]) == 1 and versions == {PERSON: 1}
+    lost = B if rows[PERSON][0].subject_request_id == A else A
+    await other.commit(change(row(lost, person=PERSON), subjects=versions))
+    assert [len(found) for found in (await store.siblings([PERSON]))[0].values()] == [2]
+
+
+async def test_siblings_are_the_open_requests_oldest_first(store: SqlStore) -> None:
+    """Closed and unverified requests of the person, and other people's, are not among them."""
+    verifying, closed = "00000000-0000-4000-8000-00000000000d", "00000000-0000-4000-8000-00000000000e"
+    await store.commit(
+        change(
+            row(A, person=PERSON, received_at=NOW),
+            row(B, person=PERSON, received_at=NOW - timedelta(microseconds=1)),
+            row(C, person="q" * 64, received_at=NOW),
+            row(verifying, person=PERSON, phase="verifying"),
+            row(closed, person=PERSON, phase="closed"),
+        )
+    )
+    rows, _ = await store.siblings([PERSON, "nobody"])
+    assert {person: [r.subject_request_id for r in found] for person, found in rows.items()} == {PERSON: [B, A], "nobody": []}
+
+
+async def test_a_group_is_deleted_when_its_last_request_has_left(store: SqlStore) -> None:
+    """The keyed hash of a person stays as long as any request carries it, and no longer."""
+    await store.commit(change(row(A, person=PERSON), row(B, person=PERSON), subjects={PERSON: 0}))
+    await store.commit(change(row(A, 1), left_subjects={PERSON}))
+    assert (await store.siblings([PERSON]))[1] == {PERSON: 1}
+    await store.commit(change(row(B, 1), left_subjects={PERSON}))
+    assert (await store.siblings([PERSON]))[1] == {PERSON: 0}
+
+
+async def test_identities_are_stored_replaced_and_forgotten(store: SqlStore) -> None:
+    """A request's sealed identity is there until it is forgotten; then the row is gone, and repeating is harmless."""
+    await store.commit(change(row(A), row(B), sealed={A: b"first", B: b"other"}))
+    await store.commit(change(row(A, 1), sealed={A: b"second"}))
+    assert await store.identities([A, B, C]) == {A: b"second", B: b"other"}
+    for _ in range(2):
+        await store.commit(change(forgotten=[A]))
+        assert await store.identities([A, B]) == {B: b"other"}
+
+
+async def test_due_is_what_has_come_the_longest_overdue_first(store: SqlStore) -> None:
+    """The very moment counts as come; no more than the limit; what never wakes is never due."""
+    at = {A: NOW, B: NOW - timedelta(days=400), C: NOW + timedelta(microseconds=1)}
+    sleeper = "00000000-0000-4000-8000-00000000000f"
+    await store.commit(change(*(row(request, wake_at=when) for request, when in at.items()), row(sleeper)))
+    assert await store.due(NOW, 10) == [B, A]
+    assert await store.due(NOW, 1) == [B]
+    assert await store.due(NOW - timedelta(days=500), 10) == []
+
+
+async def test_the_outbox_is_saved_with_the_states_and_kept_until_out(store: SqlStore) -> None:
+    """Batches come back in order, record by record as saved, and are gone when named as published, directly or by a save."""
+    ids = [await store.commit(change(row(request), records=[record(n), record(n + 10)])) for n, request in enumerate((A, B))]
+    assert None not in ids and ids == sorted(ids)  # type: ignore[type-var] # not None
+    kept = await store.unpublished("w1", NOW)
+    assert [(batch.outbox_id, batch.worker, batch.records) for batch in kept] == [
+        (ids[n], "w1", (record(n), record(n + 10))) for n in range(2)
+    ]
+    await store.published([ids[0]])  # type: ignore[list-item] # not None
+    assert [batch.outbox_id for batch in await store.unpublished("w1", NOW)] == [ids[1]]
+    assert await store.commit(change(row(C), published=[ids[1]])) is None  # type: ignore[list-item] # not None
+    assert await store.unpublished("w1", NOW) == []
+    await store.published([])
+
+
+async def test_unpublished_are_ones_own_and_the_old_ones_of_others(store: SqlStore) -> None:
+    """Another worker's batch is left to it until it is so old that its writer must have died."""
+    own = await store.commit(change(row(A), records=[record(1)]))
+    theirs = await store.commit(change(row(B), worker="w2", records=[record(2)]))
+    assert [batch.outbox_id for batch in await store.unpublished("w1", NOW)] == [own]
+    assert [batch.outbox_id for batch in await store.unpublished("w1", NOW + timedelta(microseconds=1))] == [own, theirs]
+    assert [batch.worker for batch in await store.unpublished("", NOW + timedelta(seconds=1))] == ["w1", "w2"]
+    assert await store.unpublished("", NOW - timedelta(days=36_500)) == []
+
+
+async def test_registries_are_kept_by_digest(store: SqlStore, other: SqlStore) -> None:
+    """Keeping one twice, or from two workers at once, is harmless; the first body stands."""
+    await asyncio.gather(*(one.keep_registry("d" * 64, b"body") for one in (store, other, store)))
+    await other.keep_registry("e" * 64, b"next")
+    assert await store.registries() == {"d" * 64: b"body", "e" * 64: b"next"}
+
+
+async def test_the_census_counts_what_is_open(store: SqlStore) -> None:
+    """By phase and right, the oldest of each phase, by days left in buckets, by system awaited; closed ones only wake."""
+    days = {"overdue": -0.001, "0-2": 2.99, "3-7": 3.0, "8-14": 14.99, "15+": 15.0}
+    rows = [
+        row(
+            f"{n:08d}-0000-4000-8000-000000000000",
+            due_at=NOW + timedelta(days=left),
+            received_at=NOW - timedelta(days=n),
+            awaited="crm:sent,mail:waiting" if n else "",
+        )
+        for n, left in enumerate(days.values())
+    ]
+    rows.append(row(A, phase="verifying", right="access", received_at=None))
+    rows.append(row(B, phase="closed", due_at=NOW, received_at=NOW - timedelta(days=99), wake_at=NOW, awaited="crm:sent"))
+    await store.commit(change(*rows, records=[record(1)]))
+    census = await store.census(NOW)
+    assert census.open_requests == {("active", "erasure"): 5, ("verifying", "access"): 1}
+    assert census.oldest == {"active": NOW - timedelta(days=4)}
+    assert census.due == {**{("erasure", bucket): 1 for bucket in days}, ("access", "15+"): 1}
+    assert census.awaited == {("crm", "sent"): 4, ("mail", "waiting"): 4}
+    assert (census.outbox, census.due_wakes) == (1, 1)
+
+
+async def test_the_census_of_an_empty_store_is_empty(store: SqlStore) -> None:
+    """No request, no count."""
+    census = await store.census(NOW)
+    assert not (census.open_requests or census.oldest or census.due or census.awaited or census.outbox or census.due_wakes)
+
+
+async def test_upgrading_again_changes_nothing(store: SqlStore, url: str) -> None:
+    """What is saved survives another upgrade, and the revision stays."""
+    await store.commit(change(row(A)))
+    engine = make_engine(url)
+    assert schema.upgrade(engine) == schema.upgrade(engine) == schema.check(engine)
+    engine.dispose()
+    assert set(await store.load([A])) == {A}
+
+
+@pytest.mark.parametrize("statement", ["DELETE FROM alembic_version", "UPDATE alembic_version SET version_num = '9999'"])
+async def test_another_revision_is_refused_with_the_remedy(store: SqlStore, url: str, statement: str) -> None:
+    """A store without a revision, or with a later release's, is not touched: the message says what to run."""
+    engine = make_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text(statement))
+    with pytest.raises(ConfigurationError, match="dsr store upgrade"):
+        schema.check(engine)
+    engine.dispose()
+
+
+async def test_a_store_answers_a_ping(store: SqlStore) -> None:
+    """`ping` returns while the database answers."""
+    await store.ping()
+
+
+async def test_the_tables_are_those_that_the_migrations_make(store: SqlStore, url: str) -> None:
+    """The statements' tables and the migrated database have the same columns, and the columns that are searched an index."""
+    from orchestrator.adapters.sql.tables import metadata  # noqa: PLC0415 - only this test looks at them
+
+    engine = make_engine(url)
+    with closing(engine.raw_connection()):
+        inspector = sqlalchemy.inspect(engine)
+        for table in metadata.tables.values():
+            found = {column["name"]: column["nullable"] for column in inspector.get_columns(table.name)}
+            assert found == {column.name: bool(column.nullable) for column in table.columns}
+            assert {index["name"] for index in inspector.get_indexes(table.name)} == {index.name for index in table.indexes}
+    engine.dispose()
