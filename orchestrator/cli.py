@@ -8,7 +8,9 @@ import typer
 
 from orchestrator.commands.audit import audit_command, dump_command
 from orchestrator.commands.bench import bench_command
+from orchestrator.commands.confirmations import confirmations_command
 from orchestrator.commands.decisions import register as register_decisions
+from orchestrator.commands.demo import demo_command
 from orchestrator.commands.due import due_command
 from orchestrator.commands.kafka import kafka_app
 from orchestrator.commands.lifecycle import lifecycle_command
@@ -37,6 +39,7 @@ app.add_typer(topics_app, name="topics")
 app.add_typer(store_app, name="store")
 app.command("bench")(bench_command)
 app.command("audit")(audit_command)
+app.command("demo")(demo_command)
 app.command("due")(due_command)
 app.command("lifecycle")(lifecycle_command)
 app.command("dump")(dump_command)
@@ -45,6 +48,7 @@ app.command("submit")(submit_command)
 app.command("status")(status_command)
 app.command("show")(show_command)
 app.command("list")(list_command)
+app.command("confirmations")(confirmations_command)
 register_decisions(app)
 
 

@@ -101,7 +101,10 @@ class SubsidiaryStandIn(StandIn):
 
     def routes(self) -> list[Route]:
         """Return discovery, requests and their status under both versions' names, the certificate, and results."""
-        routes = [Route("/cert.pem", self._certificate, methods=["GET"])]
+        routes = [
+            Route("/cert.pem", self._certificate, methods=["GET"]),
+            Route("/ca.pem", self._root, methods=["GET"]),
+        ]
         for version in ("v1", "v2"):
             routes += [
                 Route(f"/{version}/discovery", self._discovery, methods=["GET"]),
@@ -189,6 +192,10 @@ class SubsidiaryStandIn(StandIn):
 
     async def _certificate(self, _: Request) -> Response:
         return Response(self.certificate_pem, media_type="application/x-pem-file")
+
+    async def _root(self, _: Request) -> Response:
+        """Hand out the root that a receiver on this machine may trust; a real processor's is in the usual store."""
+        return Response(self.authority.root_pem, media_type="application/x-pem-file")
 
     async def _create(self, request: Request) -> Response:
         refusal = await self._refusal(request)
