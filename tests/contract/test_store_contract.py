@@ -85,7 +85,7 @@ async def test_more_rows_than_one_statement_takes(store: SqlStore) -> None:
 
 @pytest.mark.parametrize("stale", [0, 1, 3])
 async def test_a_version_that_is_not_the_stored_one_conflicts_and_saves_nothing(store: SqlStore, stale: int) -> None:
-    """One wrong version spoils the whole transaction: rows, identities, groups, outbox; and the outbox ids named as out stay."""
+    """One wrong version spoils the whole transaction: rows, identities, groups, outbox, and what was out of it."""
     first = await store.commit(change(row(A), records=[record(1)]))
     await store.commit(change(row(A, 1), row(C)))
     assert first is not None
