@@ -38,7 +38,10 @@ def check_1_confirmation(case: Case) -> None:
     story, confirmations = case.story, case.dossier.confirmations
     if not story.notes:
         for note in confirmations[:1]:
-            case.violated(1, note.place, "a confirmation of a request that the journal does not know")
+            if case.ground.may_be_expired(case.ground.topics.journal, note.confirmation.closed_at):
+                case.unverified("confirmations whose journal is gone")
+            else:
+                case.violated(1, note.place, "a confirmation of a request that the journal does not know")
         return
     for step in story.closed[1:]:
         case.violated(1, step.note.place, "the request is closed a second time")

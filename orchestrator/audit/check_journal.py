@@ -27,7 +27,7 @@ def check_6_chain(case: Case) -> None:
     for sequence in sorted(journal):
         note = journal[sequence]
         if sequence != expected:
-            if expected == 1 and case.ground.may_be_expired(note.place.topic, note.entry.at):
+            if expected == 1 and case.ground.has_lost_since(note.place, _began_at(case)):
                 case.unverified("journals whose first entries are gone")
                 case.journal_is_whole = False
             else:
@@ -38,6 +38,12 @@ def check_6_chain(case: Case) -> None:
     if any(oddity.invariant == 6 for oddity in case.dossier.oddities):
         case.journal_is_whole = False
     _check_head(case)
+
+
+def _began_at(case: Case) -> datetime | None:
+    """Return when the request was received, as far as its confirmation says so."""
+    confirmations = case.dossier.confirmations
+    return confirmations[0].confirmation.received_at if confirmations else None
 
 
 def _broken(case: Case, place: Any, why: str) -> None:

@@ -33,7 +33,15 @@ def check_3_orders(case: Case) -> None:
                 case.violated(3, step.note.place, f"it says that an order went to {system}, and the topic has none such")
     for note in case.dossier.inputs:
         if note.kind == _REPORT and _counts(case, note) and not _answers(case, note):
-            case.violated(3, note.place, f"it reports for {note.fields['system']} on an order that was not sent")
+            _answers_nothing(case, note)
+
+
+def _answers_nothing(case: Case, note: InputNote) -> None:
+    has_entry = any(entry.entry.source == str(note.place) for entry in case.story.notes)
+    if not has_entry and case.ground.may_be_expired(case.ground.topics.quarantine, note.written_at):
+        case.unverified("inputs that may have been set aside")
+    else:
+        case.violated(3, note.place, f"it reports for {note.fields['system']} on an order that was not sent")
 
 
 def _check_order(case: Case, order: OrderNote) -> None:
@@ -174,6 +182,9 @@ def _report_says_nothing_new(case: Case, given: InputNote) -> bool:
 def _without_effect(case: Case, given: InputNote) -> None:
     if not case.ground.is_processed(given.place):
         case.findings.waiting += 1
+        return
+    if case.ground.may_be_expired(case.ground.topics.quarantine, given.written_at):
+        case.unverified("inputs that may have been set aside")
         return
     what = given.kind or "record that cannot be read"
     if given.ident and any(other.ident == given.ident and other.print != given.print for other in case.dossier.inputs):

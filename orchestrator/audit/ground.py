@@ -69,9 +69,16 @@ class Ground:
 
     def may_be_expired(self, topic: str, at: datetime) -> bool:
         """Tell whether a record written at about `at` may have been deleted by age from some partition of the topic."""
+        return any(self._may_have_lost(partition, at) for partition in self._begun_late.get(topic, ()))
+
+    def has_lost_since(self, place: Place, at: datetime | None) -> bool:
+        """Tell whether the partition of `place` may have lost a record written at `at`, or any if that is not known."""
+        partition = place.topic, place.partition
+        return self.extent[partition].beginning > 0 and (at is None or self._may_have_lost(partition, at))
+
+    def _may_have_lost(self, partition: tuple[str, int], at: datetime) -> bool:
         at_ms = at.timestamp() * 1000
-        unknown = at_ms if self.all_read else 0
-        return any(at_ms <= self.first_ms.get(partition, unknown) for partition in self._begun_late.get(topic, ()))
+        return at_ms <= self.first_ms.get(partition, at_ms if self.all_read else 0)
 
 
 class Case:

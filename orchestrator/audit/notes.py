@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from hashlib import blake2b, sha256
 from typing import Any, TypeAlias
 
@@ -45,6 +45,7 @@ class InputNote:
 
     place: Place
     print: int
+    written_at: datetime
     kind: str = ""
     ident: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -175,15 +176,16 @@ class NoteTaker:
         return self._ours(record, printed, FulfilmentOrder, 3) if self.is_orders(topic) else None
 
     def _input(self, record: LogRecord, printed: int) -> InputNote:
+        written_at = datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
         try:
             message = decode(record.value, record.headers, self.inputs[record.place.topic])
         except ProtocolViolation:
-            return InputNote(record.place, printed)
+            return InputNote(record.place, printed, written_at)
         fields = message.model_dump(exclude={"sealed", "yielded"})
         if record.key != str(fields["subject_request_id"]).encode():
-            return InputNote(record.place, printed)
+            return InputNote(record.place, printed, written_at)
         ident = str(fields.get("command_id") or fields.get("report_id") or "")
-        return InputNote(record.place, printed, type(message).__name__, ident, fields)
+        return InputNote(record.place, printed, written_at, type(message).__name__, ident, fields)
 
     def _ours(self, record: LogRecord, printed: int, model: type[Message], invariant: int) -> Note | None:
         place = record.place
