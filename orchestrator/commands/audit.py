@@ -66,8 +66,6 @@ def audit_command(
 
     Example: dsr audit --canary someone@example.org
     """
-    from orchestrator.audit.report import as_document, as_lines
-
     with usage():
         search, searched = _search(canary or [], canaries, allow or [], scan=scan)
         at = _instant(as_of) if as_of else None
@@ -77,14 +75,20 @@ def audit_command(
         else:
             topics, broker = topics_of(prefix), bootstrap or current_bootstrap()
             verdict = asyncio.run(_audit_live(broker, topics, search, as_of=at, slack=span, grace=grace))
+    _print(verdict, searched, as_json=as_json)
+    if not verdict.is_clean:
+        raise typer.Exit(EXIT_VIOLATED)
+
+
+def _print(verdict: Verdict, searched: str, *, as_json: bool) -> None:
+    from orchestrator.audit.report import as_document, as_lines
+
     if as_json:
         json.dump(as_document(verdict, searched=searched), sys.stdout, indent=2)
         print()
-    else:
-        for line in as_lines(verdict, searched=searched):
-            print(line)
-    if not verdict.is_clean:
-        raise typer.Exit(EXIT_VIOLATED)
+        return
+    for line in as_lines(verdict, searched=searched):
+        print(line)
 
 
 def dump_command(

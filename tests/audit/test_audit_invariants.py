@@ -96,6 +96,12 @@ def test_every_number_has_corruptions(number: int):
     assert sum(n == number for n, _, _ in CORRUPTIONS) >= 3
 
 
+def test_text_and_code_say_the_same():
+    """The page lists the invariants by the same numbers, in the same words."""
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
+    assert [f"\n{number}. **{words}**" in page for number, words in INVARIANTS.items()] == [True] * len(INVARIANTS)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_order_across_partitions_means_nothing(story: Story, seed: int):
     """Partitions interleaved at random, or one after the other, give the same verdict, clean or broken."""
