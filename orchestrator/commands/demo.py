@@ -26,7 +26,9 @@ __all__ = ["demo_command"]
 
 def demo_command(
     keep: Annotated[bool, typer.Option("--keep", help="Leave all running afterwards, until Ctrl-C.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of progress and table.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on standard output; all else on standard error.")
+    ] = False,
     kill: Annotated[list[str] | None, typer.Option(help="Kill this process in the middle: worker, or a system's id.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where logs and data go, and stay; a temporary one by default.")] = None,
     canary: Annotated[str, typer.Option(help="A word that stands in every planted address, to be searched for.")] = "demo",
@@ -47,7 +49,7 @@ def demo_command(
         raise typer.BadParameter(f"{folder} is not empty: name a new folder")
     evening = Evening(
         folder=home,
-        screen=Screen(_console(), quiet=as_json),
+        screen=Screen(_console(stderr=as_json)),
         bootstrap=os.environ.get("DSR_KAFKA_BOOTSTRAP"),
         marker=_marker(canary),
         kills=tuple(kill or ()),
@@ -58,9 +60,8 @@ def demo_command(
     try:
         verdict = _run(evening)
         clean = not verdict.wrong
-        evening.screen.wrong(verdict.wrong) if not as_json else typer.echo(json.dumps(_summary(evening, verdict)))
-        if not as_json:
-            typer.echo(last_line(verdict.score))
+        evening.screen.wrong(verdict.wrong)
+        typer.echo(json.dumps(_summary(evening, verdict)) if as_json else last_line(verdict.score))
     except (KeyboardInterrupt, asyncio.CancelledError):
         clean = True
         typer.echo("demo: interrupted, everything is stopped", err=True)
@@ -73,12 +74,12 @@ def demo_command(
     raise typer.Exit(0 if clean else 1)
 
 
-def _console() -> Console:
+def _console(*, stderr: bool) -> Console:
     """Return a console that is wide enough for the table where nobody says how wide it is: in a pipe or a file."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(highlight=False, width=100)
+    console = Console(highlight=False, stderr=stderr)
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(highlight=False, stderr=stderr, width=100)
 
 
 def _marker(word: str) -> str:

@@ -100,12 +100,14 @@ async def perform(evening: Evening, then: Callable[[Verdict, Mapping[str, str]],
     registry = registry_file.load(evening.registry)
     roles = _roles(registry)
     with contextlib.ExitStack() as stack:
+        kafka = LocalKafka(evening.folder / "kafka")
+        stack.callback(kafka.stop)  # after the others: who commits while it stops needs the broker
         stage = stack.enter_context(Stage(evening.folder, evening.screen.say))
         stack.callback(evening.screen.rest)
         key = base64.b64encode(secrets.token_bytes(32)).decode()
         topics = Topics(prefix=f"demo-{secrets.token_hex(4)}")
         house = _House(evening, stage, registry, roles, people(evening.marker), topics, key)
-        verdict = await _played(house, stack)
+        verdict = await _played(house, kafka)
         evening.screen.rest()
         if evening.keep:
             then(verdict, _environment(house))
@@ -125,8 +127,8 @@ def _roles(registry: Registry) -> dict[str, Role]:
     return {system.id: ROLES[system.id] for system in registry.active()}
 
 
-async def _played(house: _House, stack: contextlib.ExitStack) -> Verdict:
-    await asyncio.gather(_broker(house, stack), _vendors(house))
+async def _played(house: _House, kafka: LocalKafka) -> Verdict:
+    await asyncio.gather(_broker(house, kafka), _vendors(house))
     house.say(f"applying {len(_manifest(house))} topics")
     await topics_adapter.apply(house.bootstrap, _manifest(house))
     await _ours(house)
@@ -151,13 +153,11 @@ def _manifest(house: _House) -> tuple[Any, ...]:
     return manifest(house.roles, prefix=house.topics.prefix)
 
 
-async def _broker(house: _House, stack: contextlib.ExitStack) -> None:
+async def _broker(house: _House, kafka: LocalKafka) -> None:
     if house.evening.bootstrap:
         house.bootstrap = house.evening.bootstrap
         house.say(f"using the broker at {house.bootstrap}, topics {house.topics.prefix}.*")
         return
-    kafka = LocalKafka(house.evening.folder / "kafka")
-    stack.callback(kafka.stop)
     await asyncio.to_thread(kafka.start, house.say)
     house.bootstrap = kafka.bootstrap
 

@@ -53,7 +53,6 @@ class Screen:
     """Says what happens: a live table in a terminal, plain lines elsewhere."""
 
     console: Console
-    quiet: bool = False
     started: float = field(default_factory=time.monotonic)
     _live: Live | None = None
     _story: Story | None = None
@@ -63,8 +62,6 @@ class Screen:
     def say(self, line: str) -> None:
         """Tell what is being done."""
         self._step = line
-        if self.quiet:
-            return
         if self._live is None:
             self.console.print(Text(f"{self._clock()} {line}"), soft_wrap=not self.console.is_terminal)
         else:
@@ -73,7 +70,7 @@ class Screen:
     def follow(self, story: Story) -> None:
         """Show each request from now on."""
         self._story = story
-        if self.console.is_terminal and not self.quiet:
+        if self.console.is_terminal:
             self._live = Live(console=self.console, refresh_per_second=8, transient=True)
             self._live.start()
             self._live.update(self._picture())
@@ -97,8 +94,6 @@ class Screen:
 
     def table(self, story: Story, score: Score, roles: Mapping[str, Role]) -> None:
         """Print every request with each system's outcome."""
-        if self.quiet:
-            return
         table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
         for name in ("request", "person", "right"):
             table.add_column(name, no_wrap=True)
@@ -116,8 +111,6 @@ class Screen:
 
     def proof(self, proof: Proof, systems: int) -> None:
         """Print what was looked at afterwards."""
-        if self.quiet:
-            return
         counts = ", ".join(f"{count} {word}" for word, count in sorted(proof.checked.items()))
         verdict = "as it must be, byte for byte" if not proof.deviations else f"{len(proof.deviations)} deviations"
         self.console.print(
