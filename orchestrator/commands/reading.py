@@ -38,6 +38,7 @@ __all__ = [
     "fold_journal",
     "fold_record",
     "print_json",
+    "read_confirmations",
     "read_request",
     "request_id",
 ]
@@ -156,6 +157,19 @@ async def fold_journal(bootstrap: str, topics: Topics) -> tuple[dict[str, Reques
                     request = entry.subject_request_id
                     views.setdefault(request, RequestView(request)).journal(entry)
     return views, count
+
+
+async def read_confirmations(bootstrap: str, topics: Topics) -> dict[str, Confirmation]:
+    """Return the confirmation of every closed request; a repeated one is the same."""
+    from orchestrator.audit.kafka_log import connected
+
+    found: dict[str, Confirmation] = {}
+    async with connected(bootstrap, topics, only=(topics.confirmations,)) as log:
+        async for record in log.read(await log.extent()):
+            if record.value is not None:
+                confirmation = _read(Confirmation, record.value, topics.confirmations)
+                found[confirmation.subject_request_id] = confirmation
+    return found
 
 
 def print_json(document: object) -> None:

@@ -37,7 +37,7 @@ from schemas.vocabulary import Language, OrderPhase, Phase, Right
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["list_command", "show_command", "status_command"]
+__all__ = ["list_command", "print_table", "show_command", "status_command", "table_of"]
 
 _WIDTH = 140
 
@@ -60,10 +60,10 @@ def status_command(
         return
     print(_headline(view, now))
     if view.systems:
-        table = _table(("system", "phase", "how it stands", "since"))
+        table = table_of(("system", "phase", "how it stands", "since"))
         for system in view.systems.values():
             table.add_row(*system_line(system, view.zone))
-        _print_table(table)
+        print_table(table)
     for line in awaited(view):
         print(f"awaited: {line}")
     for event in view.rejections:
@@ -90,10 +90,10 @@ def show_command(
         return
     print(_headline(dossier.view, now))
     if history:
-        table = _table(("when", "what happened"))
+        table = table_of(("when", "what happened"))
         for at, what in timeline(dossier.entries, dossier.view.zone):
             table.add_row(at, what)
-        _print_table(table)
+        print_table(table)
     if confirmation is not None and (language is not None or not history):
         print(f"\n{confirmation.text[language or Language.EN]}")
     elif confirmation is None and not history:
@@ -152,7 +152,7 @@ def list_command(
         print_json({"journal_records": count, "requests": [as_document(view, now) for view in chosen]})
         return
     if chosen:
-        _print_table(_listed(chosen, now))
+        print_table(_listed(chosen, now))
     print(f"{len(chosen)} of {len(views)} requests; {count} journal records read")
 
 
@@ -161,7 +161,7 @@ def _by_due_date(view: RequestView) -> tuple[str, str]:
 
 
 def _listed(views: Iterable[RequestView], now: datetime) -> Table:
-    table = _table(("due on", "days left", "right", "phase", "answered", "waits for", "subject_request_id"))
+    table = table_of(("due on", "days left", "right", "phase", "answered", "waits for", "subject_request_id"))
     for view in views:
         settled = sum(system.phase is OrderPhase.SETTLED for system in view.systems.values())
         left = "" if view.phase is Phase.CLOSED else str(view.days_left(now))
@@ -221,7 +221,8 @@ def _headline(view: RequestView, now: datetime) -> str:
     return "\n".join(lines)
 
 
-def _table(headings: Iterable[str]) -> Table:
+def table_of(headings: Iterable[str]) -> Table:
+    """Return an empty table without lines around its cells."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -235,7 +236,8 @@ def _table(headings: Iterable[str]) -> Table:
     return table
 
 
-def _print_table(table: Table) -> None:
+def print_table(table: Table) -> None:
+    """Print it, as wide as it needs, also where no terminal says how wide it is."""
     from rich.console import Console
 
     console = Console(width=_WIDTH, highlight=False, markup=False)

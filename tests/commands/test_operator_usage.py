@@ -47,6 +47,7 @@ SUBMIT = ("submit", "--right", "erasure", "--email", PERSON)
         (("submit", "--right", "erasure", "--email", "-", "--unverified"), "email is empty"),
         ((*SUBMIT, "--unverified"), "No Kafka broker answers"),
         (("list",), "No Kafka broker answers"),
+        (("confirmations", "--since", "May"), "%Y-%m-%d"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_answered_with_what_is_valid(arguments: tuple[str, ...], says: str) -> None:
@@ -66,7 +67,7 @@ def test_submit_names_the_missing_key() -> None:
 
 COMMANDS = (
     "submit", "status", "show", "list", "deny", "extend", "hold", "resume", "waive", "retry", "add", "approve", "withdraw",
-    "identity",
+    "identity", "confirmations",
 )  # fmt: skip
 
 

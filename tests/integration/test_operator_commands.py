@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -64,17 +65,11 @@ class Desk:
         return answer(order)
 
     async def run(self, *command: str, stdin: str = "") -> Done:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *command,
-            env=self.env,
-            cwd=ROOT,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 90)
-        done = Done(process.returncode or 0, out.decode(), err.decode())
+        ended = await asyncio.to_thread(
+            subprocess.run, [sys.executable, *command], env=self.env, cwd=ROOT, input=stdin, capture_output=True, text=True,
+            timeout=90,
+        )  # fmt: skip
+        done = Done(ended.returncode, ended.stdout, ended.stderr)
         assert "Traceback" not in done.err, done.err
         self.printed += [done.out, done.err]
         return done
@@ -187,6 +182,11 @@ async def test_a_failed_system_waits_for_a_decision(desk: Desk) -> None:
     assert "illegal_move" in late.out
     closed = await desk.until(request, phase="closed", result="fulfilled_with_exceptions")
     assert closed["awaited"] == []
+    today = datetime.now(UTC).date()
+    confirmed = (await desk.dsr("confirmations", "--since", today.isoformat())).out
+    assert "accounts: waived" in confirmed and "1 of 1 confirmations; 0 late" in confirmed
+    assert "0 of 1" in (await desk.dsr("confirmations", "--since", (today + timedelta(days=1)).isoformat())).out
+    assert (await desk.dsr("confirmations", "--late", "--json")).json == []
 
 
 async def test_hold_extend_resume(desk: Desk) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def test_the_session_of_the_readme_ends_in_a_confirmation(folder: Path) -> None:
 @pytest.mark.kafka
 @pytest.mark.postgres
 @pytest.mark.slow
-async def test_the_worker_of_the_readme_starts_on_postgresql(kafka_bootstrap: str, postgres_url: str, folder: Path) -> None:
+def test_the_worker_of_the_readme_starts_on_postgresql(kafka_bootstrap: str, postgres_url: str, folder: Path) -> None:
     """The operator's block brings topics and store up, and a worker that is ready and stops on SIGTERM with 0."""
     text = block("test_the_worker_of_the_readme_starts_on_postgresql")
     port = free_port()
@@ -86,22 +86,30 @@ async def test_the_worker_of_the_readme_starts_on_postgresql(kafka_bootstrap: st
         text = text.replace(shown, ours)
     given = environment(folder)
     del given["DSR_STORE_URL"]
-    process = await asyncio.create_subprocess_exec(
-        "bash", "-euc", text, cwd=ROOT, env={**given, "DSR_TOPIC_PREFIX": f"readme-{port}"}, stdout=-1, stderr=-2
+    process = subprocess.Popen(
+        ["bash", "-euc", text],
+        cwd=ROOT,
+        env={**given, "DSR_TOPIC_PREFIX": f"readme-{port}"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
-        async with asyncio.timeout(90), httpx.AsyncClient() as client:
-            while True:
-                assert process.returncode is None, "the worker has ended"
-                try:
-                    if (await client.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200:
-                        break
-                except httpx.TransportError:
-                    await asyncio.sleep(0.1)
+        assert _is_ready(f"http://127.0.0.1:{port}/readyz", process), "the worker has ended, or is not ready in time"
         process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(30):
-            await process.communicate()
+        assert process.wait(30) == 0
     finally:
-        if process.returncode is None:
+        if process.poll() is None:
             process.kill()
-    assert process.returncode == 0
+            process.wait()
+
+
+def _is_ready(url: str, process: subprocess.Popen[bytes]) -> bool:
+    ends_at = time.monotonic() + 90
+    while process.poll() is None and time.monotonic() < ends_at:
+        try:
+            if httpx.get(url).status_code == 200:
+                return True
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    return False
