@@ -209,11 +209,11 @@ class Keys(Protocol):
         """Seal what one system needs, bound to its order: the same data gives the same bytes."""
         ...
 
-    def seal_stored(self, subject_request_id: str, data: SubjectData) -> bytes:
-        """Seal for the store."""
+    def seal_stored(self, subject_request_id: str, finds: Sequence[SubjectData]) -> bytes:
+        """Seal what was found of a person, in the order of finding, for the store."""
         ...
 
-    def open_stored(self, subject_request_id: str, sealed: bytes) -> SubjectData:
+    def open_stored(self, subject_request_id: str, sealed: bytes) -> tuple[SubjectData, ...]:
         """Open what the store kept."""
         ...
 

@@ -8,7 +8,7 @@ Room rules: pure computation; the key comes in by the constructor.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pydantic import ValidationError
 
@@ -56,15 +56,18 @@ class DevelopmentKeys:
         key = self._root.derive("order", subject_request_id, system, order_id)
         return seal(data.to_bytes(), key, associated=order_binding(subject_request_id, system, order_id))
 
-    def seal_stored(self, subject_request_id: str, data: SubjectData) -> bytes:
-        """Seal for the store."""
+    def seal_stored(self, subject_request_id: str, finds: Sequence[SubjectData]) -> bytes:
+        """Seal what was found of a person, in the order of finding, for the store."""
         key = self._root.derive("store", subject_request_id)
-        return seal(data.to_bytes(), key, associated=subject_request_id).model_dump_json().encode()
+        return (
+            seal(b"\n".join(find.to_bytes() for find in finds), key, associated=subject_request_id).model_dump_json().encode()
+        )
 
-    def open_stored(self, subject_request_id: str, sealed: bytes) -> SubjectData:
+    def open_stored(self, subject_request_id: str, sealed: bytes) -> tuple[SubjectData, ...]:
         """Open what the store kept."""
         key = self._root.derive("store", subject_request_id)
-        return _read(unsafe_reveal(Sealed.model_validate_json(sealed), key, associated=subject_request_id))
+        plain = unsafe_reveal(Sealed.model_validate_json(sealed), key, associated=subject_request_id)
+        return tuple(_read(line) for line in plain.split(b"\n"))
 
     def person(self, identifiers: Mapping[IdentifierKind, tuple[str, ...]]) -> str | None:
         """Return the keyed hash that groups one person's requests."""

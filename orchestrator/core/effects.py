@@ -145,6 +145,8 @@ class SendOrder:
     respond_by: datetime
     registry_version: str
     needs: tuple[Need, ...]
+    #: Make its content from so many finds of identifiers, the oldest first.
+    finds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class KeepIdentifiers:
-    """Store what the seal held, sealed again under the request's own key."""
+    """Store what the seal held as one more find, sealed again under the request's own key."""
 
 
 @dataclass(frozen=True, slots=True)

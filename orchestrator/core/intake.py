@@ -95,6 +95,7 @@ def submit(draft: Draft, message: SubmitRequest) -> None:
     """Take a new request: freeze the plan if the portal vouches for the person, else wait for that."""
     state, policy = draft.state, draft.context.policy
     draft.do(KeepIdentifiers())
+    draft.set(finds=1)
     draft.fact(
         "request_received",
         portal=state.portal,

@@ -106,6 +106,7 @@ def _keep_yield(draft: Draft, opened: Opened) -> None:
     new = tuple(kind for kind in opened.kinds if kind not in draft.state.kinds)
     if opened.kinds:
         draft.do(KeepIdentifiers())
+        draft.set(finds=draft.state.finds + 1)
     if new:
         draft.set(kinds=(*draft.state.kinds, *new))
         draft.fact("identifiers_yielded", kinds=list(new))

@@ -43,6 +43,7 @@ def send(draft: Draft, order: OrderState, event: OrderEvent) -> None:
     assert due is not None, "an active request has due dates"
     system = draft.system(order)
     attempt = order.attempt + 1
+    finds = order.finds or state.finds
     respond_by = order.respond_by if event is OrderEvent.RESEND else _patience_ends(now, system.patience, due.due_at)
     assert respond_by is not None
     delay = min(policy.resend_after * 2 ** min(attempt - 1, 16), policy.resend_at_most)
@@ -51,6 +52,7 @@ def send(draft: Draft, order: OrderState, event: OrderEvent) -> None:
             order,
             event,
             attempt=attempt,
+            finds=finds,
             sent_at=now,
             first_sent_at=order.first_sent_at or now,
             respond_by=respond_by,
@@ -73,6 +75,7 @@ def send(draft: Draft, order: OrderState, event: OrderEvent) -> None:
             respond_by=respond_by,
             registry_version=state.registry_version,
             needs=system.needs,
+            finds=finds,
         )
     )
 

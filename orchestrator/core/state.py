@@ -45,6 +45,8 @@ class OrderState:
     #: Last thing reported or decided; final once the phase is SETTLED.
     outcome: Outcome | None = None
     attempt: int = 0
+    #: How many finds of identifiers its content is made from, fixed when it first leaves: every attempt says the same.
+    finds: int = 0
     #: When the current attempt was issued, and the first one.
     sent_at: datetime | None = None
     first_sent_at: datetime | None = None
@@ -97,6 +99,8 @@ class RequestState:
     verify_by: datetime | None = None
     #: Identifier kinds known by now; their values are sealed elsewhere.
     kinds: tuple[IdentifierKind, ...] = ()
+    #: How often identifiers were found and kept: once with the request, then with reports that yield some.
+    finds: int = 0
     #: Keyed hash by which requests of one person are grouped; dropped at the end.
     person: str | None = None
     #: Keyed hash of what is to be changed: two rectifications are duplicates only if it is equal.

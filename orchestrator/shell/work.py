@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import reduce
 
 from orchestrator.core.decide import decide, rejection
 from orchestrator.core.effects import (
@@ -83,7 +84,7 @@ class UnitOfWork:
         self._saved: dict[str, RequestState] = {}
         self._groups: dict[str, list[str]] = {}
         self._group_versions: dict[str, int] = {}
-        self._subjects: dict[str, SubjectData] = {}
+        self._finds: dict[str, tuple[SubjectData, ...]] = {}
         self.change = Change(worker=ground.worker, now=now)
         self.outcome = Outcome()
 
@@ -125,7 +126,7 @@ class UnitOfWork:
 
     async def _load_identities(self, ids: Iterable[str]) -> None:
         for request, sealed in (await self._store.identities(ids)).items():
-            self._subjects.setdefault(request, self._keys.open_stored(request, sealed))
+            self._finds.setdefault(request, self._keys.open_stored(request, sealed))
 
     async def apply(self, arrival: Arrival | SetAside) -> None:
         """Decide one arrival, and what it makes the person's other requests decide."""
@@ -191,7 +192,7 @@ class UnitOfWork:
         for effect in decision.effects:
             match effect:
                 case SendOrder():
-                    self.change.records.append(self._translator.order(effect, await self._subject(request)))
+                    self.change.records.append(self._translator.order(effect, await self._subject(request, effect.finds)))
                 case Publish():
                     self.change.records.append(self._translator.published(effect))
                 case PublishConfirmation():
@@ -201,7 +202,7 @@ class UnitOfWork:
                 case KeepIdentifiers():
                     await self._keep(request, arrival.subject)
                 case Forget():
-                    self._subjects.pop(request, None)
+                    self._finds.pop(request, None)
                     self.change.sealed.pop(request, None)
                     self.change.forgotten.append(request)
         return told
@@ -209,16 +210,18 @@ class UnitOfWork:
     async def _keep(self, request: str, found: SubjectData | None) -> None:
         if found is None:
             return
-        known = self._subjects.get(request)
-        if known is None and request in self._versions:
-            known = await self._subject(request)
-        self._subjects[request] = merged(known, found) if known else found
-        self.change.sealed[request] = self._keys.seal_stored(request, self._subjects[request])
+        known = await self._known(request) if request in self._versions else self._finds.get(request, ())
+        self._finds[request] = (*known, found)
+        self.change.sealed[request] = self._keys.seal_stored(request, self._finds[request])
 
-    async def _subject(self, request: str) -> SubjectData:
-        if request not in self._subjects:
+    async def _subject(self, request: str, finds: int) -> SubjectData:
+        """Return what the first `finds` finds say of the person."""
+        return reduce(merged, (await self._known(request))[:finds])
+
+    async def _known(self, request: str) -> tuple[SubjectData, ...]:
+        if request not in self._finds:
             await self._load_identities((request,))
-        return self._subjects[request]
+        return self._finds[request]
 
     def finish(self) -> Change:
         """Return the transaction: every state that changed, with the version it was loaded with."""
