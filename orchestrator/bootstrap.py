@@ -27,6 +27,7 @@ from orchestrator.settings import Settings
 from orchestrator.shell.consumer import end_process
 from orchestrator.shell.faust_app import AppSettings, WorkerDeck, create_app
 from orchestrator.shell.inbox import Inbox, QuarantineLimit
+from orchestrator.shell.points import KillPoint, Points
 from orchestrator.shell.sweeper import Sweeper
 from orchestrator.shell.translate import Translator
 from orchestrator.shell.watchdog import Watchdog
@@ -112,8 +113,9 @@ async def run_worker(
             worker=settings.worker_id,
         )
         limit = QuarantineLimit(clock, at_most=settings.quarantine_limit)
-        inbox = Inbox(ground, publisher, clock, metrics, limit)
-        deck = WorkerDeck(metrics=metrics, end=die, batch_records=settings.batch_records)
+        points = _points(settings)
+        inbox = Inbox(ground, publisher, clock, metrics, limit, points=points)
+        deck = WorkerDeck(metrics=metrics, end=die, batch_records=settings.batch_records, points=points)
         app = create_app(_app_settings(settings, translator), inbox, deck)
         sweeper = _sweeper(settings, ground, inbox, clock, metrics)
         watchdog = Watchdog(metrics, limit_seconds=settings.watchdog_seconds)
@@ -122,6 +124,8 @@ async def run_worker(
             log.info("recovered", count=recovered)
         pages = health_app(metrics.registry, alive=_alive(watchdog), ready=_ready(app, store))
         http = await stack.enter_async_context(serve(pages, settings.http_host, settings.http_port))
+        # What the last batches published is forgotten before the store closes, or the next life would publish it again.
+        stack.push_async_callback(inbox.tidy)
         await stack.enter_async_context(_faust(app))
         tasks = (
             _guarded(sweeper.run(), "sweeper", deck),
@@ -131,6 +135,13 @@ async def run_worker(
             stack.push_async_callback(_cancel, task)
         log.info("worker_ready", worker=settings.worker_id, registry=registry.version, port=http.port)
         yield Worker(app, inbox, sweeper, metrics, http, deck)
+
+
+def _points(settings: Settings) -> Points | None:
+    if settings.fault_point is None:
+        return None
+    log.warning("fault_point_set", action="this process will kill itself", where=settings.fault_point)
+    return KillPoint(settings.fault_point)
 
 
 async def _check_base(settings: Settings, registry: Registry) -> None:

@@ -54,6 +54,7 @@ class Settings(BaseSettings):
         float, Field(ge=0, description="Lag without a commit for so long makes /healthz fail; 0 never")
     ] = 120.0
     watchdog_ends_process: bool = False
+    fault_point: Annotated[str | None, Field(description="For tests: where the process kills itself, as after_save:3")] = None
     replication_factor: Annotated[int, Field(ge=1)] = 1
 
     verification: timedelta = timedelta(days=14)

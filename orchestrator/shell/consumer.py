@@ -22,6 +22,7 @@ from faust.transport.drivers import aiokafka as driver
 from mode.utils.futures import notify
 
 from orchestrator.ports import Record
+from orchestrator.shell.points import Points
 from schemas.metrics import COMMITS_REFUSED, Metrics
 
 __all__ = ["Batch", "BatchConsumer", "BatchTransport", "Deck", "end_process"]
@@ -46,6 +47,7 @@ class Deck(Protocol):
     ended: str | None
     queue_records: int
     commits_refused_at_most: int
+    points: Points | None
 
     def die(self, reason: str) -> None:
         """End the process without a commit."""
@@ -200,7 +202,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc] # faust has no types
             # Evicted: Kafka accepts a commit of generation -1 into an empty group, which could rewind it.
             self._refused("not a member of the group any more")
             return False
+        if self.deck.points is not None:
+            await self.deck.points.at("before_commit")
         committed: bool = await super()._commit(offsets)
+        if self.deck.points is not None:
+            await self.deck.points.at("after_commit")
         if committed:
             self.last_commit_at.update(dict.fromkeys(offsets, time.monotonic()))
         else:

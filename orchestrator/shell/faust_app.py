@@ -17,6 +17,7 @@ from faust.streams import _CStreamIterator
 from faust.transport.drivers import TRANSPORTS
 
 from orchestrator.shell.inbox import Fatal, Inbox
+from orchestrator.shell.points import Points
 from schemas.errors import ConfigurationError
 from schemas.metrics import BATCH_RECORDS, BATCH_SECONDS, Metrics
 
@@ -35,6 +36,7 @@ class WorkerDeck:
     queue_records: int = 20_000
     commits_refused_at_most: int = 20
     batch_records: int = 2_000
+    points: Points | None = None
 
     def die(self, reason: str) -> None:
         """End the process without a commit; whatever still runs until then commits nothing."""
@@ -114,5 +116,7 @@ async def _drain(app: faust.App, inbox: Inbox, deck: WorkerDeck) -> None:
             deck.die(str(error) if isinstance(error, Fatal) else type(error).__name__)
             return
         app.consumer.ack_batches(batches)
+        if deck.points is not None:
+            await deck.points.at("after_ack")
         deck.metrics.observe(BATCH_RECORDS, len(records))
         deck.metrics.observe(BATCH_SECONDS, loop.time() - started)

@@ -21,6 +21,7 @@ import structlog
 from orchestrator.core.effects import Input, Wake
 from orchestrator.ports import Clock, Conflict, OutRecord, Publisher, PublishFailed, Record
 from orchestrator.shell.measure import measure
+from orchestrator.shell.points import Points
 from orchestrator.shell.translate import Arrival, SetAside
 from orchestrator.shell.work import Ground, UnitOfWork
 from schemas.errors import OrchestratorError, StoreUnavailable
@@ -72,19 +73,32 @@ class QuarantineLimit:
 class Inbox:
     """Processes batches, one at a time; the sweeper takes its turns through the same door."""
 
-    def __init__(self, ground: Ground, publisher: Publisher, clock: Clock, metrics: Metrics, limit: QuarantineLimit) -> None:
+    def __init__(
+        self,
+        ground: Ground,
+        publisher: Publisher,
+        clock: Clock,
+        metrics: Metrics,
+        limit: QuarantineLimit,
+        *,
+        points: Points | None = None,
+    ) -> None:
         self._ground = ground
         self._publisher = publisher
         self._clock = clock
         self._metrics = metrics
         self._limit = limit
+        self._points = points
         self._turn = asyncio.Lock()
         self._published: list[int] = []
 
     async def process(self, records: Sequence[Record]) -> None:
         """Return when everything that these records imply is saved and published. Raises `Fatal`."""
         read = self._ground.translator.read
-        await self._settle([read(record) for record in records])
+        arrivals = [read(record) for record in records]
+        if self._points is not None:
+            await self._points.at("after_decode")
+        await self._settle(arrivals)
 
     async def wake(self, requests: Sequence[str]) -> None:
         """Decide for requests whose stored moment has come. Raises `Fatal`."""
@@ -109,12 +123,16 @@ class Inbox:
             if not (change.rows or change.records):
                 return work, None
             released, change.published = self._published, list(self._published)
+            if self._points is not None:
+                await self._points.at("before_save")
             try:
                 outbox_id = await self._patiently(StoreOperation.SAVE, partial(self._ground.store.commit, change))
             except Conflict:
                 self._metrics.count(STORE_CONFLICTS)
                 continue
             self._published = [batch for batch in self._published if batch not in released]
+            if self._points is not None:
+                await self._points.at("after_save")
             return work, outbox_id
         raise Fatal("the same rows were changed by another worker again and again: are two workers using one instance id?")
 
@@ -137,9 +155,16 @@ class Inbox:
     async def _publish(self, records: Sequence[OutRecord]) -> None:
         started = perf_counter()
         try:
+            if self._points is not None:
+                half = len(records) // 2
+                await self._publisher.publish(records[:half])
+                await self._points.at("mid_publish")
+                records = records[half:]
             await self._publisher.publish(records)
         except PublishFailed as error:
             raise Fatal(f"not every record was acknowledged by the broker: {error}") from error
+        if self._points is not None:
+            await self._points.at("after_publish")
         self._metrics.observe(PUBLISH_SECONDS, perf_counter() - started)
 
     def _report(self, work: UnitOfWork) -> None:

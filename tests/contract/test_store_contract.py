@@ -198,6 +198,15 @@ async def test_the_outbox_is_saved_with_the_states_and_kept_until_out(store: Sql
     await store.published([])
 
 
+async def test_an_outbox_id_is_never_given_twice(store: SqlStore) -> None:
+    """A batch that takes the place of one that is out is another batch: naming the old one as published leaves it alone."""
+    first = await store.commit(change(row(A), records=[record(1)]))
+    assert first is not None
+    second = await store.commit(change(row(A, 1), records=[record(2)], published=[first]))
+    await store.published([first])
+    assert [batch.outbox_id for batch in await store.unpublished("w1", NOW)] == [second]
+
+
 async def test_unpublished_are_ones_own_and_the_old_ones_of_others(store: SqlStore) -> None:
     """Another worker's batch is left to it until it is so old that its writer must have died."""
     own = await store.commit(change(row(A), records=[record(1)]))

@@ -50,6 +50,8 @@ outbox = Table(
     Column("worker", String(80), nullable=False),
     Column("saved_at", BigInteger, nullable=False),
     Column("records", LargeBinary, nullable=False),
+    # An id is never given twice: "this batch is out" must not hit a later one.
+    sqlite_autoincrement=True,
 )
 
 registries = Table(

@@ -44,6 +44,7 @@ def upgrade() -> None:
         sa.Column("worker", sa.String(80), nullable=False),
         sa.Column("saved_at", sa.BigInteger, nullable=False),
         sa.Column("records", sa.LargeBinary, nullable=False),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "registries",
