@@ -22,7 +22,7 @@ from orchestrator.adapters.producer import KafkaPublisher
 from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import SqlStore, make_engine
 from orchestrator.gateway.health import Check, Listening, health_app, serve
-from orchestrator.ports import Keys
+from orchestrator.ports import Clock, Keys
 from orchestrator.settings import Settings
 from orchestrator.shell.consumer import end_process
 from orchestrator.shell.faust_app import AppSettings, WorkerDeck, create_app
@@ -84,16 +84,20 @@ class Worker:
 
 @contextlib.asynccontextmanager
 async def run_worker(
-    settings: Settings, *, die: Callable[[str], None] = end_process, upgrade_store: bool = False
+    settings: Settings,
+    *,
+    die: Callable[[str], None] = end_process,
+    upgrade_store: bool = False,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Worker]:
-    """Run a worker in this loop while the block runs.
+    """Run a worker in this loop while the block runs, by the system's clock unless another is given.
 
     Refuses to start on a wrong base (`ConfigurationError`): topics missing or wrong, store at another revision, registry
     unreadable, data folder not writable. Publishes first what an earlier life left in the outbox.
     """
     registry = load_registry(settings)
     await _check_base(settings, registry)
-    clock = SystemClock()
+    clock = clock or SystemClock()
     metrics = WorkerMetrics(CollectorRegistry())
     metrics.set(BUILD_INFO, 1, version=__version__, registry=registry.version)
     async with contextlib.AsyncExitStack() as stack:
@@ -177,7 +181,7 @@ def _app_settings(settings: Settings, translator: Translator) -> AppSettings:
     )
 
 
-def _sweeper(settings: Settings, ground: Ground, inbox: Inbox, clock: SystemClock, metrics: WorkerMetrics) -> Sweeper:
+def _sweeper(settings: Settings, ground: Ground, inbox: Inbox, clock: Clock, metrics: WorkerMetrics) -> Sweeper:
     return Sweeper(
         ground,
         inbox,
