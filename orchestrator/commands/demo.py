@@ -93,7 +93,7 @@ def _run(evening: Evening) -> Verdict:
 
     def shown(verdict: Verdict) -> None:
         evening.screen.table(verdict.story, verdict.score, verdict.roles)
-        evening.screen.proof(verdict.proof, len(verdict.roles))
+        evening.screen.proof(verdict.proof, len(verdict.roles), verdict.revived)
 
     def kept(verdict: Verdict, environment: Mapping[str, str]) -> None:
         from orchestrator.demo.show import last_line
@@ -106,7 +106,7 @@ def _run(evening: Evening) -> Verdict:
     async def main() -> Verdict:
         task = asyncio.current_task()
         assert task is not None
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         return await perform(evening, kept)
 

@@ -173,8 +173,8 @@ async def _vendors(house: _House) -> None:
         command = [script("dsr-connector"), "standin", role.connector]
         house.stage.start(_vendor(system), command, role.standin_settings(place), shows_address)
         house.places[system] = place
+    await house.stage.ready(*map(_vendor, hosts))
     for system in hosts:
-        await house.stage.ready(_vendor(system))
         place = house.places[system]
         house.places[system] = Place(house.stage.parts[_vendor(system)].ready or "", place.folder, place.key)
     async with httpx.AsyncClient(timeout=30) as client:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.spinner import Spinner
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -55,6 +56,7 @@ class Screen:
     console: Console
     started: float = field(default_factory=time.monotonic)
     _live: Live | None = None
+    _status: Status | None = None
     _story: Story | None = None
     _now: dict[str, str] = field(default_factory=dict)
     _step: str = ""
@@ -62,15 +64,20 @@ class Screen:
     def say(self, line: str) -> None:
         """Tell what is being done."""
         self._step = line
-        if self._live is None:
-            self.console.print(Text(f"{self._clock()} {line}"), soft_wrap=not self.console.is_terminal)
-        else:
+        if self._live is not None:
             self._live.update(self._picture())
+            return
+        self.console.print(Text(f"{self._clock()} {line}"), soft_wrap=not self.console.is_terminal)
+        if self.console.is_terminal:
+            self._status = self._status or self.console.status("")
+            self._status.start()
+            self._status.update(Text(line, style="dim"))
 
     def follow(self, story: Story) -> None:
         """Show each request from now on."""
         self._story = story
         if self.console.is_terminal:
+            self.rest()
             self._live = Live(console=self.console, refresh_per_second=8, transient=True)
             self._live.start()
             self._live.update(self._picture())
@@ -87,7 +94,10 @@ class Screen:
         self.say(f"{told.subject_request_id[:8]} {scene.alias}, {scene.right.value}: {words}")
 
     def rest(self) -> None:
-        """Take the live part away."""
+        """Take the moving parts away."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -109,12 +119,14 @@ class Screen:
             if scene.told:
                 self.console.print(Text(f"  {scene.alias}, {scene.right.value}: {scene.told}", style="dim"))
 
-    def proof(self, proof: Proof, systems: int) -> None:
-        """Print what was looked at afterwards."""
+    def proof(self, proof: Proof, systems: int, revived: Sequence[str]) -> None:
+        """Print what was looked at afterwards, and which processes died on the way."""
+        if revived:
+            self.console.print(Text(f"died on the way and started again: {', '.join(revived)}", style="bold"))
         counts = ", ".join(f"{count} {word}" for word, count in sorted(proof.checked.items()))
         verdict = "as it must be, byte for byte" if not proof.deviations else f"{len(proof.deviations)} deviations"
         self.console.print(
-            Text(f"asked {systems} systems what they hold now, person by person: {counts}; {verdict}", style="bold"),
+            Text(f"asked {systems} systems what they hold now, each about each person: {counts}; {verdict}", style="bold"),
             soft_wrap=not self.console.is_terminal,
         )
 

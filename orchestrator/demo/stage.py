@@ -28,6 +28,7 @@ _STOP_SECONDS = 15.0
 #: A process that dies more often than this is broken; starting it again would only hide it.
 _LIVES = 3
 _LOOK_SECONDS = 0.05
+_TELL_SECONDS = 2.0
 
 
 class DemoFailed(OrchestratorError):
@@ -101,7 +102,7 @@ class Stage:
 
     async def ready(self, *names: str) -> None:
         """Wait until these say that they are. Raises `DemoFailed` when one ends instead, or takes longer than a minute."""
-        waited = 0.0
+        waited, told = 0.0, 0.0
         while missing := [name for name in names if self.parts[name].look() is None]:
             for name in missing:
                 part = self.parts[name]
@@ -109,6 +110,9 @@ class Stage:
                     raise DemoFailed(f"{name} ended while starting: {part.last_words()}; see {part.log}")
             if waited > _READY_SECONDS:
                 raise DemoFailed(f"{', '.join(missing)} not ready after {_READY_SECONDS:.0f} s; see {self.folder / 'logs'}")
+            if waited - told > _TELL_SECONDS:
+                told = waited
+                self.say(f"{len(names) - len(missing)} of {len(names)} are up")
             await asyncio.sleep(_LOOK_SECONDS)
             waited += _LOOK_SECONDS
 

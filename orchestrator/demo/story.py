@@ -76,7 +76,7 @@ _SCENES = (
     Scene(alias="Lea", right=Right.ERASURE, told="invoices stay by tax law", outcomes={"accounts": OutcomeCode.RETAINED}),
     Scene(alias="Max", right=Right.ERASURE),
     Scene(alias="Nia", right=Right.ERASURE, portal="parent-group"),
-    Scene(alias=STRANGER, right=Right.ERASURE, told="nobody knows this person, so nothing is held"),
+    Scene(alias=STRANGER, right=Right.ERASURE, told="nobody knows this person; LinkedIn takes any order"),
     Scene(alias="Oto", right=Right.OBJECTION),
     Scene(alias="Pia", right=Right.OBJECTION, portal=_DESK),
     Scene(alias="Quin", right=Right.OBJECTION, retried=True, told="fails once, retried",
