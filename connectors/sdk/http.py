@@ -28,7 +28,7 @@ import httpx
 from connectors.sdk.work import take_turn
 from schemas.errors import ConfigurationError, CredentialsRefused, SystemRejected, SystemUnavailable, Throttled
 
-__all__ = ["MAX_BODY_BYTES", "Answer", "Policy", "new_client", "retry_after_header", "segment", "send"]
+__all__ = ["MAX_BODY_BYTES", "Answer", "Policy", "judged", "new_client", "retry_after_header", "segment", "send"]
 
 #: Larger answers are refused: no system here needs more for one person and one page.
 MAX_BODY_BYTES = 10 * 1024 * 1024
@@ -162,7 +162,7 @@ async def send(
         )
         async with asyncio.timeout(policy.total_seconds):
             answer = await _read(client, request, operation, policy)
-        return _judged(answer, frozenset(expect), policy)
+        return judged(answer, frozenset(expect), policy)
     except TimeoutError:
         failure = SystemUnavailable(f"{operation}: no complete answer within {policy.total_seconds:g} s")
     except httpx.TimeoutException as error:
@@ -192,7 +192,8 @@ async def _read(client: httpx.AsyncClient, request: httpx.Request, operation: st
     return Answer(operation, response.status_code, response.headers, bytes(body))
 
 
-def _judged(answer: Answer, expect: frozenset[int], policy: Policy) -> Answer:
+def judged(answer: Answer, expect: frozenset[int], policy: Policy) -> Answer:
+    """Return the answer if its status is in `expect`, raise what this module's table says otherwise; `send` does this."""
     status, operation = answer.status, answer.operation
     if status in expect:
         return answer

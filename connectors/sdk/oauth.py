@@ -189,6 +189,7 @@ async def send_as(
     stale: Collection[int] = frozenset({401}),
     params: Mapping[str, Any] | None = None,
     json: Any = None,
+    content: bytes | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
     """Send one request with a bearer token, as `http.send` does; a 401 is answered by one newer token and one more try.
@@ -207,6 +208,7 @@ async def send_as(
             policy=policy,
             params=params,
             json=json,
+            content=content,
             headers={**(headers or {}), "authorization": f"Bearer {bearer}"},
         )
 

@@ -1,0 +1,1 @@
+"""Systems described in a file instead of in code."""
