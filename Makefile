@@ -22,17 +22,21 @@ lock: ## resolve requirements.lock again (versions and hashes, no addresses)
 	uv pip compile --quiet --python-version 3.11 --extra orchestrator --group dev \
 	  --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock pyproject.toml
 
-check: setup ## lint, strict types, import contracts, fast tests: under a minute
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-cache
-	@$(BIN)/python -m pytest -q -m "not kafka and not postgres and not slow" -n 2
+# What needs no server, by folder: quick enough for every save.
+FAST := tests/core tests/schemas tests/shell tests/registry tests/commands tests/privacy tests/gateway tests/architecture
 
-test: setup ## everything: lint, types, contracts, then all tests on a real Kafka and PostgreSQL
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
-	@$(BIN)/python -m pytest
+
+check: lint ## lint, strict types, import contracts, fast tests: under a minute
+	@$(BIN)/python -m pytest -q -n 2 -m "not kafka and not postgres and not slow" $(FAST)
+
+test: lint ## everything: the above, the core's coverage, then all tests on a real Kafka and PostgreSQL
+	@$(BIN)/python -m pytest -q -n0 -m "not slow" tests/core --cov=orchestrator/core --cov-branch --cov-fail-under=100 --cov-report=term
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 demo: setup ## the main job, on a real Kafka, in front of your eyes
 	@$(BIN)/dsr demo
@@ -40,4 +44,4 @@ demo: setup ## the main job, on a real Kafka, in front of your eyes
 bench: setup ## throughput and latency beside plain aiokafka, one run
 	@$(BIN)/dsr bench
 
-.PHONY: help setup lock check test demo bench
+.PHONY: help setup lock lint check test demo bench

@@ -64,7 +64,7 @@ class KafkaBus:
             await self._consumer.start()
         except KafkaConnectionError:
             await self.stop()
-            raise ConfigurationError("no broker answers: check DSR_BOOTSTRAP_SERVERS and DSR_SECURITY_PROTOCOL") from None
+            raise ConfigurationError("no broker answers: check DSR_KAFKA_BOOTSTRAP and DSR_SECURITY_PROTOCOL") from None
         except KafkaError as error:
             await self.stop()
             raise OrchestratorError(f"the broker refuses to let us join: {type(error).__name__}") from None
@@ -123,7 +123,7 @@ class KafkaBus:
 
 def _connection(settings: RuntimeSettings) -> dict[str, Any]:
     common: dict[str, Any] = {
-        "bootstrap_servers": settings.bootstrap_servers,
+        "bootstrap_servers": settings.kafka_bootstrap,
         "security_protocol": settings.security_protocol,
         "client_id": "dsr-connector",
     }

@@ -31,7 +31,7 @@ class RuntimeSettings(ConnectorSettings):
 
     model_config = SettingsConfigDict(env_prefix="DSR_")
 
-    bootstrap_servers: Annotated[str, Field(description="Brokers, host:port with commas")] = "127.0.0.1:9092"
+    kafka_bootstrap: Annotated[str, Field(description="Brokers, host:port with commas")] = "127.0.0.1:9092"
     topic_prefix: Annotated[str, Field(description="First part of every topic's name")] = DEFAULT_PREFIX
     development_key: Annotated[SecretStr, Field(description="Base64 of 32 bytes shared with the orchestrator, for development")]
     state_dir: Annotated[Path, Field(description="Folder of the journal and of exported data")] = Path(".dsr")

@@ -233,7 +233,7 @@ def _environment(house: _House) -> dict[str, str]:
     """Return what worker, connectors and a person who looks around have in common."""
     return {
         "DSR_KAFKA_BOOTSTRAP": house.bootstrap,
-        "DSR_BOOTSTRAP_SERVERS": house.bootstrap,
+        "DSR_KAFKA_BOOTSTRAP": house.bootstrap,
         "DSR_TOPIC_PREFIX": house.topics.prefix,
         "DSR_REGISTRY": str(house.evening.registry),
         "DSR_DEVELOPMENT_KEY": house.key,

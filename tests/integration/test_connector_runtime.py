@@ -41,7 +41,7 @@ class Process:
         self.name, self.folder = name, folder
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("DSR_")} | {
             "PYTHONPATH": str(OUTSIDE),
-            "DSR_BOOTSTRAP_SERVERS": fresh_kafka.bootstrap,
+            "DSR_KAFKA_BOOTSTRAP": fresh_kafka.bootstrap,
             "DSR_TOPIC_PREFIX": fresh_kafka.topics.prefix,
             "DSR_DEVELOPMENT_KEY": SECRET_TEXT,
             "DSR_STATE_DIR": str(folder / "state"),
@@ -252,10 +252,10 @@ async def test_kills_at_every_stage_lose_and_double_nothing(wire, fresh_kafka, a
 
 async def test_a_broker_that_is_not_there_is_a_wrong_setting(fresh_kafka, acme, tmp_path):
     """Exit code 2 and a line that names the variable, not a traceback."""
-    settings = {"DSR_ACME_BASE_URL": acme.base_url, "DSR_BOOTSTRAP_SERVERS": "127.0.0.1:9"}
+    settings = {"DSR_ACME_BASE_URL": acme.base_url, "DSR_KAFKA_BOOTSTRAP": "127.0.0.1:9"}
     with running("acme", fresh_kafka, tmp_path, **settings) as process:
         assert await asyncio.to_thread(process.process.wait, 60) == 2
-    assert "DSR_BOOTSTRAP_SERVERS" in process.log.read_text()
+    assert "DSR_KAFKA_BOOTSTRAP" in process.log.read_text()
 
 
 async def test_a_topic_full_of_poison_ends_the_process_with_70(wire, fresh_kafka, acme, tmp_path):
