@@ -247,9 +247,16 @@ class Page:
         if not changed.rowcount:
             self._connection.execute(sa.insert(_QUOTA).values(day=day, used=1))
 
-    def forget_before(self, moment: datetime) -> int:
-        """Delete reported orders taken before `moment`, with their reports, and old quota days; return how many orders."""
-        old = sa.and_(_ORDERS.c.state == OrderState.REPORTED, _ORDERS.c.taken_ms < _ms(moment))
+    def forget_before(self, moment: datetime, *, unfinished: datetime | None = None) -> int:
+        """Delete reported orders taken before `moment`, with their reports, and old quota days; return how many orders.
+
+        A failed order that still has its vendor's handle or its finds is kept until it is older than `unfinished`: somebody
+        may yet ask again, and then the job may still run, and the record in which the finds stood may be gone.
+        """
+        holds_nothing = sa.and_(_ORDERS.c.handle.is_(None), _ORDERS.c.found.is_(None))
+        given_up = _ORDERS.c.taken_ms < _ms(moment if unfinished is None else unfinished)
+        is_old = sa.and_(_ORDERS.c.taken_ms < _ms(moment), sa.or_(holds_nothing, given_up))
+        old = sa.and_(_ORDERS.c.state == OrderState.REPORTED, is_old)
         unsent = sa.select(_REPORTS.c.order_id).where(_REPORTS.c.sent.is_(False))
         ids = sa.select(_ORDERS.c.order_id).where(old, _ORDERS.c.order_id.not_in(unsent))
         self._connection.execute(sa.delete(_REPORTS).where(_REPORTS.c.order_id.in_(ids)))

@@ -71,6 +71,7 @@ class Runtime:
         metrics: Metrics,
         limits: Limits | None = None,
         journal_kept: timedelta = timedelta(days=45),
+        failures_kept: timedelta = timedelta(days=400),
         grace_seconds: float = 20.0,
     ) -> None:
         self._system = system
@@ -82,6 +83,7 @@ class Runtime:
         self._topics = topics
         self._metrics = metrics
         self._kept = journal_kept
+        self._failures_kept = failures_kept
         self._grace_seconds = grace_seconds
         self._slots = connector.throttle.concurrent
         self._gate = Gate(connector.throttle, clock, journal)
@@ -263,7 +265,7 @@ class Runtime:
             self._measure()
             now = self._clock.now()
             with self._journal.transaction() as page:
-                page.forget_before(now - self._kept)
+                page.forget_before(now - self._kept, unfinished=now - self._failures_kept)
             self._journal.compact()
             self._blobs.expire(now.date())
             await self._clock.sleep(_HOUSEKEEPING_SECONDS)

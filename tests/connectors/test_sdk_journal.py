@@ -16,7 +16,8 @@ from connectors.sdk.intake import report_of
 from connectors.sdk.journal import Journal, OrderState
 from schemas.errors import ConfigurationError, StoreUnavailable
 from schemas.ids import order_id
-from schemas.outcomes import Accepted, Fulfilled
+from schemas.outcomes import Accepted, Failed, Fulfilled
+from schemas.vocabulary import FailureReason
 from schemas.wire import encode
 
 
@@ -136,6 +137,27 @@ def test_old_reported_orders_are_forgotten_and_open_ones_never(path):
             page.add_report(report_of(an_order(2), 1, Fulfilled(count=1), NOW), "erasure", final=True)
             assert page.forget_before(NOW + timedelta(days=1)) == 1
             assert [page.find(an_order(n).order_id) is None for n in (1, 2, 3)] == [True, False, False]
+
+
+def test_what_a_failed_order_left_is_kept_for_whoever_asks_again(path):
+    """What an order that failed months ago left with the vendor is known when it is retried; in the end it goes too."""
+    order = an_order(1)
+    with Journal(path) as journal:
+        with journal.transaction() as page:
+            page.insert(order, NOW)
+            page.insert(an_order(2), NOW)
+            page.set(order.order_id, state=OrderState.REPORTED, handle=order.sealed)
+            page.set(an_order(2).order_id, state=OrderState.REPORTED)
+            for each in (order, an_order(2)):
+                page.add_report(report_of(each, 1, Failed(reason=FailureReason.UNAVAILABLE), NOW), "erasure", final=True)
+            page.mark_sent(page.unsent(10))
+        with journal.transaction() as page:
+            later = NOW + timedelta(days=60)
+            assert page.forget_before(later, unfinished=NOW - timedelta(days=300)) == 1
+            known = page.find(order.order_id)
+            assert known is not None and known.handle == order.sealed
+            assert page.forget_before(later, unfinished=later) == 1
+            assert page.find(order.order_id) is None
 
 
 def test_a_second_process_is_refused(path):
