@@ -15,8 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.structs import RecordMetadata
 
 from orchestrator.bootstrap import Worker, run_worker
+from orchestrator.ports import Clock
 from orchestrator.settings import Settings
 from schemas.base import Message
 from schemas.confirmations import Confirmation
@@ -118,7 +120,10 @@ class World:
             *(self.topics.orders(system) for system in self.systems),
             *(self.topics.confirmations, self.topics.status, self.topics.journal, self.topics.quarantine),
         ]
-        self._consumer = AIOKafkaConsumer(*names, bootstrap_servers=self.bootstrap, auto_offset_reset="earliest")
+        # A question for the end of a topic waits until the broker has answered the last fetch: not for long.
+        self._consumer = AIOKafkaConsumer(
+            *names, bootstrap_servers=self.bootstrap, auto_offset_reset="earliest", fetch_max_wait_ms=50
+        )
         await self._producer.start()
         await self._consumer.start()
         reading = asyncio.create_task(self._read())
@@ -145,8 +150,8 @@ class World:
             async with self._changed:
                 self._changed.notify_all()
 
-    async def publish(self, message: Message, topic: str | None = None) -> None:
-        """Publish as a portal, operator or connector would."""
+    async def publish(self, message: Message, topic: str | None = None, *, partition: int | None = None) -> RecordMetadata:
+        """Publish as a portal, operator or connector would; return where the record stands."""
         names = {"SubmitRequest": self.topics.requests, "FulfilmentReport": self.topics.reports}
         target = (
             topic
@@ -154,7 +159,9 @@ class World:
             or (self.topics.requests if hasattr(message, "portal") else self.topics.commands)
         )
         key = message.subject_request_id.encode()
-        await self._producer.send_and_wait(target, encode(message), key=key, headers=headers_of(message))
+        return await self._producer.send_and_wait(
+            target, encode(message), key=key, partition=partition, headers=headers_of(message)
+        )
 
     async def publish_bytes(self, topic: str, value: bytes, key: bytes = b"k") -> None:
         """Publish something that is no message."""
@@ -173,8 +180,8 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def worker(settings: Settings) -> AsyncIterator[Worker]:
+async def worker(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Worker]:
     """Run a worker in the test's process. One that would have ended its process stops without a commit, and fails the test."""
-    async with run_worker(settings, die=lambda _reason: None, upgrade_store=True) as running:
+    async with run_worker(settings, die=lambda _reason: None, upgrade_store=True, clock=clock) as running:
         yield running
     assert running.deck.ended is None, running.deck.ended
