@@ -26,7 +26,7 @@ from orchestrator.ports import Clock, Keys
 from orchestrator.settings import Settings
 from orchestrator.shell.consumer import end_process
 from orchestrator.shell.faust_app import AppSettings, WorkerDeck, create_app
-from orchestrator.shell.inbox import Inbox, QuarantineLimit
+from orchestrator.shell.inbox import Fatal, Inbox, QuarantineLimit
 from orchestrator.shell.points import KillPoint, Points
 from orchestrator.shell.sweeper import Sweeper
 from orchestrator.shell.translate import Translator
@@ -212,7 +212,7 @@ def _guarded(work: Any, name: str, deck: WorkerDeck) -> asyncio.Task[None]:
             await work
         except Exception as error:
             log.exception("background_failed", task=name)
-            deck.die(f"{name}: {type(error).__name__}")
+            deck.die(f"{name}: {error if isinstance(error, Fatal) else type(error).__name__}")
 
     return asyncio.create_task(run(), name=name)
 

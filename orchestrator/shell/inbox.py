@@ -116,7 +116,7 @@ class Inbox:
     async def _save(self, arrivals: Sequence[Arrival | SetAside]) -> tuple[UnitOfWork, int | None]:
         for _ in range(_CONFLICTS_AT_MOST):
             work = UnitOfWork(self._ground, self._clock.now())
-            await self._patiently(StoreOperation.LOAD, partial(work.load, arrivals))
+            await self.patiently(StoreOperation.LOAD, partial(work.load, arrivals))
             for arrival in arrivals:
                 await work.apply(arrival)
             change = work.finish()
@@ -126,7 +126,7 @@ class Inbox:
             if self._points is not None:
                 await self._points.at("before_save")
             try:
-                outbox_id = await self._patiently(StoreOperation.SAVE, partial(self._ground.store.commit, change))
+                outbox_id = await self.patiently(StoreOperation.SAVE, partial(self._ground.store.commit, change))
             except Conflict:
                 self._metrics.count(STORE_CONFLICTS)
                 continue
@@ -136,8 +136,11 @@ class Inbox:
             return work, outbox_id
         raise Fatal("the same rows were changed by another worker again and again: are two workers using one instance id?")
 
-    async def _patiently(self, operation: StoreOperation, call: Callable[[], Awaitable[T]]) -> T:
-        """Call the store, and again if it does not answer; a save that may have happened shows as a conflict and is re-read."""
+    async def patiently(self, operation: StoreOperation, call: Callable[[], Awaitable[T]]) -> T:
+        """Call the store, and again if it does not answer. Raises `Fatal` if it stays away.
+
+        A save that may have happened shows as a conflict and is re-read.
+        """
         for wait in (*_STORE_WAITS, None):
             started = perf_counter()
             try:
@@ -186,12 +189,12 @@ class Inbox:
     async def _republish(self, worker: str, older_than: datetime) -> int:
         store = self._ground.store
         async with self._turn:
-            batches = await self._patiently(StoreOperation.LOAD, partial(store.unpublished, worker, older_than))
+            batches = await self.patiently(StoreOperation.LOAD, partial(store.unpublished, worker, older_than))
             mine = set(self._published)
             left = [batch for batch in batches if batch.outbox_id not in mine]
             for batch in left:
                 await self._publish(batch.records)
-                await self._patiently(StoreOperation.SAVE, partial(store.published, [batch.outbox_id]))
+                await self.patiently(StoreOperation.SAVE, partial(store.published, [batch.outbox_id]))
                 log.info("outbox_published", count=len(batch.records))
         return sum(len(batch.records) for batch in left)
 
@@ -202,7 +205,7 @@ class Inbox:
         async with self._turn:
             done, self._published = self._published, []
             if done:
-                await self._patiently(StoreOperation.SAVE, partial(self._ground.store.published, done))
+                await self.patiently(StoreOperation.SAVE, partial(self._ground.store.published, done))
 
 
 #: Facts worth a line in the log; the others are in the journal.

@@ -9,6 +9,7 @@ Room rules: looks at the clock and the store; what a moment means is the core's 
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from time import perf_counter
 
 import structlog
@@ -17,6 +18,7 @@ from orchestrator.ports import Clock
 from orchestrator.shell.inbox import Inbox
 from orchestrator.shell.measure import measure_census
 from orchestrator.shell.work import Ground
+from schemas.metric_labels import StoreOperation
 from schemas.metrics import SWEEP_SECONDS, Metrics
 
 __all__ = ["Sweeper"]
@@ -60,7 +62,7 @@ class Sweeper:
         """Do one round and return how many requests were woken."""
         started = perf_counter()
         woken = 0
-        while requests := await self._ground.store.due(self._clock.now(), _AT_ONCE):
+        while requests := await self._due():
             await self._inbox.wake(requests)
             woken += len(requests)
             if len(requests) < _AT_ONCE:
@@ -71,7 +73,12 @@ class Sweeper:
             await self._inbox.adopt(self._adopt_after)
             self._adopt_at = now + self._adopt_after / 3
         if now >= self._census_at:
-            measure_census(self._metrics, await self._ground.store.census(now), now)
+            census = await self._inbox.patiently(StoreOperation.LOAD, partial(self._ground.store.census, now))
+            measure_census(self._metrics, census, now)
             self._census_at = now + self._census_every
         self._metrics.observe(SWEEP_SECONDS, perf_counter() - started)
         return woken
+
+    async def _due(self) -> list[str]:
+        due = partial(self._ground.store.due, self._clock.now(), _AT_ONCE)
+        return await self._inbox.patiently(StoreOperation.LOAD, due)

@@ -103,7 +103,8 @@ class Translator:
     def quarantined(self, record: Record, violation: ProtocolViolation, at: str) -> OutRecord:
         """Return the record for the quarantine topic: the very bytes, and why and where from in the headers."""
         headers: Headers = [
-            *((name, value) for name, value in record.headers if name in {TYPE_HEADER, VERSION_HEADER}),
+            # A header's value may be null on the wire, whatever the client's types say.
+            *((name, value or b"") for name, value in record.headers if name in {TYPE_HEADER, VERSION_HEADER}),
             ("dsr-reason", violation.code.encode()),
             ("dsr-field", violation.field.encode()),
             ("dsr-remedy", violation.remedy.encode()),
