@@ -13,6 +13,7 @@ from orchestrator.audit.notes import ConfirmationNote, InputNote, parse_source
 from orchestrator.audit.story import Step
 from schemas.confirmations import SystemResult
 from schemas.ids import confirmation_id
+from schemas.outcomes import Retained
 from schemas.vocabulary import Phase
 
 __all__ = ["check_1_confirmation", "check_1_distinct", "check_2_outcomes", "check_7_reports"]
@@ -162,7 +163,9 @@ def _check_result(case: Case, note: ConfirmationNote) -> None:
     result = note.confirmation.result.value
     if result not in {"fulfilled", "fulfilled_with_exceptions", "not_fulfilled"}:
         return
-    done = bool(codes & _REPORTED)
+    # Kept entirely, or only told of it: neither is what was asked for.
+    partly = any(isinstance(shown.outcome, Retained) and shown.outcome.fulfilled for shown in note.confirmation.systems)
+    done = partly or bool(codes & {"fulfilled", "nothing_held"})
     if done == (result == "not_fulfilled") or (result == "fulfilled" and codes & _EXCEPTIONS):
         case.violated(7, note.place, f"the result {result} does not follow from the systems' outcomes")
 
