@@ -99,6 +99,9 @@ class SqlStore:
             rows: dict[str, list[Row]] = {person: [] for person in wanted}
             versions = dict.fromkeys(wanted, 0)
             for chunk in _chunks(wanted):
+                # The version first: what is saved between these two statements is then seen, or makes the save conflict.
+                seen = select(subjects).where(subjects.c.person.in_(chunk))
+                versions.update((row.person, row.version) for row in connection.execute(seen))
                 query = (
                     select(requests)
                     .where(requests.c.person.in_(chunk), requests.c.phase == "active")
@@ -106,8 +109,6 @@ class SqlStore:
                 )
                 for row in connection.execute(query):
                     rows[row.person].append(_row(row))
-                seen = select(subjects).where(subjects.c.person.in_(chunk))
-                versions.update((row.person, row.version) for row in connection.execute(seen))
             return rows, versions
 
         return await self._run(work) if wanted else ({}, {})

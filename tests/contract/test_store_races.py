@@ -1,0 +1,51 @@
+"""What a worker may not miss of a person while another worker saves, on PostgreSQL: SQLite lets nobody in between."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import sqlalchemy
+
+from orchestrator.adapters.sql import schema
+from orchestrator.adapters.sql.store import SqlStore, make_engine
+from orchestrator.ports import Change, Conflict, Row
+
+pytestmark = pytest.mark.postgres
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+A, B = (f"00000000-0000-4000-8000-00000000000{n}" for n in "ab")
+PERSON = "p" * 64
+
+
+def accepted(request: str, seen: int) -> Change:
+    row = Row(request, 0, b"state", phase="active", right="erasure", person=PERSON, received_at=NOW)
+    return Change(worker="w1", now=NOW, rows=[row], subjects={PERSON: seen})
+
+
+async def test_a_request_saved_while_the_group_is_read_is_seen_or_conflicts(postgres_url: str) -> None:
+    """Whoever reads a person's group while another joins it sees the newcomer, or cannot save what it decided without."""
+    mine, theirs = make_engine(postgres_url), make_engine(postgres_url)
+    schema.upgrade(mine)
+    store, other = SqlStore(mine), SqlStore(theirs)
+    statements: list[str] = []
+
+    def between(_connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
+        if statement.startswith("SELECT"):
+            statements.append(statement)
+            if len(statements) == 1:
+                with theirs.begin() as connection:
+                    other._commit(connection, accepted(A, 0))
+
+    sqlalchemy.event.listen(mine, "after_cursor_execute", between)
+    rows, versions = await store.siblings([PERSON])
+    assert len(statements) > 1, "nothing was saved in between"
+    try:
+        await store.commit(accepted(B, versions[PERSON]))
+    except Conflict:
+        rows, versions = await store.siblings([PERSON])
+        await store.commit(accepted(B, versions[PERSON]))
+    await store.aclose()
+    await other.aclose()
+    assert [row.subject_request_id for row in rows[PERSON]] == [A]
