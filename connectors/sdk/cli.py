@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import hashlib
 import sys
 import time
 from collections.abc import Coroutine
-from datetime import timedelta
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 
 from connectors.sdk.clock import SystemClock
+from connectors.sdk.creation import create
 from connectors.sdk.loader import build_connector, build_standin, names
 from connectors.sdk.perform import perform
 from connectors.sdk.protocol import Job, Result
@@ -27,8 +31,6 @@ from schemas.vocabulary import IdentifierKind, Right
 __all__ = ["main"]
 
 _UNFIT, _WRONG_SETTING, _START_AGAIN = 1, 2, 70
-_DRY_REQUEST = "00000000-0000-4000-8000-000000000000"
-
 _cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Run and try connectors.")
 
 
@@ -97,6 +99,17 @@ def standin(name: str, port: Annotated[int, typer.Option(help="0 takes a free on
         return
 
 
+@_cli.command()
+def new(name: str, folder: Annotated[Path, typer.Option(help="Where the connector's folder is made")] = Path()) -> None:
+    """Write a connector that works, with its stand-in and a test that it passes: replace it piece by piece."""
+    try:
+        for path in create(name, folder):
+            print(path)
+    except ConfigurationError as error:
+        print(f"ConfigurationError: {error}", file=sys.stderr)
+        raise SystemExit(_WRONG_SETTING) from None
+
+
 def _identifiers(given: list[str]) -> dict[IdentifierKind, tuple[str, ...]]:
     found: dict[IdentifierKind, tuple[str, ...]] = {}
     for text in given:
@@ -108,15 +121,27 @@ def _identifiers(given: list[str]) -> dict[IdentifierKind, tuple[str, ...]]:
     return found
 
 
+def _request_id(right: Right, identifiers: dict[IdentifierKind, tuple[str, ...]], now: datetime) -> str:
+    """Return a request id that follows from identity, right and day, as a UUID of version 4 (OpenDSR, `subject_request_id`).
+
+    One id for all would be known to the system with another body; a random one would begin again at each repetition.
+    """
+    values = (f"{kind.value}={value}" for kind in sorted(identifiers) for value in sorted(identifiers[kind]))
+    text = "\x1f".join((right.value, now.date().isoformat(), *values))
+    return str(UUID(bytes=hashlib.blake2b(text.encode(), digest_size=16).digest(), version=4))
+
+
 def _job(right: Right, identifiers: dict[IdentifierKind, tuple[str, ...]]) -> Job:
     now = SystemClock().now()
+    request = _request_id(right, identifiers, now)
     return Job(
-        order_id=order_id(_DRY_REQUEST, "dry_run"),
-        subject_request_id=_DRY_REQUEST,
+        order_id=order_id(request, "dry_run"),
+        subject_request_id=request,
         right=right,
         attempt=1,
         now=now,
-        received_at=now,
+        # The day's first moment: the same try, made again that day, is the same request to the byte.
+        received_at=now.replace(hour=0, minute=0, second=0, microsecond=0),
         due_on=(now + timedelta(days=30)).date(),
         identifiers=identifiers,
     )

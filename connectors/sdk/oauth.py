@@ -41,6 +41,10 @@ class Token(Protocol):
         """Return another token than the refused one, None if there is no way to get one."""
         ...
 
+    async def scopes(self) -> frozenset[str] | None:
+        """Return what a token may do, None if nobody says."""
+        ...
+
 
 class StaticToken:
     """A token that somebody else renews, for instance a sidecar that restarts us."""
@@ -55,6 +59,10 @@ class StaticToken:
     async def instead_of(self, refused: str) -> str | None:
         """Return None: there is only one."""
         del refused
+        return None
+
+    async def scopes(self) -> frozenset[str] | None:
+        """Return None: a bare token does not say."""
         return None
 
 
@@ -139,6 +147,7 @@ class GrantedToken:
         self._monotonic = monotonic
         self._lock = asyncio.Lock()
         self._token: str | None = None
+        self._scopes: frozenset[str] | None = None
         self._renew_at = 0.0
 
     async def current(self) -> str:
@@ -148,6 +157,12 @@ class GrantedToken:
     async def instead_of(self, refused: str) -> str | None:
         """Return a newer token than `refused`; whoever comes second takes the one that the first has asked for."""
         return await self._unless(refused=refused)
+
+    async def scopes(self) -> frozenset[str] | None:
+        """Ask for a token, which proves the grant, and return what it may do; None if the answer does not say."""
+        async with self._lock:
+            self._token = await self._renewed()
+        return self._scopes
 
     async def _unless(self, refused: str | None) -> str:
         async with self._lock:
@@ -169,6 +184,8 @@ class GrantedToken:
         # `expires_in` is only recommended (section 5.1); without it a token is good until it is refused.
         lifetime = max(0.0, seconds - _MARGIN_SECONDS) if isinstance(seconds, int | float) else math.inf
         self._renew_at = self._monotonic() + lifetime
+        scope = body.get("scope")
+        self._scopes = frozenset(scope.split()) if isinstance(scope, str) else None
         refresh = body.get("refresh_token")
         if self._refresh_token is not None and isinstance(refresh, str) and refresh not in {"", self._refresh_token}:
             self._refresh_token = refresh

@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from uuid import UUID
 
 import httpx
 import pytest
+from opendsr_kit import WithSubsidiary
 
+from connectors.sdk.cli import _job
+from connectors.sdk.clock import ManualClock, SystemClock
 from connectors.sdk.loader import build_standin, names
+from connectors.sdk.perform import perform
 from connectors.sdk.standin import serve
 from connectors.systems.hubspot.standin import TOKEN
 from schemas.errors import ConfigurationError
+from schemas.vocabulary import IdentifierKind, OutcomeCode, Right
 
 EMAIL = "ada.lovelace@example.org"
 COMMAND = [sys.executable, "-c", "from connectors.sdk.cli import main; main()"]
@@ -75,6 +81,29 @@ def test_try_changes_nothing_without_really(hubspot):
     assert hubspot.holding(EMAIL)
     call("try", "hubspot", "--identity", f"email={EMAIL}", "--right", "erasure", "--really", **hubspot.settings)
     assert not hubspot.holding(EMAIL)
+
+
+def test_the_same_try_is_the_same_request_and_another_is_another():
+    """The id follows from identity, right and day: a repetition is the same to the byte, all else has another id."""
+    ada, bob = {IdentifierKind.EMAIL: (EMAIL,)}, {IdentifierKind.EMAIL: ("bob@example.org",)}
+    first, again = _job(Right.ACCESS, ada), _job(Right.ACCESS, ada)
+    assert (first.subject_request_id, first.received_at) == (again.subject_request_id, again.received_at)
+    others = {_job(right, who).subject_request_id for right, who in ((Right.ERASURE, ada), (Right.ACCESS, bob))}
+    assert len(others | {first.subject_request_id}) == 3
+    assert UUID(first.subject_request_id).version == 4
+
+
+class TestTryOfASubsidiary(WithSubsidiary):
+    @pytest.fixture
+    def clock(self):
+        return ManualClock(SystemClock().now())
+
+    async def test_trying_two_rights_and_one_of_them_again(self, make):
+        """A processor that remembers ids (OpenDSR) takes each try, and a repetition as the request that it knows."""
+        connector = make()
+        for right in (Right.ACCESS, Right.ERASURE, Right.ACCESS):
+            result = await perform(connector, _job(right, {IdentifierKind.EMAIL: (EMAIL,)}))
+            assert result.outcome.code in {OutcomeCode.ACCEPTED, OutcomeCode.NOTHING_HELD}
 
 
 def test_try_names_the_kinds_there_are():

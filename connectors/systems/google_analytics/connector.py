@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from connectors.sdk.oauth import Grant, GrantedToken, StaticToken, Token
 from connectors.sdk.protocol import Job, Result, Throttle
 from connectors.sdk.settings import ConnectorSettings, read
 from connectors.systems.google_analytics.client import (
@@ -21,10 +22,6 @@ from connectors.systems.google_analytics.client import (
     EDIT_SCOPE,
     GoogleAnalyticsClient,
     IdType,
-    RefreshedToken,
-    RefreshGrant,
-    StaticToken,
-    Token,
 )
 from schemas.errors import CredentialsRefused, SystemRejected
 from schemas.outcomes import Fulfilled, NotApplicable
@@ -90,12 +87,12 @@ class GoogleAnalyticsSettings(ConnectorSettings):
         return self
 
     @property
-    def grant(self) -> RefreshGrant:
+    def grant(self) -> Grant:
         """Return the refresh grant. The validator has seen to it that it is whole where no access token is set."""
         assert self.oauth_client_secret is not None
         assert self.refresh_token is not None
         secret, refresh = self.oauth_client_secret.get_secret_value(), self.refresh_token.get_secret_value()
-        return RefreshGrant(self.oauth_client_id, secret, refresh)
+        return Grant(self.oauth_client_id, secret, refresh)
 
     @property
     def properties(self) -> tuple[dict[str, str], ...]:
@@ -120,9 +117,7 @@ class GoogleAnalyticsConnector:
         self._token: Token = (
             StaticToken(settings.access_token.get_secret_value())
             if settings.access_token is not None
-            else RefreshedToken(
-                self._client.http, settings.token_url, settings.grant, total_seconds=2 * settings.timeout_seconds
-            )
+            else GrantedToken(self._client.http, settings.token_url, settings.grant, policy=self._client.policy)
         )
         self.throttle = Throttle(
             concurrent=1, per_second=settings.calls_per_second, per_day=settings.calls_per_day, day_zone=DAY_ZONE
@@ -137,7 +132,7 @@ class GoogleAnalyticsConnector:
         needed = {DELETION_SCOPE} | ({EDIT_SCOPE} if self._settings.user_provided_data else set())
         if scopes is not None and needed - scopes:
             lacking = ", ".join(sorted(scope.rpartition("/")[2] for scope in needed - scopes))
-            raise CredentialsRefused(f"token.refresh: the grant lacks the scope {lacking}: consent again with it")
+            raise CredentialsRefused(f"token: the grant lacks the scope {lacking}: consent again with it")
         proof = "token unproven before the first erasure" if scopes is None else "token and scopes granted"
         return f"property {self._settings.property_id}: {proof}, {self._settings.calls_per_day} calls a day"
 

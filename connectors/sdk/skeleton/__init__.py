@@ -1,0 +1,1 @@
+"""Skeleton: what the system is, in a line."""
