@@ -101,7 +101,7 @@ def _run(evening: Evening) -> Verdict:
         shown(verdict)
         evening.screen.wrong(verdict.wrong)
         typer.echo(last_line(verdict.score))
-        _look_around(evening, environment)
+        _look_around(evening, verdict, environment)
 
     async def main() -> Verdict:
         task = asyncio.current_task()
@@ -115,7 +115,7 @@ def _run(evening: Evening) -> Verdict:
     return verdict
 
 
-def _look_around(evening: Evening, environment: Mapping[str, str]) -> None:
+def _look_around(evening: Evening, verdict: Verdict, environment: Mapping[str, str]) -> None:
     """Tell where everything is; the key goes into a file that only its owner reads, not onto the screen."""
     path = evening.folder / "env.sh"
     exports = {**environment, "DSR_STORE_URL": f"sqlite:///{evening.folder / 'store.sqlite'}"}
@@ -129,15 +129,22 @@ def _look_around(evening: Evening, environment: Mapping[str, str]) -> None:
         f"broker {environment['DSR_KAFKA_BOOTSTRAP']}, topics {environment['DSR_TOPIC_PREFIX']}.*",
         "in another terminal:",
         f"  . {path}",
-        "  dsr topics check",
-        "  dsr quarantine --help",
-        "  dsr audit --help",
+        "  dsr audit                       # the whole log, checked by a second opinion",
+        "  dsr quarantine list",
+        f"  dsr show {_longest(verdict)} --history",
+        f"  echo vera@{evening.marker}.example.org | \\",
+        "    dsr submit --right erasure --email - --verified login:substantial --wait 30",
         f"  tail -f {evening.folder}/logs/worker.log",
         f"  curl -s $(head -1 {evening.folder}/logs/vendor-crm.log)/__state__",
         f"  kill -9 $(cat {evening.folder}/pids/worker)     # it comes back",
         "Ctrl-C stops everything and removes the folder if it is a temporary one.",
     ):
         typer.echo(line)
+
+
+def _longest(verdict: Verdict) -> str:
+    """Return the request with the most to tell: the one that people had to decide about."""
+    return max(verdict.story.scenes, key=lambda request: len(verdict.score.status.get(request, ())))
 
 
 def _summary(evening: Evening, verdict: Verdict) -> dict[str, Any]:

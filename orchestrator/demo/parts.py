@@ -8,12 +8,12 @@ Room rules: data, and one-line functions of data. A further system is one furthe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, timedelta
+from collections.abc import Iterable, Mapping
+from datetime import date
 from typing import Any
 
+from orchestrator.demo import planting
 from orchestrator.demo.cast import Place, Record, Role
-from orchestrator.demo.people import Person
 from orchestrator.settings import DEPLOY
 from schemas.vocabulary import Right
 
@@ -30,44 +30,10 @@ def _every(nth: int, rest: int) -> Any:
     return lambda person: person.number % nth == rest
 
 
-def _contacts(people: Sequence[Person]) -> Any:
-    return {
-        "contacts": [
-            {
-                "email": p.email, "firstname": p.alias, "lastname": p.last_name, "phone": p.phone, "address": p.street,
-                "city": "Riverside", "ga_client_id": p.ga_client_id, "hotjar_user_id": p.hotjar_user_id,
-                "account_id": p.account_id,
-            }
-            for p in people
-        ]
-    }  # fmt: skip
-
-
 def _contact_records(state: Any) -> list[Record]:
     return [
         {**contact, "mail": "off" if contact["email"] in state["off_all"] else "on"} for contact in state["contacts"].values()
     ]
-
-
-def _invoices(person: Person) -> list[str]:
-    """Return two days of issue for a few people: one that tax law keeps, or one that it no longer does."""
-    year = date.today().year  # noqa: DTZ011 - a year that is over; the zone does not matter
-    return {"Lea": [f"{year - 1}-06-15", f"{year - 9}-06-15"], "Max": [f"{year - 9}-06-15"], "Zoe": [f"{year - 1}-03-01"]}.get(
-        person.alias, []
-    )
-
-
-def _accounts(people: Sequence[Person]) -> Any:
-    return {
-        "people": [
-            {
-                "account_id": p.account_id, "customer_id": p.customer_id, "email": p.email, "first_name": p.alias,
-                "last_name": p.last_name, "phone": p.phone or None, "street": p.street, "city": "Riverside",
-                "messages": p.number % 2, "invoices": _invoices(p),
-            }
-            for p in people
-        ]
-    }  # fmt: skip
 
 
 def _rows(*tables: str) -> Any:
@@ -92,21 +58,6 @@ def _kept_by_tax_law(before: Iterable[Record]) -> list[Record]:
 def _without_pseudonym(record: Record) -> Record:
     is_erased = re.fullmatch(r"erased-[0-9a-f]+@erased\.invalid", str(record.get("email")))
     return record | {"email": "erased"} if is_erased else record
-
-
-def _members(people: Sequence[Person]) -> Any:
-    return {
-        "members": [
-            {
-                "email_address": p.email,
-                "merge_fields": {
-                    "FNAME": p.alias, "LNAME": p.last_name, "PHONE": p.phone,
-                    "ADDRESS": {"addr1": p.street, "city": "Riverside", "state": "-", "zip": "0000"},
-                },
-            }
-            for p in people
-        ]
-    }  # fmt: skip
 
 
 def _member_records(state: Any) -> list[Record]:
@@ -147,20 +98,6 @@ def _accounts_settings(table_map: str) -> Any:
 
 def _database(place: Place) -> dict[str, str]:
     return {"DSR_ACCOUNTS_URL": f"sqlite:///{place.folder / 'company.db'}"}
-
-
-def _log_lines(people: Sequence[Person]) -> Any:
-    days = [f"{date.today() - timedelta(days=n)}T09:30:00+00:00" for n in (2, 3)]  # noqa: DTZ011 - some days ago
-    visits = [
-        {
-            "ip_address": p.ip_address, "cookie_id": p.cookie_id, "account_id": p.account_id, "at": day,
-            "file": f"access.log-{day[:10].replace('-', '')}", "request": f"GET /page/{p.number} HTTP/1.1",
-        }
-        for day in days
-        for p in people
-    ]  # fmt: skip
-    robot = {"ip_address": "192.0.2.7", "user_agent": "robot", "at": days[0], "file": visits[0]["file"]}
-    return {"lines": [*visits, robot]}
 
 
 def _log_records(state: Any) -> list[Record]:
@@ -204,25 +141,12 @@ def _ledger(place: Place) -> dict[str, str]:
     }
 
 
-def _disclosures(people: Sequence[Person]) -> Any:
-    return {
-        "disclosures": [
-            {
-                "recipient": "Tax office", "disclosed_on": "2026-01-15", "categories": ["invoices"],
-                "ground": "legal_obligation", "reference": f"file {p.number}",
-                "identifiers": {"customer_id": [p.customer_id], "email": [p.email]},
-            }
-            for p in people
-        ]
-    }  # fmt: skip
-
-
 #: Id of a system in the registry -> its part in the demo.
 ROLES: Mapping[str, Role] = {
     "crm": Role(
         connector="hubspot",
         code="cr",
-        seed=_contacts,
+        seed=planting.contacts,
         settings=lambda place: {
             "DSR_HUBSPOT_BASE_URL": place.url,
             "DSR_HUBSPOT_TOKEN": "pat-standin-0000",
@@ -235,7 +159,7 @@ ROLES: Mapping[str, Role] = {
     "accounts": Role(
         connector="accounts",
         code="ac",
-        seed=_accounts,
+        seed=planting.accounts,
         standin_settings=_database,
         settings=_accounts_settings("example-map.yaml"),
         records=_rows("accounts", "invoices"),
@@ -247,7 +171,7 @@ ROLES: Mapping[str, Role] = {
     "newsletter": Role(
         connector="mailchimp",
         code="nl",
-        seed=_members,
+        seed=planting.members,
         settings=lambda place: {
             "DSR_MAILCHIMP_BASE_URL": f"{place.url}/3.0",
             "DSR_MAILCHIMP_API_KEY": "0123456789abcdef0123456789abcdef-us21",
@@ -285,7 +209,7 @@ ROLES: Mapping[str, Role] = {
     "web-logs": Role(
         connector="weblogs",
         code="wl",
-        seed=_log_lines,
+        seed=planting.log_lines,
         standin_settings=_weblogs,
         settings=_weblogs,
         records=_log_records,
@@ -404,7 +328,7 @@ ROLES: Mapping[str, Role] = {
         connector="ledger",
         code="au",
         holds=_every(5, 0),
-        seed=_disclosures,
+        seed=planting.disclosures,
         standin_settings=_ledger,
         settings=_ledger,
         records=lambda _: [],

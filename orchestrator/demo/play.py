@@ -111,9 +111,8 @@ async def perform(evening: Evening, then: Callable[[Verdict, Mapping[str, str]],
         evening.screen.rest()
         if evening.keep:
             then(verdict, _environment(house))
-            while True:
-                await asyncio.sleep(1)
-                stage.revive()
+            async with _working(house):
+                await asyncio.Event().wait()
     return verdict
 
 
@@ -232,7 +231,6 @@ async def _ours(house: _House) -> None:
 def _environment(house: _House) -> dict[str, str]:
     """Return what worker, connectors and a person who looks around have in common."""
     return {
-        "DSR_KAFKA_BOOTSTRAP": house.bootstrap,
         "DSR_KAFKA_BOOTSTRAP": house.bootstrap,
         "DSR_TOPIC_PREFIX": house.topics.prefix,
         "DSR_REGISTRY": str(house.evening.registry),
