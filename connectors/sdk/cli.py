@@ -110,6 +110,26 @@ def new(name: str, folder: Annotated[Path, typer.Option(help="Where the connecto
         raise SystemExit(_WRONG_SETTING) from None
 
 
+@_cli.command()
+def docs(
+    output: Annotated[Path, typer.Option(help="The page")] = Path("docs/connectors.md"),
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if the page is another")] = False,
+) -> None:
+    """Write the page of what each system can do for each right."""
+    from connectors.sdk.overview import overview
+
+    try:
+        text = overview()
+    except ConfigurationError as error:
+        print(f"ConfigurationError: {error}", file=sys.stderr)
+        raise SystemExit(_WRONG_SETTING) from None
+    if not check:
+        output.write_text(text, encoding="utf-8")
+    elif not output.exists() or output.read_text(encoding="utf-8") != text:
+        print(f"{output.name} is not what the classes say: dsr-connector docs", file=sys.stderr)
+        raise SystemExit(_UNFIT)
+
+
 def _identifiers(given: list[str]) -> dict[IdentifierKind, tuple[str, ...]]:
     found: dict[IdentifierKind, tuple[str, ...]] = {}
     for text in given:

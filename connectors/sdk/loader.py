@@ -21,7 +21,7 @@ from connectors.sdk.protocol import Connector
 from connectors.sdk.standin import StandIn
 from schemas.errors import ConfigurationError
 
-__all__ = ["GROUP", "build_connector", "build_standin", "names"]
+__all__ = ["GROUP", "build_connector", "build_standin", "described", "names"]
 
 #: Entry point group of outside connectors.
 GROUP = "dsr.connectors"
@@ -32,8 +32,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 def names() -> list[str]:
     """Return the names of all connectors that can be built here."""
-    ours = [module.name for module in pkgutil.iter_modules(importlib.import_module(_OURS).__path__)]
-    return sorted({*ours, *(point.name for point in entry_points(group=GROUP))})
+    return sorted({*_our_names(), *(point.name for point in entry_points(group=GROUP))})
 
 
 def build_connector(name: str) -> Connector:
@@ -46,6 +45,31 @@ def build_standin(name: str, clock: Clock | None = None) -> StandIn:
     """Build a connector's stand-in. Raises `ConfigurationError`."""
     standin: StandIn = _module(name, "standin").build(clock)
     return standin
+
+
+def described() -> dict[str, type[Connector]]:
+    """Return the classes of this package's connectors by name, without building any.
+
+    A module of several systems says which by a function `described`; else it is the class that bears the connector's name. Of
+    a class and its subclass the first counts.
+    """
+    found: dict[str, type[Connector]] = {}
+    for name in _our_names():
+        module = _module(name, "connector")
+        told = getattr(module, "described", None)
+        found |= _bearing(module, name) if told is None else told()
+    return found
+
+
+def _our_names() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(_OURS).__path__))
+
+
+def _bearing(module: ModuleType, name: str) -> dict[str, type[Connector]]:
+    for kind in vars(module).values():
+        if isinstance(kind, type) and kind.__module__ == module.__name__ and getattr(kind, "name", None) == name:
+            return {name: kind}
+    return {}
 
 
 def _module(name: str, part: str) -> ModuleType:
