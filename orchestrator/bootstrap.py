@@ -231,7 +231,7 @@ async def _watch(app: Any, watchdog: Watchdog, settings: Settings, deck: WorkerD
         consumer = app.consumer
         assigned = consumer.assignment()
         ends = {tp: end for tp in assigned if (end := consumer.highwater(tp)) is not None}
-        watchdog.observe({tp: consumer._committed_offset[tp] or 0 for tp in assigned}, ends)  # noqa: SLF001 - Faust's own record
+        watchdog.observe(await consumer.committed_offsets(ends), ends)
         reason = watchdog.stalled()
         if reason and settings.watchdog_ends_process:
             deck.die(reason)

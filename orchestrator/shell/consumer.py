@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import structlog
+from aiokafka.errors import KafkaError
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from mode.utils.futures import notify
@@ -224,6 +225,18 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc] # faust has no types
         """Wait until what was taken is done; a worker that ends has nothing to wait for, because nobody will do it."""
         if self.deck.ended is None:
             await super().wait_empty()
+
+    async def committed_offsets(self, ends: Mapping[Any, int]) -> dict[Any, int]:
+        """Return up to where each of these partitions is committed; one without a commit yet is so up to its first record."""
+        offsets = {tp: self._committed_offset[tp] for tp in ends}
+        new = [tp for tp, offset in offsets.items() if offset is None and ends[tp] > 0]
+        first: Mapping[Any, int] = {}
+        if new:
+            try:
+                first = await self.earliest_offsets(*new)
+            except KafkaError as error:
+                log.warning("first_offsets_unknown", error_type=type(error).__name__)
+        return {tp: first.get(tp, 0) if offset is None else offset for tp, offset in offsets.items()}
 
     def _refused(self, why: str) -> None:
         """Count refusals: one is what a woken zombie gets, many mean two live processes with one instance id."""
