@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["demo_command"]
 
+#: Stands in the people's addresses if no other word is wanted.
+_MARKER = "demo"
+
 
 def demo_command(
     keep: Annotated[bool, typer.Option("--keep", help="Leave all running afterwards, until Ctrl-C.")] = False,
@@ -31,7 +34,7 @@ def demo_command(
     ] = False,
     kill: Annotated[list[str] | None, typer.Option(help="Kill this process in the middle: worker, or a system's id.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where logs and data go, and stay; a temporary one by default.")] = None,
-    canary: Annotated[str, typer.Option(help="A word that stands in every planted address, to be searched for.")] = "demo",
+    canary: Annotated[str, typer.Option(help="A word that stands in every planted address, to be searched for.")] = _MARKER,
     registry: Annotated[Path | None, typer.Option(help="Another registry than the example company's.")] = None,
 ) -> None:
     """Play 24 records of portals through a real Kafka, a worker and a connector per system, and prove what came of them.
@@ -123,6 +126,8 @@ def _look_around(evening: Evening, verdict: Verdict, environment: Mapping[str, s
         path.unlink()
     path.touch(mode=0o600)
     path.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in exports.items()))
+    # A canary is there to be searched for: it is not written anywhere, not even here.
+    shown = _MARKER if evening.marker == _MARKER else "<the canary>"
     for line in (
         "",
         f"still running; folder {evening.folder} (logs/, pids/, vendors/)",
@@ -132,7 +137,7 @@ def _look_around(evening: Evening, verdict: Verdict, environment: Mapping[str, s
         "  dsr audit                       # the whole log, checked by a second opinion",
         "  dsr quarantine list",
         f"  dsr show {_longest(verdict)} --history",
-        f"  echo vera@{evening.marker}.example.org | \\",
+        f"  echo vera@{shown}.example.org | \\",
         "    dsr submit --right erasure --email - --verified login:substantial --wait 30",
         f"  tail -f {evening.folder}/logs/worker.log",
         f"  curl -s $(head -1 {evening.folder}/logs/vendor-crm.log)/__state__",
