@@ -21,6 +21,7 @@ from orchestrator.adapters.metrics import WorkerMetrics
 from orchestrator.adapters.producer import KafkaPublisher
 from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import SqlStore, make_engine
+from orchestrator.core.deadlines import check_calendar, rules_for
 from orchestrator.gateway.health import Check, Listening, health_app, serve
 from orchestrator.ports import Clock, Keys
 from orchestrator.settings import Settings
@@ -38,6 +39,7 @@ from schemas.metrics import BUILD_INFO
 from schemas.registry import Registry
 from schemas.sealed import SealingKey
 from schemas.topics import Topics, manifest
+from schemas.vocabulary import Right
 
 __all__ = ["Worker", "development_keys", "load_registry", "open_store", "run_worker", "topic_manifest"]
 
@@ -53,7 +55,10 @@ def development_keys(settings: Settings) -> Keys:
 
 def load_registry(settings: Settings) -> Registry:
     """Return the registry. Raises `ConfigurationError` with every mistake and its line."""
-    return registry_file.load(settings.registry)
+    registry = registry_file.load(settings.registry)
+    check_calendar(registry.controller.calendar)
+    rules_for(registry.controller.regime, Right.ACCESS)
+    return registry
 
 
 def topic_manifest(settings: Settings, registry: Registry) -> tuple[Any, ...]:
@@ -193,15 +198,19 @@ def _sweeper(settings: Settings, ground: Ground, inbox: Inbox, clock: Clock, met
 
 
 #: A stop finishes the batch at work and commits; a supervisor should wait longer than this before it kills.
-_STOP_SECONDS = 60.0
+_STOP_SECONDS = 25.0
 
 
 @contextlib.asynccontextmanager
 async def _faust(app: Any) -> AsyncIterator[None]:
     from faust.contrib.asgi import faust_app_running  # noqa: PLC0415 - binds to the running loop when imported inside it
 
-    async with faust_app_running(app, stop_timeout=_STOP_SECONDS):
-        yield
+    try:
+        async with faust_app_running(app, stop_timeout=_STOP_SECONDS):
+            yield
+    except TimeoutError:
+        # A broker that is gone cannot take a commit: end without one, the next life replays.
+        app.deck.die(f"could not stop within {_STOP_SECONDS:g} s")
 
 
 def _guarded(work: Any, name: str, deck: WorkerDeck) -> asyncio.Task[None]:

@@ -67,6 +67,11 @@ def confirmations_command(
 
 
 def _otherwise(confirmation: Confirmation) -> str:
-    """Return the systems that did something else than to fulfil, with what it was."""
-    others = [one for one in confirmation.systems if one.outcome.code not in _PLAIN]
-    return ", ".join(f"{one.system}: {one.outcome.code.value}" for one in others)
+    """Return the systems that did something else than to fulfil, by what it was; where nothing could be asked, how many."""
+    others: dict[str, list[str]] = {}
+    for one in confirmation.systems:
+        if one.outcome.code not in _PLAIN:
+            others.setdefault(one.outcome.code.value, []).append(one.system)
+    idle = len(others.pop("not_applicable", ()))
+    said = [f"{code}: {', '.join(systems)}" for code, systems in others.items()]
+    return "; ".join([*said, f"{idle} not applicable"] if idle else said)
