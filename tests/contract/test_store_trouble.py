@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sqlite3
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
@@ -118,6 +120,19 @@ async def test_a_sqlite_file_that_is_none_is_unavailable(tmp_path: Path) -> None
     with pytest.raises(StoreUnavailable) as raised:
         schema.upgrade(make_engine(f"sqlite:///{path}"))
     assert "person" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("query", "least", "most"), [("", 4.5, 9.0), ("?connect_timeout=2", 1.5, 4.5)])
+async def test_a_postgresql_that_accepts_and_says_nothing_is_unavailable_in_time(query: str, least: float, most: float) -> None:
+    """A server behind a dead machine or a full queue is not waited for without end; the URL may say for how long."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        async with opened(f"postgresql+psycopg://dsr:secret@127.0.0.1:{port}/dsr{query}") as store:
+            started = time.monotonic()
+            with pytest.raises(StoreUnavailable) as raised:
+                await store.ping()
+            assert least < time.monotonic() - started < most
+            assert str(raised.value) == "the store did not answer (ConnectionTimeout)"
 
 
 @pytest.fixture

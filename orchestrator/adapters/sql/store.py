@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, case, create_engine, delete, event, func, select, text
+from sqlalchemy import Connection, Engine, case, create_engine, delete, event, func, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
@@ -28,14 +28,21 @@ __all__ = ["SqlStore", "make_engine"]
 
 T = TypeVar("T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: How PostgreSQL's client notices a server that went silent; without, a call would wait for ever. The URL's query wins.
+_IMPATIENCE = {"connect_timeout": 5, "tcp_user_timeout": 20_000, "keepalives_idle": 10, "keepalives_interval": 5}
 #: More ids than this in one statement are asked in several.
 _CHUNK = 500
 
 
 def make_engine(url: str) -> Engine:
     """Return an engine for a SQLAlchemy URL: `sqlite:///path` or `postgresql+psycopg://...`."""
-    engine = create_engine(url, hide_parameters=True, pool_size=1, max_overflow=1, pool_pre_ping=not url.startswith("sqlite"))
-    if engine.dialect.name == "sqlite":
+    given = make_url(url)
+    is_sqlite = given.get_backend_name() == "sqlite"
+    connect = {} if is_sqlite else {name: value for name, value in _IMPATIENCE.items() if name not in given.query}
+    engine = create_engine(
+        given, hide_parameters=True, pool_size=1, max_overflow=1, pool_pre_ping=not is_sqlite, connect_args=connect
+    )
+    if is_sqlite:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine
