@@ -53,6 +53,7 @@ __all__ = [
     "CONNECTOR_ORDERS",
     "CONNECTOR_ORDERS_WAITING",
     "CONNECTOR_OUTCOMES",
+    "CONNECTOR_PAUSE_SECONDS",
     "CONNECTOR_QUARANTINED",
     "CONNECTOR_QUOTA_REMAINING",
     "CONNECTOR_RETRIES",
@@ -237,6 +238,11 @@ CONNECTOR_ORDERS_WAITING = GaugeSpec(
 )
 CONNECTOR_JOBS_OPEN = GaugeSpec("dsr_connector_jobs_open", "Vendor's jobs started and not finished.", BySystem)
 CONNECTOR_QUOTA_REMAINING = GaugeSpec("dsr_connector_quota_remaining", "Calls left in the system's day.", BySystem)
+CONNECTOR_PAUSE_SECONDS = GaugeSpec(
+    "dsr_connector_pause_seconds",
+    "How long the system is still left alone after failures in a row; 0 while it works or is probed.",
+    BySystem,
+)
 CONNECTOR_QUARANTINED = CounterSpec(
     "dsr_connector_quarantined_total", "Records that the connector set aside.", SystemQuarantine
 )
@@ -252,7 +258,7 @@ WORKER_METRICS: tuple[MetricSpec[..., Any], ...] = (
 #: Everything a connector exposes.
 CONNECTOR_METRICS: tuple[MetricSpec[..., Any], ...] = (
     CONNECTOR_ORDERS, CONNECTOR_OUTCOMES, CONNECTOR_RETRIES, CONNECTOR_CALL_SECONDS, CONNECTOR_ORDERS_WAITING,
-    CONNECTOR_JOBS_OPEN, CONNECTOR_QUOTA_REMAINING, CONNECTOR_QUARANTINED, CONNECTOR_LAG,
+    CONNECTOR_JOBS_OPEN, CONNECTOR_QUOTA_REMAINING, CONNECTOR_PAUSE_SECONDS, CONNECTOR_QUARANTINED, CONNECTOR_LAG,
 )  # fmt: skip
 #: Every metric of the product, by name.
 BY_NAME: Mapping[str, MetricSpec[..., Any]] = {spec.name: spec for spec in (*WORKER_METRICS, *CONNECTOR_METRICS)}

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import PurePath
 from typing import Any
@@ -25,6 +25,7 @@ from typing import Any
 import structlog
 
 from connectors.sdk.blobs import BlobStore
+from connectors.sdk.breaker import PauseRule, Verdict
 from connectors.sdk.clock import Clock
 from connectors.sdk.conclusion import Conclusion
 from connectors.sdk.intake import report_of
@@ -36,10 +37,10 @@ from connectors.sdk.protocol import Connector, Job, Result
 from connectors.sdk.retry import Backoff
 from connectors.sdk.throttle import Gate, QuotaExhausted
 from connectors.sdk.work import entered
-from schemas.errors import ConnectorError, ProtocolViolation, StoreUnavailable, SystemUnavailable, Throttled
+from schemas.errors import ConnectorError, CredentialsRefused, ProtocolViolation, StoreUnavailable, SystemUnavailable, Throttled
 from schemas.metrics import CONNECTOR_CALL_SECONDS, CONNECTOR_RETRIES, Metrics
 from schemas.orders import FulfilmentOrder
-from schemas.outcomes import Accepted, Failed
+from schemas.outcomes import Accepted, Failed, NotApplicable
 from schemas.reports import FulfilmentReport
 from schemas.vocabulary import FailureReason, IdentifierKind
 
@@ -57,6 +58,7 @@ class Limits:
     max_tries: int = 60
     #: So many records in a row that are no order for us: stop instead of draining the topic into quarantine.
     quarantined_in_a_row: int = 100
+    pause: PauseRule = field(default_factory=PauseRule)
 
 
 class Attempts:
@@ -90,11 +92,13 @@ class Attempts:
         if entry.tries > self._limits.max_tries:
             return self._defect(entry, order, "died_at_it_again_and_again", [])
         try:
-            return self._concluded(entry, order, *await self._call(entry, order))
+            result, work = await self._call(entry, order)
+            verdict = Verdict.NEUTRAL if isinstance(result.outcome, NotApplicable) else Verdict.UP
+            return replace(self._concluded(entry, order, result, work), verdict=verdict)
         except ProtocolViolation:
             return self._failed(entry, order, FailureReason.IDENTITY_UNREADABLE)
         except ConnectorError as error:
-            return self._refused(entry, order, error)
+            return replace(self._refused(entry, order, error), verdict=_verdict(error))
         except StoreUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a connector raises is its defect, reported and never swallowed
@@ -242,6 +246,14 @@ def _open_state(entry: Entry) -> OrderState:
 
 def _reason(error: ConnectorError) -> FailureReason:
     return FailureReason(error.reason) if error.reason in set(FailureReason) else FailureReason.SYSTEM_ERROR
+
+
+def _verdict(error: ConnectorError) -> Verdict:
+    """Tell what an error says of the system: one that answers, though not as we would like, is up."""
+    if isinstance(error, Throttled):
+        return Verdict.NEUTRAL
+    is_silent = isinstance(error, SystemUnavailable) and _reason(error) is not FailureReason.VERIFICATION_FAILED
+    return Verdict.DOWN if is_silent or isinstance(error, CredentialsRefused) else Verdict.UP
 
 
 def _frames(error: Exception) -> list[str]:

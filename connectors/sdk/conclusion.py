@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from connectors.sdk.breaker import Verdict
 from connectors.sdk.journal import OrderState, Page
 from schemas.ids import report_id
 from schemas.outcomes import Failed
@@ -28,6 +29,7 @@ class Conclusion:
     columns: Mapping[str, Any] = field(repr=False)
     report: FulfilmentReport | None = field(default=None, repr=False)
     final: bool = False
+    verdict: Verdict = Verdict.NEUTRAL
 
 
 def settle(page: Page, conclusion: Conclusion, now: datetime) -> None:

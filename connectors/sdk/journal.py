@@ -20,6 +20,7 @@ from typing import IO, Any, Self
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
+from connectors.sdk.breaker import Pause
 from schemas.errors import ConfigurationError, StoreUnavailable
 from schemas.orders import FulfilmentOrder
 from schemas.outcomes import Failed
@@ -73,6 +74,13 @@ _REPORTS = sa.Table(
     sa.Column("report_bytes", sa.LargeBinary, nullable=False),
 )
 _QUOTA = sa.Table("quota", _META, sa.Column("day", sa.Text, primary_key=True), sa.Column("used", sa.Integer, nullable=False))
+#: One row while the system is left alone, none while it works.
+_PAUSE = sa.Table(
+    "pause",
+    _META,
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("until_ms", sa.Integer, nullable=False),
+)
 _OPEN = (OrderState.WAITING, OrderState.POLLING)
 # Built once: building a statement costs more than running it.
 _FIND = sa.select(_ORDERS).where(_ORDERS.c.order_id == sa.bindparam("wanted"))
@@ -247,6 +255,17 @@ class Page:
         if not changed.rowcount:
             self._connection.execute(sa.insert(_QUOTA).values(day=day, used=1))
 
+    def pause(self) -> Pause | None:
+        """Return the pause that is kept."""
+        row = self._connection.execute(sa.select(_PAUSE)).first()
+        return None if row is None else Pause(row.number, datetime.fromtimestamp(row.until_ms / 1000, UTC))
+
+    def keep_pause(self, pause: Pause | None) -> None:
+        """Keep a pause in place of the one that is kept, or none."""
+        self._connection.execute(sa.delete(_PAUSE))
+        if pause is not None:
+            self._connection.execute(sa.insert(_PAUSE).values(number=pause.number, until_ms=_ms(pause.until)))
+
     def forget_before(self, moment: datetime, *, unfinished: datetime | None = None) -> int:
         """Delete reported orders taken before `moment`, with their reports, and old quota days; return how many orders.
 
@@ -301,6 +320,16 @@ class Journal:
         """Count one call, durably."""
         with self.transaction() as page:
             page.use_quota(day)
+
+    def pause(self) -> Pause | None:
+        """Return the pause that is kept, None if the system works."""
+        with self.transaction() as page:
+            return page.pause()
+
+    def keep_pause(self, pause: Pause | None) -> None:
+        """Keep a pause, durably, or forget it."""
+        with self.transaction() as page:
+            page.keep_pause(pause)
 
     def compact(self) -> None:
         """Bring the log of changes into the file, so that cleared bytes are overwritten there too."""

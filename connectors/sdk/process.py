@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from connectors.sdk import health
 from connectors.sdk.attempts import Limits
 from connectors.sdk.blobs import FolderOfBlobs
+from connectors.sdk.breaker import PauseRule
 from connectors.sdk.clock import SystemClock
 from connectors.sdk.journal import Journal
 from connectors.sdk.kafka import KafkaBus
@@ -89,5 +90,6 @@ def _runtime(
             poll=Backoff(settings.poll_base_seconds, settings.poll_max_seconds),
             max_tries=settings.max_tries,
             quarantined_in_a_row=settings.quarantined_in_a_row,
+            pause=PauseRule(settings.pause_after_failures, Backoff(settings.pause_base_seconds, settings.pause_max_seconds)),
         ),
     )

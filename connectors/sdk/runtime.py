@@ -21,6 +21,7 @@ import structlog
 
 from connectors.sdk.attempts import Attempts, Limits
 from connectors.sdk.blobs import BlobStore
+from connectors.sdk.breaker import Breaker
 from connectors.sdk.bus import Bus, Inbound, Outbound
 from connectors.sdk.clock import Clock
 from connectors.sdk.conclusion import Conclusion, settle
@@ -37,6 +38,7 @@ from schemas.metrics import (
     CONNECTOR_ORDERS,
     CONNECTOR_ORDERS_WAITING,
     CONNECTOR_OUTCOMES,
+    CONNECTOR_PAUSE_SECONDS,
     CONNECTOR_QUARANTINED,
     CONNECTOR_QUOTA_REMAINING,
     Metrics,
@@ -98,6 +100,7 @@ class Runtime:
             metrics=metrics,
         )
         self._limits = limits or Limits()
+        self._breaker = Breaker(system, self._limits.pause, clock, journal)
         self._in_a_row = 0
         self._workers: set[asyncio.Task[None]] = set()
         self._concluded: list[Conclusion] = []
@@ -194,11 +197,18 @@ class Runtime:
         held_until = self._gate.held_until()
         if held_until is not None:
             return [], held_until
+        allowed = self._breaker.allowance(free)
+        if not allowed.orders:
+            return [], allowed.until
+        now = self._clock.now()
         with self._journal.transaction() as page:
-            due = page.due(self._clock.now(), free)
+            due = page.due(now, allowed.orders, but=(allowed.rather_not,)) if allowed.rather_not else []
+            due = due or page.due(now, allowed.orders)
             for entry in due:
                 page.set(entry.order_id, state=OrderState.WORKING, tries=entry.tries + 1)
-            return [replace(entry, tries=entry.tries + 1) for entry in due], page.next_due_at()
+            next_due_at = page.next_due_at()
+        self._breaker.begun([entry.order_id for entry in due])
+        return [replace(entry, tries=entry.tries + 1) for entry in due], next_due_at
 
     async def _work_or(self, moment: datetime | None) -> None:
         """Wait for new work or for the moment, whichever comes first."""
@@ -217,6 +227,8 @@ class Runtime:
 
     async def _work(self, entry: Entry) -> None:
         conclusion = await self._attempts.run(entry)  # on its own line: the list is another one after the wait
+        self._breaker.note(entry.order_id, conclusion.verdict)
+        self._metrics.set(CONNECTOR_PAUSE_SECONDS, self._breaker.remaining_seconds(), system=self._system)
         self._concluded.append(conclusion)
         await asyncio.sleep(0)  # those that end in the same turn of the loop share one transaction
         self._settle()
@@ -275,6 +287,7 @@ class Runtime:
             waiting, polling = page.count(OrderState.WAITING), page.count(OrderState.POLLING)
         self._metrics.set(CONNECTOR_ORDERS_WAITING, waiting, system=self._system)
         self._metrics.set(CONNECTOR_JOBS_OPEN, polling, system=self._system)
+        self._metrics.set(CONNECTOR_PAUSE_SECONDS, self._breaker.remaining_seconds(), system=self._system)
         remaining = self._gate.remaining()
         if remaining is not None:
             self._metrics.set(CONNECTOR_QUOTA_REMAINING, remaining, system=self._system)

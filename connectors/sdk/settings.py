@@ -48,6 +48,11 @@ class RuntimeSettings(ConnectorSettings):
     backoff_max_seconds: Annotated[float, Field(gt=0)] = 3600.0
     poll_base_seconds: Annotated[float, Field(gt=0, description="First wait before asking after a vendor's job")] = 5.0
     poll_max_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    pause_after_failures: Annotated[
+        int, Field(ge=1, description="So many failures in a row, of any orders, leave the system alone for a while")
+    ] = 5
+    pause_base_seconds: Annotated[float, Field(gt=0, description="How long at first; grows while probes fail")] = 30.0
+    pause_max_seconds: Annotated[float, Field(gt=0)] = 900.0
     quarantined_in_a_row: Annotated[int, Field(ge=1, description="So many bad records in a row stop the process")] = 100
     results_kept_days: Annotated[int, Field(ge=1, description="How long exported data is kept for the person")] = 30
     health_host: str = "127.0.0.1"

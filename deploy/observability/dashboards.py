@@ -115,6 +115,8 @@ _SYSTEM_OWNER = (
           (Query(_per_second(m.CONNECTOR_RETRIES, "system, reason", _SYSTEM), "{{system}}: {{reason}}"),)),
     Panel("Quota left", "Calls left in the system's day. At 0 orders wait for tomorrow.", "short",
           (Query(f"min by (system) ({m.CONNECTOR_QUOTA_REMAINING.name}{{{_SYSTEM}}})", "{{system}}"),)),
+    Panel("Left alone", "How long the system is still left alone after failures in a row.", "s",
+          (Query(f"max by (system) ({m.CONNECTOR_PAUSE_SECONDS.name}{{{_SYSTEM}}})", "{{system}}"),)),
     Panel("Orders behind", "Orders in the log that the connector has not yet taken.", "short",
           (Query(f"sum by (topic) ({m.CONNECTOR_LAG.name})", "{{topic}}"),)),
     Panel("Orders set aside", "Orders the connector could not read, over the last day.", "short",
