@@ -63,7 +63,8 @@ def written(request):
     """Configure a room's logging on a stream, and put back what was set before."""
     root = logging.getLogger()
     before = root.handlers[:], root.level, sys.excepthook, threading.excepthook
-    quiet = {name: logging.getLogger(name).level for name in ("httpx", "httpcore", "uvicorn.access")}
+    quiet = {name: logging.getLogger(name).level for name in ("httpx", "httpcore", "uvicorn.access", "aiokafka")}
+    logging.getLogger("aiokafka").setLevel(logging.NOTSET)  # a command that ran in this process may have silenced it
     stream = io.StringIO()
     request.param.configure(level="DEBUG", stream=stream)
     yield Written(stream)
