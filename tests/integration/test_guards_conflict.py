@@ -155,6 +155,7 @@ async def test_two_requests_of_one_person_see_each_other(postgres_url: str, tmp_
         meet(workers)
         arrivals = [record_of(one, offset) for offset, one in enumerate(asked)]
         await asyncio.gather(*(inbox.process([arrival]) for (inbox, _), arrival in zip(workers, arrivals, strict=True)))
+    assert {entry.subject_request_id for entry in written.journal()} == {one.subject_request_id for one in asked}
     ordered = {record.key for record in written.records if ".orders." in record.topic}
     assert len(ordered) == 1, "a second request for the same right of the same person follows the first"
 
