@@ -311,6 +311,17 @@ async def test_zendesk_deletes_in_two_steps_and_waits_for_every_product():
         assert standin.counts["DELETE /api/v2/deleted_users/{key}.json"] == 1
 
 
+async def test_zendesk_no_rows_yet_is_not_done():
+    """An empty list of products says that nobody has begun, not that all have ended."""
+    with account("zendesk") as standin:
+        plant(standin, ADA)
+        async with connected(standin) as connector:
+            job = job_for(Right.ERASURE, EMAIL)
+            started = await perform(connector, job)
+            standin.fail(Fault(status=200, json={"compliance_deletion_statuses": []}, path="compliance"))
+            assert (await connector.poll(job, started.handle)).outcome.code is OutcomeCode.ACCEPTED
+
+
 async def test_zendesk_finds_whom_an_interrupted_order_has_half_deleted():
     """A crash between the two steps: the user is in no search, and the next try purges it all the same."""
     with account("zendesk") as standin:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from sdk_world import Scripted, World, an_order, until
 from structlog.testing import capture_logs
@@ -24,9 +26,12 @@ class Moody:
     def __init__(self, mood):
         self.mood = mood
         self.calls = []
+        self.gate = None
 
     async def __call__(self, job):
         self.calls.append(job.order_id)
+        if self.gate is not None:
+            await self.gate.wait()
         answer = self.mood(job) if callable(self.mood) else self.mood
         if isinstance(answer, Exception):
             raise answer
@@ -119,6 +124,23 @@ async def test_a_failing_probe_is_one_call_and_a_longer_pause(world):
         assert len(running.moody.calls) == before + 1
         assert (pause(running).until - running.clock.now()).total_seconds() > 100
         assert pause(running).until > first.until
+
+
+async def test_while_the_probe_is_under_way_nothing_else_begins(world):
+    """A slow probe is still the only one, however many slots are free."""
+    answered = asyncio.Event()
+    async with world(DOWN, concurrent=4).running() as running:
+        running.send(*(an_order(number) for number in range(1, 9)))
+        await paused(running)
+        await running.settled()
+        running.moody.calls.clear()
+        running.moody.mood, running.moody.gate = DONE, answered
+        await tick(running, 101)
+        await until(lambda: running.moody.calls)
+        await tick(running, 60)
+        assert len(running.moody.calls) == 1
+        answered.set()
+        await running.reported(8)
 
 
 async def test_a_restart_neither_ends_nor_begins_a_pause(world, tmp_path):
