@@ -143,7 +143,13 @@ class SqlStore:
             values = [_values(row) for row in sorted(change.rows, key=lambda row: row.subject_request_id)]
             _require(connection.execute(self._upsert_request, values).rowcount, len(values))
         if change.subjects:
-            seen = [{"person": person, "version": version + 1} for person, version in sorted(change.subjects.items())]
+            # A new group starts at the moment's number, not at 1: who looked at an earlier group of the person conflicts.
+            # Shifted, so that a group that was counted on never reaches the number of a later one.
+            new = _micros(change.now) << 12
+            seen = [
+                {"person": person, "version": version + 1 if version else new}
+                for person, version in sorted(change.subjects.items())
+            ]
             _require(connection.execute(self._upsert_subject, seen).rowcount, len(seen))
         if change.sealed:
             connection.execute(

@@ -33,7 +33,7 @@ subjects = Table(
     "subjects",
     metadata,
     Column("person", String(64), primary_key=True),
-    Column("version", Integer, nullable=False),
+    Column("version", BigInteger, nullable=False),
 )
 
 identities = Table(

@@ -31,7 +31,7 @@ def upgrade() -> None:
     op.create_table(
         "subjects",
         sa.Column("person", sa.String(64), primary_key=True),
-        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("version", sa.BigInteger, nullable=False),
     )
     op.create_table(
         "identities",
