@@ -64,6 +64,20 @@ class Answer:
             raise SystemRejected(f"{self.operation}: the answer ({self.status}) is not a JSON object")
         return value
 
+    def objects(self, name: str) -> list[dict[str, Any]]:
+        """Return the list of objects under a name of the body. Raises `SystemRejected` if it is anything else."""
+        value = self.object().get(name)
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise SystemRejected(f"{self.operation}: the answer has no list {name}")
+        return value
+
+    def text_of(self, item: Mapping[str, Any], name: str) -> str:
+        """Return a text or number of one entry, as text. Raises `SystemRejected` if it is neither."""
+        value = item.get(name)
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise SystemRejected(f"{self.operation}: an entry has no {name}")
+        return str(value)
+
 
 def retry_after_header(answer: Answer) -> float | None:
     """Return the seconds of `Retry-After` (RFC 9110 section 10.2.3), None if absent or unusable.

@@ -6,7 +6,6 @@ Room rules: decides on rows that the client found; every method is one transacti
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -18,6 +17,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from connectors.sdk.amending import is_as_named
 from connectors.sdk.protocol import Exported, Job, Result, Throttle
 from connectors.sdk.settings import ConnectorSettings, read
 from connectors.sdk.work import remember, take_turn
@@ -217,7 +217,7 @@ class AccountsConnector:
                 continue
             if only_empty and current:
                 raise SystemRejected(f"{place}: already_filled: holds another value: ask for rectification instead")
-            if change.old_sha256 is not None and change.old_sha256 not in _digests(current):
+            if not is_as_named(current, change):
                 raise SystemRejected(f"{place}: old_value_mismatch: holds another value than the person meant")
             values[column] = new
         return values
@@ -274,11 +274,6 @@ class AccountsConnector:
         if any(self._client.until(row) is None for row in kept):
             notes.add("retention_date_missing")
         return tuple(sorted(notes))[:20]
-
-
-def _digests(value: str) -> set[str]:
-    """Return the digests a portal may have taken: of the text, trimmed, and in lower case."""
-    return {hashlib.sha256(form.encode()).hexdigest() for form in (value, value.strip(), value.strip().lower())}
 
 
 def _differing(row: Row, wanted: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class HubSpotClient:
     async def property_names(self) -> tuple[str, ...]:
         """Return the names of all contact properties: an access export must ask for each by name."""
         answer = await self._send("GET", self._properties, "properties_list")
-        return tuple(_text(item, "name", answer) for item in _list(answer, "results"))
+        return tuple(answer.text_of(item, "name") for item in answer.objects("results"))
 
     async def contact(self, key: str, properties: Iterable[str], *, by_email: bool = False) -> Contact | None:
         """Return a contact by id or primary address, None if there is none. Reads the record itself, not the search index."""
@@ -94,7 +94,7 @@ class HubSpotClient:
             if after is not None:
                 body["after"] = after
             answer = await self._send("POST", f"{self._objects}/search", "contacts_search", json=body)
-            for item in _list(answer, "results"):
+            for item in answer.objects("results"):
                 yield _contact(item, answer)
             following = _next(answer)
             if following is None:
@@ -110,7 +110,7 @@ class HubSpotClient:
             inputs = [{"id": key} for key in ids[start : start + _BATCH]]
             body = {"inputs": inputs, "properties": list(properties), "propertiesWithHistory": []}
             answer = await self._send("POST", f"{self._objects}/batch/read", "contacts_read", expect={200, 207}, json=body)
-            found += [_contact(item, answer) for item in _list(answer, "results")]
+            found += [_contact(item, answer) for item in answer.objects("results")]
             _only_gone(answer)
         return found
 
@@ -121,7 +121,7 @@ class HubSpotClient:
         for start in range(0, len(inputs), _BATCH):
             body = {"inputs": inputs[start : start + _BATCH]}
             answer = await self._send("POST", f"{self._objects}/batch/update", "contacts_update", expect={200, 207}, json=body)
-            done += len(_list(answer, "results"))
+            done += len(answer.objects("results"))
             _only_gone(answer)
         return done
 
@@ -141,8 +141,8 @@ class HubSpotClient:
         if answer.status == 404:
             return ()
         return tuple(
-            Subscription(_text(item, "id", answer), _text(item, "status", answer) == "SUBSCRIBED")
-            for item in _list(answer, "subscriptionStatuses")
+            Subscription(answer.text_of(item, "id"), answer.text_of(item, "status") == "SUBSCRIBED")
+            for item in answer.objects("subscriptionStatuses")
         )
 
     async def unsubscribe_v3(self, email: str, subscription_id: str) -> bool:
@@ -189,34 +189,20 @@ class HubSpotClient:
 
 
 def _has_changed(answer: Answer) -> bool:
-    results = _list(answer, "results")
+    results = answer.objects("results")
     return any(item.get("setStatusSuccessReason") != "NO_STATUS_CHANGE" for item in results)
-
-
-def _list(answer: Answer, name: str) -> list[dict[str, Any]]:
-    value = answer.object().get(name)
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise SystemRejected(f"{answer.operation}: the answer has no list {name}")
-    return value
-
-
-def _text(item: Mapping[str, Any], name: str, answer: Answer) -> str:
-    value = item.get(name)
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise SystemRejected(f"{answer.operation}: an entry has no {name}")
-    return str(value)
 
 
 def _contact(item: Mapping[str, Any], answer: Answer) -> Contact:
     properties = item.get("properties")
     if not isinstance(properties, dict):
         raise SystemRejected(f"{answer.operation}: a contact has no properties")
-    return Contact(_text(item, "id", answer), {key: str(value) for key, value in properties.items() if value is not None})
+    return Contact(answer.text_of(item, "id"), {key: str(value) for key, value in properties.items() if value is not None})
 
 
 def _only_gone(answer: Answer) -> None:
     """Let pass a 207 whose errors say that records are gone; raise for any other."""
-    if answer.status == 207 and any(item.get("category") != "OBJECT_NOT_FOUND" for item in _list(answer, "errors")):
+    if answer.status == 207 and any(item.get("category") != "OBJECT_NOT_FOUND" for item in answer.objects("errors")):
         raise SystemRejected(f"{answer.operation}: some contacts were refused")
 
 

@@ -5,7 +5,6 @@ Room rules: decisions only, HTTP lives in `client`; every method may be repeated
 
 from __future__ import annotations
 
-import hashlib
 import unicodedata
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -14,6 +13,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from connectors.sdk.amending import completes, rectifies
 from connectors.sdk.protocol import Exported, Job, Result, Throttle
 from connectors.sdk.settings import ConnectorSettings, read
 from connectors.sdk.work import remember
@@ -138,11 +138,11 @@ class HubSpotConnector:
 
     async def rectify(self, job: Job) -> Result:
         """Replace wrong values. A value other than the one the person named is left for a person to look at."""
-        return await self._change(job, _rectified)
+        return await self._change(job, rectifies)
 
     async def complete(self, job: Job) -> Result:
         """Fill empty fields. A field that already holds something else is left for a person to look at."""
-        return await self._change(job, _completed)
+        return await self._change(job, completes)
 
     async def erase(self, job: Job) -> Result:
         """Delete each contact for good (gdpr-delete), never archive: an archived contact can be restored for 90 days.
@@ -257,22 +257,6 @@ def _filter(name: str, operator: str, value: str) -> dict[str, list[dict[str, st
 def _addresses(contacts: list[Contact]) -> list[str]:
     texts = (f"{c.properties.get('email', '')};{c.properties.get(_ADDITIONAL, '')}" for c in contacts)
     return list(dict.fromkeys(_normal(part) for text in texts for part in text.split(";") if part.strip()))
-
-
-def _rectified(current: str, change: FieldChange) -> bool:
-    if change.old_sha256 is not None and change.old_sha256 not in _digests(current):
-        raise SystemRejected(f"hubspot holds another {change.field} than the person named")
-    return True
-
-
-def _completed(current: str, change: FieldChange) -> bool:
-    if current.strip():
-        raise SystemRejected(f"hubspot already holds a {change.field}: this is a rectification")
-    return True
-
-
-def _digests(value: str) -> set[str]:
-    return {hashlib.sha256(form.encode()).hexdigest() for form in (value, value.strip(), value.strip().lower())}
 
 
 def build(settings: HubSpotSettings | None = None) -> HubSpotConnector:

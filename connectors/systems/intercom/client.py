@@ -92,7 +92,7 @@ class IntercomClient:
     async def me(self) -> str:
         """Return what kind of account the token belongs to."""
         answer = await self._send("GET", "/me", "token_read")
-        return _text(answer.object(), "type", answer)
+        return answer.text_of(answer.object(), "type")
 
     async def search_contacts(self, name: str, value: str) -> AsyncIterator[str]:
         """Yield the ids of contacts with this value, page by page.
@@ -100,7 +100,7 @@ class IntercomClient:
         The index lags by minutes and leaves out merged contacts: absence here does not imply absence.
         """
         async for item, answer in self._search("/contacts/search", "data", "contacts_search", name, value):
-            yield _text(item, "id", answer)
+            yield answer.text_of(item, "id")
 
     async def contact(self, contact_id: str) -> Contact | Merged | None:
         """Return a contact by id from the record itself: `Merged` if it is another one now, None if there is none."""
@@ -122,7 +122,7 @@ class IntercomClient:
             answer = await self._send("GET", path, f"contact_{name}", expect={200} | _GONE, params=params)
             if answer.status in _GONE:
                 return found
-            found += _list(answer, "data")
+            found += answer.objects("data")
             if page >= _total_pages(answer):
                 return found
             page += 1
@@ -142,7 +142,7 @@ class IntercomClient:
         body = {"id": subscription_id, "consent_type": "opt_out"}
         answer = await self._send("POST", path, "subscription_end", expect={200} | _GONE, json=body)
         if answer.status not in _GONE:
-            _text(answer.object(), "id", answer)
+            answer.text_of(answer.object(), "id")
             return True
         if await self.contact(contact_id) is not None:
             raise SystemRejected("intercom_subscription_end: no such subscription type: check DSR_INTERCOM_NEWSLETTER_IDS")
@@ -164,7 +164,7 @@ class IntercomClient:
         """Yield the ids of the conversations in which a contact takes part."""
         search = self._search("/conversations/search", "conversations", "conversations_search", "contact_ids", contact_id)
         async for item, answer in search:
-            yield _text(item, "id", answer)
+            yield answer.text_of(item, "id")
 
     async def conversation(self, conversation_id: str) -> Conversation | None:
         """Return a conversation with its newest 500 parts, None if there is none."""
@@ -191,7 +191,7 @@ class IntercomClient:
         body = {"conversation_id": conversation_id, **what}
         answer = await self._send("POST", "/conversations/redact", "part_redact", expect={200} | _GONE, json=body)
         if answer.status not in _GONE:
-            _text(answer.object(), "id", answer)
+            answer.text_of(answer.object(), "id")
 
     async def _search(
         self, path: str, key: str, operation: str, name: str, value: str
@@ -203,7 +203,7 @@ class IntercomClient:
             if after is not None:
                 pagination["starting_after"] = after
             answer = await self._send("POST", path, operation, json={"query": query, "pagination": pagination})
-            for item in _list(answer, key):
+            for item in answer.objects(key):
                 yield item, answer
             following = _next(answer)
             if following is None:
@@ -228,23 +228,9 @@ class IntercomClient:
         )
 
 
-def _list(answer: Answer, name: str) -> list[dict[str, Any]]:
-    value = answer.object().get(name)
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise SystemRejected(f"{answer.operation}: the answer has no list {name}")
-    return value
-
-
-def _text(item: Mapping[str, Any], name: str, answer: Answer) -> str:
-    value = item.get(name)
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise SystemRejected(f"{answer.operation}: an entry has no {name}")
-    return str(value)
-
-
 def _contact(answer: Answer) -> Contact:
     body = answer.object()
-    return Contact(_text(body, "id", answer), body)
+    return Contact(answer.text_of(body, "id"), body)
 
 
 def _conversation(answer: Answer) -> Conversation:
@@ -259,8 +245,8 @@ def _conversation(answer: Answer) -> Conversation:
     assert isinstance(shown, list) and isinstance(members, list)
     total = parts.get("total_count", len(shown))
     return Conversation(
-        id=_text(body, "id", answer),
-        contacts=frozenset(_text(member, "id", answer) for member in members),
+        id=answer.text_of(body, "id"),
+        contacts=frozenset(answer.text_of(member, "id") for member in members),
         source=source,
         parts=tuple(shown),
         body=body,

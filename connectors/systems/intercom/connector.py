@@ -5,7 +5,6 @@ Room rules: decisions only, HTTP lives in `client`; every method may be repeated
 
 from __future__ import annotations
 
-import hashlib
 import unicodedata
 from collections.abc import Mapping
 from datetime import timedelta
@@ -14,6 +13,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from connectors.sdk.amending import is_as_named
 from connectors.sdk.protocol import Exported, Job, Result, Throttle
 from connectors.sdk.settings import ConnectorSettings, read
 from connectors.sdk.work import remember
@@ -294,8 +294,7 @@ def _part_shown(part: Mapping[str, Any], ours: frozenset[str], others: frozenset
 def _may_change(job: Job, held: str, change: FieldChange) -> None:
     if job.right is Right.COMPLETION and held.strip():
         raise SystemRejected(f"intercom already holds a {change.field}: this is a rectification")
-    forms = (held, held.strip(), held.strip().lower())
-    if change.old_sha256 is not None and change.old_sha256 not in {hashlib.sha256(f.encode()).hexdigest() for f in forms}:
+    if not is_as_named(held, change):
         raise SystemRejected(f"intercom holds another {change.field} than the person named")
 
 

@@ -6,7 +6,6 @@ not known to find those. One job makes one call at a time, so that jobs times on
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from connectors.sdk.amending import is_as_named
 from connectors.sdk.protocol import Exported, Job, Result, Throttle
 from connectors.sdk.settings import ConnectorSettings, read
 from connectors.systems.mailchimp.client import ComplianceState, MailchimpClient, MemberPart, subscriber_hash
@@ -301,7 +301,7 @@ class _Amendment:
             self.is_as_asked = True
         elif held.strip() and not self._overwrite:
             raise SystemRejected(f"field {change.field}: already filled with another value: this is a rectification")
-        elif change.old_sha256 is not None and change.old_sha256 not in _digests(held):
+        elif not is_as_named(held, change):
             raise SystemRejected(f"field {change.field}: holds another value than the one to be replaced: compare, then retry")
         else:
             self._write(change)
@@ -339,10 +339,6 @@ class _Amendment:
             fields.setdefault(tag, dict(held) if isinstance(held, Mapping) else {})[part] = change.new
         else:
             fields[tag] = change.new
-
-
-def _digests(value: str) -> set[str]:
-    return {hashlib.sha256(form.encode()).hexdigest() for form in (value, value.strip(), value.strip().lower())}
 
 
 def _without_links(value: Mapping[str, Any]) -> dict[str, Any]:
