@@ -160,7 +160,7 @@ def _recomputed(clock: Clock, said: Dates) -> str | None:
 def _notice_wrong(clock: Clock, said: Dates, unpaused_on: date) -> str | None:
     for notice in clock.notices:
         limit = said.notice_by_on or unpaused_on
-        if local(notice, clock.zone) >= limit:
+        if local(notice, clock.zone) > limit:  # the last day still counts
             return "the notice of the extension left too late to be valid"
     return None
 
