@@ -205,12 +205,16 @@ _STOP_SECONDS = 25.0
 async def _faust(app: Any) -> AsyncIterator[None]:
     from faust.contrib.asgi import faust_app_running  # noqa: PLC0415 - binds to the running loop when imported inside it
 
+    running = faust_app_running(app, stop_timeout=_STOP_SECONDS)
+    await running.__aenter__()
     try:
-        async with faust_app_running(app, stop_timeout=_STOP_SECONDS):
-            yield
-    except TimeoutError:
-        # A broker that is gone cannot take a commit: end without one, the next life replays.
-        app.deck.die(f"could not stop within {_STOP_SECONDS:g} s")
+        yield
+    finally:
+        try:
+            await running.__aexit__(None, None, None)
+        except TimeoutError:  # of the stop only: one of the block itself is its own affair
+            # A broker that is gone cannot take a commit: end without one, the next life replays.
+            app.deck.die(f"could not stop within {_STOP_SECONDS:g} s")
 
 
 def _guarded(work: Any, name: str, deck: WorkerDeck) -> asyncio.Task[None]:

@@ -229,6 +229,17 @@ async def test_a_stop_finishes_the_batch_at_work_and_commits_it(fresh_kafka, tmp
         assert account(world, [asked.subject_request_id]).total == 0
 
 
+async def test_an_error_of_whoever_runs_a_worker_passes_through(fresh_kafka, tmp_path: Path) -> None:
+    """A timeout in the block is neither swallowed nor taken for a stop that hangs."""
+    topics = await fresh_kafka.create(*SYSTEMS)
+    died: list[str] = []
+    with pytest.raises(TimeoutError, match="mine"):
+        async with run_worker(settings_for(tmp_path, fresh_kafka.bootstrap, topics), die=died.append, upgrade_store=True):
+            await asyncio.sleep(0)
+            raise TimeoutError("mine")
+    assert died == []
+
+
 @pytest.mark.parametrize("wrong", ["missing", "partitions"])
 async def test_wrong_topics_are_refused_before_anything_is_read(fresh_kafka, tmp_path: Path, wrong: str) -> None:
     """Faust would only warn of a missing topic and get nothing from it; here the worker says what to run, and ends."""
