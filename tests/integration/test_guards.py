@@ -233,10 +233,15 @@ async def test_an_error_of_whoever_runs_a_worker_passes_through(fresh_kafka, tmp
     """A timeout in the block is neither swallowed nor taken for a stop that hangs."""
     topics = await fresh_kafka.create(*SYSTEMS)
     died: list[str] = []
-    with pytest.raises(TimeoutError, match="mine"):
-        async with run_worker(settings_for(tmp_path, fresh_kafka.bootstrap, topics), die=died.append, upgrade_store=True):
+    settings = settings_for(tmp_path, fresh_kafka.bootstrap, topics)
+
+    async def block() -> None:
+        async with run_worker(settings, die=died.append, upgrade_store=True):
             await asyncio.sleep(0)
             raise TimeoutError("mine")
+
+    with pytest.raises(TimeoutError, match="mine"):
+        await block()
     assert died == []
 
 
