@@ -269,6 +269,17 @@ async def test_sendgrid_erases_contact_and_activity_and_keeps_the_suppression_if
         assert standin.suppressed == ({ADA.email} if stays else set())
 
 
+async def test_sendgrid_notes_outlast_the_job():
+    """What was noted before a job started is in the report after it."""
+    changes = (FieldChange(field="last_name", new="Byron"), FieldChange(field="shoe_size", new="41"))
+    with account("sendgrid") as standin:
+        plant(standin, ADA)
+        async with connected(standin) as connector:
+            result = await ended(connector, standin, Right.RECTIFICATION, changes=changes)
+        assert (result.outcome.count, result.notes) == (1, ("some_fields_not_held",))
+        assert standin.records["701"]["last_name"] == "Byron"
+
+
 @pytest.mark.parametrize("ending", ["errored", "failed"])
 async def test_sendgrid_a_failed_job_is_for_a_person(ending):
     """A job that ends badly is job_failed and is not started again by itself."""
@@ -382,6 +393,18 @@ async def test_salesforce_hard_deletes_by_bulk_job():
         assert not standin.records
         assert not standin.bin
     assert list(result.yielded) == []
+
+
+async def test_salesforce_a_changed_address_is_found_changed():
+    """The same rectification again finds the record under its new address: fulfilled, and nothing is written twice."""
+    moved = (FieldChange(field="email", new="ada.new@example.org"), FieldChange(field="shoe_size", new="41"))
+    with account("salesforce") as standin:
+        plant(standin, ADA)
+        async with connected(standin) as connector:
+            for _ in range(2):
+                result = await perform(connector, job_for(Right.RECTIFICATION, EMAIL, changes=moved))
+                assert (result.outcome.code, result.notes) == (OutcomeCode.FULFILLED, ("some_fields_not_held",))
+        assert standin.counts["PATCH /services/data/{version}/sobjects/{kind}/{key}"] == 1
 
 
 async def test_salesforce_rows_that_fail_are_no_success():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -52,6 +52,24 @@ class _Course:
     exports: list[Exported] = field(default_factory=list, repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What a handle holds: the jobs still to be asked after, and what is reported when they have ended."""
+
+    jobs: list[tuple[str, str]] = field(repr=False)
+    count: int
+    since: datetime
+    notes: list[str]
+
+    @classmethod
+    def read(cls, handle: str) -> _Running:
+        kept = json.loads(handle)
+        return cls(kept["jobs"], kept["count"], datetime.fromisoformat(kept["since"]), kept["notes"])
+
+    def written(self) -> str:
+        return json.dumps({"jobs": self.jobs, "count": self.count, "since": self.since.isoformat(), "notes": self.notes})
+
+
 class Doing:
     """One job for one right, in one system."""
 
@@ -69,7 +87,8 @@ class Doing:
         notes = list(self._procedure.notes)
         course = _Course(await self._find())
         if self._job.right in _AMENDMENTS and not self._amend(course, notes):
-            return Result(NothingHeld(), notes=tuple(notes))
+            moved = await self._already_moved()
+            return Result(Fulfilled(count=moved) if moved else NothingHeld(), notes=tuple(notes))
         if not course.records:
             return Result(NothingHeld())
         yielded = merged(record.yields for record in course.records)
@@ -79,28 +98,22 @@ class Doing:
         for step in self._procedure.steps:
             await self._step(step, course)
         if course.jobs:
-            return self._accepted(course.jobs, len(course.records), self._job.now, yielded)
+            return self._accepted(_Running(course.jobs, len(course.records), self._job.now, notes), yielded)
         result = await self._ended(len(course.records), tuple(notes))
         return Result(result.outcome, yielded=yielded, exports=tuple(course.exports), notes=result.notes)
 
     async def ask(self, handle: str) -> Result:
         """Ask after every job that is not yet known to be done."""
-        kept = json.loads(handle)
-        running = [(poll, job) for poll, job in kept["jobs"] if not await self._is_done(poll, job)]
-        if running:
-            return self._accepted(running, kept["count"], datetime.fromisoformat(kept["since"]), {})
-        return await self._ended(kept["count"], self._procedure.notes)
+        kept = _Running.read(handle)
+        left = [(poll, job) for poll, job in kept.jobs if not await self._is_done(poll, job)]
+        if left:
+            return self._accepted(replace(kept, jobs=left), {})
+        return await self._ended(kept.count, tuple(kept.notes))
 
-    def _accepted(
-        self,
-        jobs: list[tuple[str, str]],
-        count: int,
-        since: datetime,
-        yielded: Mapping[IdentifierKind, tuple[str, ...]],
-    ) -> Result:
-        seconds = max(self._declaration.polls[poll].expected_seconds for poll, _ in jobs)
-        handle = json.dumps({"jobs": jobs, "count": count, "since": since.isoformat()})
-        return Result(Accepted(expected_by=since + timedelta(seconds=seconds)), yielded=yielded, handle=handle)
+    def _accepted(self, running: _Running, yielded: Mapping[IdentifierKind, tuple[str, ...]]) -> Result:
+        seconds = max(self._declaration.polls[poll].expected_seconds for poll, _ in running.jobs)
+        expected_by = running.since + timedelta(seconds=seconds)
+        return Result(Accepted(expected_by=expected_by), yielded=yielded, handle=running.written())
 
     async def _ended(self, count: int, notes: tuple[str, ...]) -> Result:
         if self._procedure.verify and count and await self._find():
@@ -123,6 +136,17 @@ class Doing:
                 for record in await self._find_by(find, value):
                     found.setdefault((record.kind, record.id), record)
         return list(found.values())
+
+    async def _already_moved(self) -> int:
+        """Count records under the new address of a request to change it: an earlier attempt has moved them.
+
+        They are not written to: that attempt changed address and fields in one call.
+        """
+        fields = self._declaration.fields
+        new = [change.new for change in self._job.changes if change.field == "email" and fields and "email" in fields.names]
+        finds = [find for find in self._declaration.find if find.by is IdentifierKind.EMAIL]
+        found = [record for value in new for find in finds for record in await self._find_by(find, value)]
+        return len({_key(record) for record in found})
 
     async def _find_by(self, find: Find, value: str) -> list[_Record]:
         values = {**self._settings, "identifier": value}

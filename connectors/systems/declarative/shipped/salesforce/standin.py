@@ -146,7 +146,8 @@ class SalesforceStandIn(Account):
             changes = await request.json()
             if unknown := set(changes) - set(_FIELDS):
                 return _error(400, "INVALID_FIELD", f"No such column '{min(unknown)}'")
-            self.records[request.path_params["key"]] |= changes
+            moved = {"email": changes["Email"]} if "Email" in changes else {}
+            self.records[request.path_params["key"]] |= changes | moved
         return wrong or Response(status_code=204)
 
     async def _delete(self, request: Request) -> Response:
