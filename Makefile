@@ -41,7 +41,10 @@ test: lint ## everything: the above, the core's coverage, then all tests on a re
 demo: setup ## the main job, on a real Kafka, in front of your eyes
 	@$(BIN)/dsr demo
 
+simulate: setup ## deterministic simulation: SEED=n replays one world, SEEDS=a..b runs many, LARGE=1 large ones
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),0..1000)) $(if $(LARGE),--large)
+
 bench: setup ## throughput and latency beside plain aiokafka, one run
 	@$(BIN)/dsr bench
 
-.PHONY: help setup lock lint check test demo bench
+.PHONY: help setup lock lint check test demo bench simulate

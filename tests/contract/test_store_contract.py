@@ -14,25 +14,35 @@ import sqlalchemy
 
 from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import SqlStore, make_engine
-from orchestrator.ports import Change, Conflict, OutRecord, Row
+from orchestrator.ports import Change, Conflict, OutRecord, Row, Store
 from schemas.errors import ConfigurationError
+from tests.simulation.store import Database, SimStore
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 A, B, C = (f"00000000-0000-4000-8000-00000000000{n}" for n in "abc")
 PERSON = "p" * 64
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+_DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
+on_databases = pytest.mark.parametrize("url", _DATABASES, indirect=True)
+
+
+@pytest.fixture(params=[*_DATABASES, "simulated"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Give the URL of an empty database."""
+    """Give the URL of an empty database, or the word for the simulation's store in memory."""
+    if request.param == "simulated":
+        return "simulated"
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'store.sqlite'}"
     return str(request.getfixturevalue("postgres_url"))
 
 
 @pytest.fixture
-async def store(url: str) -> AsyncIterator[SqlStore]:
+async def store(url: str) -> AsyncIterator[Store]:
     """Give a store with today's schema."""
+    if url == "simulated":
+        yield SimStore(Database())
+        return
     engine = make_engine(url)
     schema.upgrade(engine)
     opened = SqlStore(engine)
@@ -41,8 +51,11 @@ async def store(url: str) -> AsyncIterator[SqlStore]:
 
 
 @pytest.fixture
-async def other(url: str, store: SqlStore) -> AsyncIterator[SqlStore]:
+async def other(url: str, store: Store) -> AsyncIterator[Store]:
     """Give a second worker's store on the same database."""
+    if isinstance(store, SimStore):
+        yield SimStore(store.database)
+        return
     opened = SqlStore(make_engine(url))
     yield opened
     await opened.aclose()
@@ -61,7 +74,7 @@ def record(number: int) -> OutRecord:
     return OutRecord("t.journal.v1", A.encode(), f"value {number}".encode(), [("dsr-type", b"JournalEntry"), ("empty", b"")])
 
 
-async def test_a_saved_row_comes_back_whole_and_one_version_on(store: SqlStore) -> None:
+async def test_a_saved_row_comes_back_whole_and_one_version_on(store: Store) -> None:
     """Every column returns as it was saved, instants to the microsecond in UTC, and the version counts saves."""
     saved = row(
         A, person=PERSON, wake_at=NOW, due_at=NOW + timedelta(days=30), received_at=NOW, awaited="crm:sent,mail:waiting"
@@ -74,7 +87,7 @@ async def test_a_saved_row_comes_back_whole_and_one_version_on(store: SqlStore) 
     assert await store.load([A]) == {A: replace(saved, version=2, state=b"two", wake_at=None)}
 
 
-async def test_more_rows_than_one_statement_takes(store: SqlStore) -> None:
+async def test_more_rows_than_one_statement_takes(store: Store) -> None:
     """Sets far beyond a statement's parameters are saved, loaded and forgotten like small ones."""
     requests = [f"{n:08d}-0000-4000-8000-000000000000" for n in range(1_203)]
     await store.commit(change(*(row(r) for r in requests), sealed=dict.fromkeys(requests, b"sealed")))
@@ -84,7 +97,7 @@ async def test_more_rows_than_one_statement_takes(store: SqlStore) -> None:
 
 
 @pytest.mark.parametrize("stale", [0, 1, 3])
-async def test_a_version_that_is_not_the_stored_one_conflicts_and_saves_nothing(store: SqlStore, stale: int) -> None:
+async def test_a_version_that_is_not_the_stored_one_conflicts_and_saves_nothing(store: Store, stale: int) -> None:
     """One wrong version spoils the whole transaction: rows, identities, groups, outbox, and what was out of it."""
     first = await store.commit(change(row(A), records=[record(1)]))
     await store.commit(change(row(A, 1), row(C)))
@@ -105,7 +118,7 @@ async def test_a_version_that_is_not_the_stored_one_conflicts_and_saves_nothing(
     assert [batch.outbox_id for batch in await store.unpublished("w1", NOW)] == [first]
 
 
-async def test_a_request_that_two_workers_insert_is_saved_once(store: SqlStore, other: SqlStore) -> None:
+async def test_a_request_that_two_workers_insert_is_saved_once(store: Store, other: Store) -> None:
     """Both see no row; the second to save gets a conflict."""
     await store.commit(change(row(A)))
     with pytest.raises(Conflict):
@@ -113,7 +126,7 @@ async def test_a_request_that_two_workers_insert_is_saved_once(store: SqlStore, 
     assert (await store.load([A]))[A].state == f"{A}@0".encode()
 
 
-async def test_of_two_commits_at_the_same_time_one_conflicts(store: SqlStore, other: SqlStore) -> None:
+async def test_of_two_commits_at_the_same_time_one_conflicts(store: Store, other: Store) -> None:
     """However often two workers save the same two rows at once, each version is given once."""
     for version in range(10):
         pair = change(row(A, version), row(B, version)), change(row(B, version), row(A, version))
@@ -122,7 +135,7 @@ async def test_of_two_commits_at_the_same_time_one_conflicts(store: SqlStore, ot
     assert {found.version for found in (await store.load([A, B])).values()} == {10}
 
 
-async def test_two_that_looked_at_one_person_cannot_both_save(store: SqlStore, other: SqlStore) -> None:
+async def test_two_that_looked_at_one_person_cannot_both_save(store: Store, other: Store) -> None:
     """Different requests of one person: whoever decided without seeing the other's must decide again."""
     assert await store.siblings([PERSON]) == ({PERSON: []}, {PERSON: 0})
     both = (
@@ -138,7 +151,7 @@ async def test_two_that_looked_at_one_person_cannot_both_save(store: SqlStore, o
     assert [len(found) for found in (await store.siblings([PERSON]))[0].values()] == [2]
 
 
-async def test_siblings_are_the_open_requests_oldest_first(store: SqlStore) -> None:
+async def test_siblings_are_the_open_requests_oldest_first(store: Store) -> None:
     """Closed and unverified requests of the person, and other people's, are not among them."""
     verifying, closed = "00000000-0000-4000-8000-00000000000d", "00000000-0000-4000-8000-00000000000e"
     await store.commit(
@@ -154,7 +167,7 @@ async def test_siblings_are_the_open_requests_oldest_first(store: SqlStore) -> N
     assert {person: [r.subject_request_id for r in found] for person, found in rows.items()} == {PERSON: [B, A], "nobody": []}
 
 
-async def test_a_group_is_deleted_when_its_last_request_has_left(store: SqlStore) -> None:
+async def test_a_group_is_deleted_when_its_last_request_has_left(store: Store) -> None:
     """The keyed hash of a person stays as long as any request carries it, and no longer."""
     await store.commit(change(row(A, person=PERSON), row(B, person=PERSON), subjects={PERSON: 0}))
     await store.commit(change(row(A, 1), left_subjects={PERSON}))
@@ -163,7 +176,7 @@ async def test_a_group_is_deleted_when_its_last_request_has_left(store: SqlStore
     assert (await store.siblings([PERSON]))[1] == {PERSON: 0}
 
 
-async def test_who_looked_at_an_earlier_group_cannot_save(store: SqlStore) -> None:
+async def test_who_looked_at_an_earlier_group_cannot_save(store: Store) -> None:
     """A group that ended and began again in between is not the one that was looked at."""
     await store.commit(change(row(A, person=PERSON), subjects={PERSON: 0}))
     seen = (await store.siblings([PERSON]))[1]
@@ -175,7 +188,7 @@ async def test_who_looked_at_an_earlier_group_cannot_save(store: SqlStore) -> No
         await store.commit(change(row(C, person=PERSON), subjects=seen))
 
 
-async def test_identities_are_stored_replaced_and_forgotten(store: SqlStore) -> None:
+async def test_identities_are_stored_replaced_and_forgotten(store: Store) -> None:
     """A request's sealed identity is there until it is forgotten; then the row is gone, and repeating is harmless."""
     await store.commit(change(row(A), row(B), sealed={A: b"first", B: b"other"}))
     await store.commit(change(row(A, 1), sealed={A: b"second"}))
@@ -185,7 +198,7 @@ async def test_identities_are_stored_replaced_and_forgotten(store: SqlStore) -> 
         assert await store.identities([A, B]) == {B: b"other"}
 
 
-async def test_due_is_what_has_come_the_longest_overdue_first(store: SqlStore) -> None:
+async def test_due_is_what_has_come_the_longest_overdue_first(store: Store) -> None:
     """The very moment counts as come; no more than the limit; what never wakes is never due."""
     at = {A: NOW, B: NOW - timedelta(days=400), C: NOW + timedelta(microseconds=1)}
     sleeper = "00000000-0000-4000-8000-00000000000f"
@@ -195,7 +208,7 @@ async def test_due_is_what_has_come_the_longest_overdue_first(store: SqlStore) -
     assert await store.due(NOW - timedelta(days=500), 10) == []
 
 
-async def test_the_outbox_is_saved_with_the_states_and_kept_until_out(store: SqlStore) -> None:
+async def test_the_outbox_is_saved_with_the_states_and_kept_until_out(store: Store) -> None:
     """Batches come back in order, record by record as saved, and are gone when named as published, directly or by a save."""
     ids = [await store.commit(change(row(request), records=[record(n), record(n + 10)])) for n, request in enumerate((A, B))]
     assert None not in ids and ids == sorted(ids)  # type: ignore[type-var] # not None
@@ -210,7 +223,7 @@ async def test_the_outbox_is_saved_with_the_states_and_kept_until_out(store: Sql
     await store.published([])
 
 
-async def test_an_outbox_id_is_never_given_twice(store: SqlStore) -> None:
+async def test_an_outbox_id_is_never_given_twice(store: Store) -> None:
     """A batch that takes the place of one that is out is another batch: naming the old one as published leaves it alone."""
     first = await store.commit(change(row(A), records=[record(1)]))
     assert first is not None
@@ -219,7 +232,7 @@ async def test_an_outbox_id_is_never_given_twice(store: SqlStore) -> None:
     assert [batch.outbox_id for batch in await store.unpublished("w1", NOW)] == [second]
 
 
-async def test_unpublished_are_ones_own_and_the_old_ones_of_others(store: SqlStore) -> None:
+async def test_unpublished_are_ones_own_and_the_old_ones_of_others(store: Store) -> None:
     """Another worker's batch is left to it until it is so old that its writer must have died."""
     own = await store.commit(change(row(A), records=[record(1)]))
     theirs = await store.commit(change(row(B), worker="w2", records=[record(2)]))
@@ -229,14 +242,14 @@ async def test_unpublished_are_ones_own_and_the_old_ones_of_others(store: SqlSto
     assert await store.unpublished("", NOW - timedelta(days=36_500)) == []
 
 
-async def test_registries_are_kept_by_digest(store: SqlStore, other: SqlStore) -> None:
+async def test_registries_are_kept_by_digest(store: Store, other: Store) -> None:
     """Keeping one twice, or from two workers at once, is harmless; the first body stands."""
     await asyncio.gather(*(one.keep_registry("d" * 64, b"body") for one in (store, other, store)))
     await other.keep_registry("e" * 64, b"next")
     assert await store.registries() == {"d" * 64: b"body", "e" * 64: b"next"}
 
 
-async def test_the_census_counts_what_is_open(store: SqlStore) -> None:
+async def test_the_census_counts_what_is_open(store: Store) -> None:
     """By phase and right, the oldest of each phase, by days left in buckets, by system awaited; closed ones only wake."""
     days = {"overdue": -0.001, "0-2": 2.99, "3-7": 3.0, "8-14": 14.99, "15+": 15.0}
     rows = [
@@ -259,13 +272,14 @@ async def test_the_census_counts_what_is_open(store: SqlStore) -> None:
     assert (census.outbox, census.due_wakes) == (1, 1)
 
 
-async def test_the_census_of_an_empty_store_is_empty(store: SqlStore) -> None:
+async def test_the_census_of_an_empty_store_is_empty(store: Store) -> None:
     """No request, no count."""
     census = await store.census(NOW)
     assert not (census.open_requests or census.oldest or census.due or census.awaited or census.outbox or census.due_wakes)
 
 
-async def test_upgrading_again_changes_nothing(store: SqlStore, url: str) -> None:
+@on_databases
+async def test_upgrading_again_changes_nothing(store: Store, url: str) -> None:
     """What is saved survives another upgrade, and the revision stays."""
     await store.commit(change(row(A)))
     engine = make_engine(url)
@@ -274,8 +288,9 @@ async def test_upgrading_again_changes_nothing(store: SqlStore, url: str) -> Non
     assert set(await store.load([A])) == {A}
 
 
+@on_databases
 @pytest.mark.parametrize("statement", ["DELETE FROM alembic_version", "UPDATE alembic_version SET version_num = '9999'"])
-async def test_another_revision_is_refused_with_the_remedy(store: SqlStore, url: str, statement: str) -> None:
+async def test_another_revision_is_refused_with_the_remedy(store: Store, url: str, statement: str) -> None:
     """A store without a revision, or with a later release's, is not touched: the message says what to run."""
     engine = make_engine(url)
     with engine.begin() as connection:
@@ -285,12 +300,13 @@ async def test_another_revision_is_refused_with_the_remedy(store: SqlStore, url:
     engine.dispose()
 
 
-async def test_a_store_answers_a_ping(store: SqlStore) -> None:
+async def test_a_store_answers_a_ping(store: Store) -> None:
     """`ping` returns while the database answers."""
     await store.ping()
 
 
-async def test_the_tables_are_those_that_the_migrations_make(store: SqlStore, url: str) -> None:
+@on_databases
+async def test_the_tables_are_those_that_the_migrations_make(store: Store, url: str) -> None:
     """The statements' tables and the migrated database have the same columns, and the columns that are searched an index."""
     from orchestrator.adapters.sql.tables import metadata  # noqa: PLC0415 - only this test looks at them
 

@@ -1,0 +1,228 @@
+"""The shipped code between simulated ports: a worker as `bootstrap.run_worker` joins it, a connector as `process` joins it.
+
+Room rules: composition only. What runs here is `Inbox`, `Sweeper`, `faust_app._drain`, `Runtime` and all below them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+from connectors.sdk import runtime
+from connectors.sdk.attempts import Limits
+from connectors.sdk.bus import Inbound
+from connectors.sdk.keys import DevelopmentKeys as ConnectorKeys
+from connectors.sdk.protocol import Exported
+from connectors.sdk.retry import Backoff
+from connectors.sdk.runtime import Runtime
+from orchestrator import bootstrap
+from orchestrator.adapters.keys import DevelopmentKeys
+from orchestrator.core.policy import Policy
+from orchestrator.shell import faust_app
+from orchestrator.shell.inbox import Inbox, QuarantineLimit
+from orchestrator.shell.sweeper import Sweeper
+from orchestrator.shell.translate import Translator
+from orchestrator.shell.work import Ground
+from schemas.ids import digest
+from schemas.orders import FulfilmentOrder
+from schemas.registry import Registry
+from schemas.reports import ResultReference
+from schemas.sealed import SealingKey
+from schemas.topics import Topics
+from schemas.wire import TYPE_HEADER
+from tests.simulation.broker import Broker, Group, SimBus, SimPublisher
+from tests.simulation.clockwork import instant_of, micros_of
+from tests.simulation.company import ROOT
+from tests.simulation.consumer import SimConsumer
+from tests.simulation.journal import JournalOfLife, MemoryDisk
+from tests.simulation.life import Life, LifeClock
+from tests.simulation.store import Database, SimStore
+from tests.simulation.vendor import SimConnector, Vendor
+
+__all__ = ["ConnectorSetting", "MemoryBlobs", "NoMetrics", "WorkerSetting", "run_connector", "run_worker"]
+
+
+#: Younger orders are never forgotten by a journal.
+_FORGOTTEN_AFTER = timedelta(days=40)
+
+
+class NoMetrics:
+    """Counts nothing."""
+
+    def count(self, *_: Any, **__: Any) -> None:
+        """Nothing."""
+
+    set = replace = observe = count
+
+
+@dataclass(slots=True)
+class WorkerSetting:
+    """What all workers of a world share, and how they are tuned."""
+
+    broker: Broker
+    group: Group
+    database: Database
+    registry: Registry
+    policy: Policy
+    sweep_seconds: float
+    commit_seconds: float
+    batch_records: int
+    fetch_at_most: int
+    session_seconds: float
+    adopt_seconds: float = 30.0
+
+
+async def run_worker(life: Life, setting: WorkerSetting) -> None:
+    """Be a worker until the end."""
+    clock = LifeClock(life)
+    store: Any = SimStore(setting.database, life.step)
+    keys = DevelopmentKeys(ROOT)
+    metrics = NoMetrics()
+    ground = Ground(
+        store=store,
+        keys=keys,
+        translator=Translator(keys, setting.broker.topics),
+        registry=setting.registry,
+        registries=await bootstrap._registries(store, setting.registry),
+        policy=setting.policy,
+        worker=life.name,
+    )
+    inbox = Inbox(ground, SimPublisher(life, setting.broker), clock, metrics, QuarantineLimit(clock, at_most=1000))
+    deck = faust_app.WorkerDeck(
+        metrics=metrics, end=lambda why: life.crash(f"ends itself: {why}"), batch_records=setting.batch_records
+    )
+    sweep_clock = LifeClock(life, doze_for=setting.sweep_seconds, useful=lambda: _sweeper_is_useful(setting, inbox))
+    sweeper = Sweeper(
+        ground, inbox, sweep_clock, metrics,
+        interval_seconds=setting.sweep_seconds, adopt_after_seconds=setting.adopt_seconds,
+    )  # fmt: skip
+    recovered = await inbox.recover()
+    if recovered:
+        life.say(f"recovered {recovered} records from the outbox")
+    consumer = SimConsumer(life, setting.group, deck, setting.fetch_at_most)
+    life.on_stall = lambda seconds: setting.group.evict(life.name) if seconds > setting.session_seconds else None
+    setting.group.join(consumer)
+    app: Any = SimpleNamespace(consumer=consumer, should_stop=False)
+    parts = {
+        "drain": faust_app._drain(app, inbox, deck),
+        "sweeper": sweeper.run(),
+        "fetch": consumer.fetch(),
+        "commit": consumer.commit(setting.commit_seconds),
+        "beat": consumer.beat(),
+    }
+    await asyncio.gather(*(bootstrap._guarded(part, name, deck) for name, part in parts.items()))
+
+
+def _sweeper_is_useful(setting: WorkerSetting, inbox: Inbox) -> int | None:
+    """Return when a sweep finds something to do: a request that is due, a batch to forget or to adopt."""
+    moments: list[int] = []
+    wake_at = setting.database.next_wake_at()
+    if wake_at is not None:
+        moments.append(micros_of(wake_at))
+    if inbox._published:
+        moments.append(0)
+    adopt = timedelta(seconds=setting.adopt_seconds, microseconds=1)
+    moments += [micros_of(saved_at + adopt) for _, saved_at, _ in setting.database.outbox.values()]
+    return min(moments, default=None)
+
+
+class MemoryBlobs:
+    """`connectors.sdk.blobs.BlobStore` that keeps digests: what the files hold is tested elsewhere."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, ResultReference] = {}
+
+    def keep(self, order: FulfilmentOrder, key: SealingKey, index: int, exported: Exported, now: datetime) -> ResultReference:
+        """Keep a document."""
+        stored = key.mac(repr((index, exported.name, exported.content)).encode())
+        expires_at = now + timedelta(days=30)
+        name = f"{expires_at.date().isoformat()}/{order.order_id}/{index}-{hashlib.sha256(stored).hexdigest()[:16]}.sealed"
+        reference = ResultReference(reference=name, sha256=digest(stored), size=len(stored), expires_at=expires_at)
+        self.kept[name] = reference
+        return reference
+
+    def expire(self, today: date) -> int:
+        """Delete what expired before today."""
+        gone = [name for name in self.kept if name[:10] < today.isoformat()]
+        for name in gone:
+            del self.kept[name]
+        return len(gone)
+
+
+@dataclass(slots=True)
+class ConnectorSetting:
+    """What one connector's lives share."""
+
+    broker: Broker
+    vendor: Vendor
+    disk: MemoryDisk
+    limits: Limits
+    fetch_at_most: int
+    blobs: MemoryBlobs = field(default_factory=MemoryBlobs)
+
+    @property
+    def topics(self) -> Topics:
+        """Return the names."""
+        return self.broker.topics
+
+
+def limits_of(max_tries: int) -> Limits:
+    """Return how long connectors go on."""
+    return Limits(retry=Backoff(5.0, 3600.0), poll=Backoff(30.0, 43_200.0), max_tries=max_tries)
+
+
+async def run_connector(life: Life, setting: ConnectorSetting) -> None:
+    """Be a connector until the end."""
+    system = setting.vendor.system.id
+    topics, topic = setting.topics, setting.topics.orders(system)
+    group = setting.broker.group(topics.group(f"connector.{system}"), [topic])
+    clock = LifeClock(life, doze_for=runtime._HOUSEKEEPING_SECONDS, until_useful=setting.disk.next_due)
+    shipped = Runtime(
+        system=system,
+        connector=SimConnector(setting.vendor, life),
+        bus=SimBus(life, setting.broker, topic, group, setting.fetch_at_most, lambda records: _check_taken(setting, records)),
+        journal=JournalOfLife(setting.disk, life, lambda: _note_jobs(setting)),
+        keys=ConnectorKeys(ROOT),
+        blobs=setting.blobs,
+        clock=clock,
+        topics=topics,
+        metrics=NoMetrics(),
+        limits=setting.limits,
+    )
+    await shipped.run()
+
+
+def _note_jobs(setting: ConnectorSetting) -> None:
+    """Tell the vendor's books which jobs our journal knows by now, and which it gave up as our own defect."""
+    jobs = [job for job in setting.vendor.jobs.values() if not job.is_over]
+    if not jobs:
+        return
+    stored = {order for (order,) in setting.disk.query("SELECT order_id FROM orders WHERE handle IS NOT NULL")}
+    defects = "SELECT order_id, max(number) FROM reports WHERE CAST(report_bytes AS TEXT) LIKE '%connector_defect%' GROUP BY 1"
+    given_up = dict(setting.disk.query(defects))
+    ((reports,),) = setting.disk.query("SELECT coalesce(max(number), 0) FROM reports")
+    newest: Mapping[str, str] = {job.order_id: job.handle for job in setting.vendor.jobs.values()}
+    for job in jobs:
+        if job.stored_after is None and job.order_id in stored and newest[job.order_id] == job.handle:
+            job.stored_after = int(str(reports))
+        if job.stored_after is not None and int(str(given_up.get(job.order_id, 0))) > job.stored_after:
+            job.is_over = True
+
+
+def _check_taken(setting: ConnectorSetting, records: Sequence[Inbound]) -> None:
+    """Whoever commits an order's offset has it in the journal."""
+    known = {order for (order,) in setting.disk.query("SELECT order_id FROM orders")}
+    for record in records:
+        if dict(record.headers).get(TYPE_HEADER) != FulfilmentOrder.__name__.encode():
+            continue
+        order = FulfilmentOrder.model_validate_json(record.value or b"")
+        age = instant_of(setting.broker.loop.micros) - order.issued_at
+        if order.order_id not in known and age < _FORGOTTEN_AFTER:
+            setting.vendor.complaints.append(
+                f"{order.system} commits the offset of {order.order_id[:10]} before the order is in its journal"
+            )

@@ -1,0 +1,202 @@
+"""`orchestrator.ports.Store` in memory. The database outlives the processes; each life has a connection of its own.
+
+Room rules: passes the same contract suite as the SQL store (`tests/contract/test_store_contract.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from orchestrator.adapters.sql.outbox import pack, unpack
+from orchestrator.ports import Census, Change, Conflict, OutboxBatch, Row
+from schemas.errors import StoreUnavailable
+
+__all__ = ["Database", "SimStore"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: Called before and after each statement takes effect: may wait, fail, or never return.
+Step = Callable[[str, Callable[[], BaseException] | None], Awaitable[None]]
+
+
+async def _at_once(_where: str, _fault: object) -> None:
+    """Nothing goes wrong."""
+
+
+@dataclass(slots=True)
+class Database:
+    """What is on the disk."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    groups: dict[str, int] = field(default_factory=dict)
+    identities: dict[str, bytes] = field(default_factory=dict)
+    outbox: dict[int, tuple[str, datetime, bytes]] = field(default_factory=dict)
+    registries: dict[str, bytes] = field(default_factory=dict)
+    next_id: int = 1
+    #: Switched off only to show that the simulation notices.
+    checks_versions: bool = True
+    #: Told of every save before it happens.
+    watch: Callable[[Change], None] = lambda _change: None
+    _next_wake: datetime | None = None
+    _is_fresh: bool = False
+
+    def next_wake_at(self) -> datetime | None:
+        """Return the earliest stored moment."""
+        if not self._is_fresh:
+            self._next_wake = min((row.wake_at for row in self.rows.values() if row.wake_at is not None), default=None)
+            self._is_fresh = True
+        return self._next_wake
+
+    def commit(self, change: Change) -> int | None:
+        """Do all of it, or raise `Conflict` and do nothing."""
+        self.watch(change)
+        rows = {row.subject_request_id: replace(row, version=self._next_version(row)) for row in change.rows}
+        groups = {person: self._next_group(person, version, change.now) for person, version in change.subjects.items()}
+        self.rows |= rows
+        self.groups |= groups
+        self.identities |= change.sealed
+        for request in change.forgotten:
+            self.identities.pop(request, None)
+        still_there = {row.person for row in self.rows.values()}
+        for person in change.left_subjects - still_there:
+            self.groups.pop(person, None)
+        for batch in change.published:
+            self.outbox.pop(batch, None)
+        self._is_fresh = False
+        if not change.records:
+            return None
+        self.next_id += 1
+        self.outbox[self.next_id - 1] = (change.worker, change.now, pack(change.records))
+        return self.next_id - 1
+
+    def _next_version(self, row: Row) -> int:
+        stored = self.rows.get(row.subject_request_id)
+        if self.checks_versions and stored is not None and stored.version != row.version:
+            raise Conflict
+        return row.version + 1
+
+    def _next_group(self, person: str, version: int, now: datetime) -> int:
+        stored = self.groups.get(person)
+        if self.checks_versions and stored is not None and stored != version:
+            raise Conflict
+        return version + 1 if version else ((now - _EPOCH) // timedelta(microseconds=1)) << 12
+
+
+def _lost() -> StoreUnavailable:
+    return StoreUnavailable("the simulated store did not answer")
+
+
+class SimStore:
+    """A worker's connection."""
+
+    def __init__(self, database: Database, step: Step = _at_once) -> None:
+        self.database = database
+        self._step = step
+
+    async def load(self, ids: Iterable[str]) -> dict[str, Row]:
+        """Return the stored rows of these requests."""
+        wanted = sorted(set(ids))
+        if not wanted:
+            return {}
+        await self._step("before load", _lost)
+        found = {request: self.database.rows[request] for request in wanted if request in self.database.rows}
+        await self._step("after load", None)
+        return found
+
+    async def siblings(self, persons: Iterable[str]) -> tuple[dict[str, list[Row]], dict[str, int]]:
+        """Return the open requests of these persons, oldest first, and the version of each person's group."""
+        wanted = sorted(set(persons))
+        if not wanted:
+            return {}, {}
+        await self._step("before siblings", _lost)
+        rows = {person: self._open(person) for person in wanted}
+        versions = {person: self.database.groups.get(person, 0) for person in wanted}
+        await self._step("after siblings", None)
+        return rows, versions
+
+    def _open(self, person: str) -> list[Row]:
+        found = [row for row in self.database.rows.values() if row.person == person and row.phase == "active"]
+        return sorted(found, key=lambda row: (row.received_at, row.subject_request_id))
+
+    async def identities(self, ids: Iterable[str]) -> dict[str, bytes]:
+        """Return the sealed identities of these requests."""
+        wanted = sorted(set(ids))
+        if not wanted:
+            return {}
+        await self._step("before identities", _lost)
+        return {request: self.database.identities[request] for request in wanted if request in self.database.identities}
+
+    async def commit(self, change: Change) -> int | None:
+        """Save in one transaction. The answer may be lost although the transaction was not."""
+        await self._step("before the save", _lost)
+        outbox_id = self.database.commit(change)
+        await self._step("after the save", _lost)
+        return outbox_id
+
+    async def due(self, now: datetime, limit: int) -> list[str]:
+        """Return requests whose moment has come."""
+        await self._step("before due", _lost)
+        found = [(row.wake_at, row.subject_request_id) for row in self.database.rows.values() if row.wake_at is not None]
+        return [request for at, request in sorted(found) if at <= now][:limit]
+
+    async def unpublished(self, worker: str, older_than: datetime) -> list[OutboxBatch]:
+        """Return outbox batches of this worker, and old ones of any."""
+        await self._step("before unpublished", _lost)
+        return [
+            OutboxBatch(number, owner, unpack(packed))
+            for number, (owner, saved_at, packed) in sorted(self.database.outbox.items())
+            if owner == worker or saved_at < older_than
+        ]
+
+    async def published(self, outbox_ids: Iterable[int]) -> None:
+        """Forget outbox batches that are out."""
+        ids = list(outbox_ids)
+        if not ids:
+            return
+        await self._step("before forgetting the outbox", _lost)
+        for number in ids:
+            self.database.outbox.pop(number, None)
+        await self._step("after forgetting the outbox", _lost)
+
+    async def keep_registry(self, digest: str, body: bytes) -> None:
+        """Keep a registry."""
+        self.database.registries.setdefault(digest, body)
+
+    async def registries(self) -> dict[str, bytes]:
+        """Return every registry kept."""
+        return dict(self.database.registries)
+
+    async def census(self, now: datetime) -> Census:
+        """Return the counts for the gauges."""
+        counts: dict[tuple[str, str], int] = {}
+        oldest: dict[str, datetime] = {}
+        due: dict[tuple[str, str], int] = {}
+        awaited: dict[tuple[str, str], int] = {}
+        for row in self.database.rows.values():
+            if row.phase == "closed":
+                continue
+            counts[row.phase, row.right] = counts.get((row.phase, row.right), 0) + 1
+            if row.received_at is not None:
+                oldest[row.phase] = min(row.received_at, oldest.get(row.phase, row.received_at))
+            bucket = _bucket(row, now)
+            due[row.right, bucket] = due.get((row.right, bucket), 0) + 1
+            for item in filter(None, row.awaited.split(",")):
+                system, _, phase = item.partition(":")
+                awaited[system, phase] = awaited.get((system, phase), 0) + 1
+        wakes = sum(row.wake_at is not None and row.wake_at <= now for row in self.database.rows.values())
+        return Census(counts, oldest, due, awaited, len(self.database.outbox), wakes)
+
+    async def ping(self) -> None:
+        """Answer."""
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+def _bucket(row: Row, now: datetime) -> str:
+    if row.due_at is None:
+        return "15+"
+    days = math.floor((row.due_at - now) / timedelta(days=1))
+    return next((name for name, end in (("overdue", 0), ("0-2", 3), ("3-7", 8), ("8-14", 15)) if days < end), "15+")
