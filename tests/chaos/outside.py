@@ -1,0 +1,134 @@
+"""What stands outside: a portal that publishes requests, repetitions and poison, and a reader of the confirmations.
+
+Room rules: both outlive a broker that is down; the portal counts only what the broker has acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from schemas.topics import Topics
+from schemas.wire import encode, headers_of
+from tests.integration.worker_kit import request
+
+__all__ = ["Confirmations", "Portal", "address"]
+
+#: One record in so many is poison; one request in so many is said twice.
+_POISON_EVERY, _REPEAT_EVERY = 40, 50
+_RETRY_SECONDS = 0.5
+
+
+def address(number: int) -> str:
+    """Return the address of a person, which also is the canary that the auditor looks for."""
+    return f"chaos-person-{number}@example.org"
+
+
+class Portal:
+    """Publishes requests at a pace."""
+
+    def __init__(self, bootstrap: str, topics: Topics, seed: int) -> None:
+        self._bootstrap = bootstrap
+        self._topics = topics
+        self._chance = random.Random(seed)
+        self._producer: AIOKafkaProducer | None = None
+        self.asked: list[str] = []
+        self.poison = 0
+
+    async def say(self, count: int, seconds: float) -> None:
+        """Publish so many requests, spread over so many seconds; what a dead broker held up is caught up."""
+        started = time.monotonic()
+        for number in range(count):
+            await asyncio.sleep(max(0.0, started + seconds * number / count - time.monotonic()))
+            if number % _POISON_EVERY == _POISON_EVERY // 2:
+                await self._poison()
+            made = request(email=address(len(self.asked)))
+            key, value, headers = made.subject_request_id.encode(), encode(made), headers_of(made)
+            await self._send(self._topics.requests, key, value, headers)
+            self.asked.append(made.subject_request_id)
+            if number % _REPEAT_EVERY == 0:
+                await self._send(self._topics.requests, key, value, headers)
+
+    async def close(self) -> None:
+        """Let go of the broker."""
+        if self._producer is not None:
+            await self._producer.stop()
+
+    async def _poison(self) -> None:
+        key = self.asked[-1].encode() if self.asked and self._chance.random() < 0.5 else b"poison"
+        value = self._chance.choice((b"\xff\xfe not text", b"{", b'{"type":"NoSuchMessage","version":1}', b""))
+        headers = [("dsr-type", b"SubmitRequest"), ("dsr-version", b"1")]
+        topic = self._chance.choice((self._topics.requests, self._topics.reports))
+        await self._send(topic, key, value + str(self.poison).encode(), headers)
+        self.poison += 1
+
+    async def _send(self, topic: str, key: bytes, value: bytes, headers: list[tuple[str, bytes]]) -> None:
+        """Publish until the broker says so. A second attempt may write the record twice: that is allowed."""
+        while True:
+            try:
+                if self._producer is None:
+                    made = AIOKafkaProducer(bootstrap_servers=self._bootstrap, acks="all")
+                    await made.start()
+                    self._producer = made
+                await self._producer.send_and_wait(topic, value, key=key, headers=headers)
+            except KafkaError:
+                broken, self._producer = self._producer, None
+                if broken is not None:
+                    with contextlib.suppress(KafkaError):
+                        await broken.stop()
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                return
+
+
+@dataclass(slots=True)
+class Confirmations:
+    """Every confirmation: its distinct bytes, and when the first of a request was written (Unix time), by partition."""
+
+    bytes_of: dict[str, set[bytes]] = field(default_factory=lambda: defaultdict(set))
+    progress: list[tuple[float, int]] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @contextlib.asynccontextmanager
+    async def reading(self, bootstrap: str, topics: Topics) -> AsyncIterator[Confirmations]:
+        """Read from the beginning while the block runs."""
+        consumer = AIOKafkaConsumer(topics.confirmations, bootstrap_servers=bootstrap, auto_offset_reset="earliest")
+        await consumer.start()
+        task = asyncio.create_task(self._read(consumer))
+        try:
+            yield self
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            await consumer.stop()
+
+    async def _read(self, consumer: AIOKafkaConsumer) -> None:
+        async for record in consumer:
+            key = record.key.decode()
+            if key not in self.bytes_of:
+                self.progress.append((record.timestamp / 1000, record.partition))
+            self.bytes_of[key].add(record.value)
+            self.changed.set()
+
+    async def until_all(self, wanted: set[str], seconds: float) -> bool:
+        """Wait until all of these are confirmed, at most so long; tell whether they are."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not wanted <= set(self.bytes_of):
+                    self.changed.clear()
+                    await self.changed.wait()
+        return wanted <= set(self.bytes_of)
+
+    @property
+    def doubled(self) -> list[str]:
+        """Return the requests that have confirmations with different bytes."""
+        return [request_id for request_id, found in self.bytes_of.items() if len(found) > 1]

@@ -1,0 +1,149 @@
+"""The responding connectors as one process: slow, out of order, and not always saying the same thing twice in the same bytes.
+
+Room rules: what is answered follows from the order alone, so a life after a SIGKILL repeats the lives before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from hashlib import sha256
+from random import Random
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from schemas.ids import report_id
+from schemas.orders import FulfilmentOrder
+from schemas.outcomes import Accepted, Fulfilled
+from schemas.reports import FulfilmentReport
+from schemas.topics import Topics
+from schemas.wire import encode, headers_of
+
+__all__ = ["Reply", "main", "replies"]
+
+#: Shares of the orders. `late` is far behind what other systems say of the same person.
+ACCEPTED_FIRST, SAME_AGAIN, OTHER_BYTES, LATE = 0.10, 0.05, 0.05, 0.03
+_COMMIT_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One report and how long after the order's arrival it is sent."""
+
+    after_seconds: float
+    report: FulfilmentReport
+
+
+def replies(order: FulfilmentOrder) -> list[Reply]:
+    """Return what is said to an order, the same in every life: late, doubled, with other bytes, progress after the end."""
+    chance = Random(sha256(f"{order.order_id}/{order.attempt}".encode()).digest())
+
+    def report(outcome: Accepted | Fulfilled, after: float) -> FulfilmentReport:
+        return FulfilmentReport(
+            report_id=report_id(order.order_id, order.attempt, outcome.code.value),
+            order_id=order.order_id,
+            subject_request_id=order.subject_request_id,
+            system=order.system,
+            attempt=order.attempt,
+            reported_at=order.issued_at + timedelta(milliseconds=round(after * 1000)),
+            outcome=outcome,
+        )
+
+    after = chance.uniform(4, 8) if chance.random() < LATE else chance.uniform(0, 2)
+    final = report(Fulfilled(count=1), after)
+    said = [Reply(after, final)]
+    if chance.random() < ACCEPTED_FIRST:
+        progress = chance.uniform(0, 2)
+        said.append(Reply(progress, report(Accepted(expected_by=order.issued_at + timedelta(days=1)), progress)))
+    again = after + chance.uniform(0, 2)
+    luck = chance.random()
+    if luck < SAME_AGAIN:
+        said.append(Reply(again, final))
+    elif luck < SAME_AGAIN + OTHER_BYTES:
+        said.append(Reply(again, report(Fulfilled(count=2), again)))
+    return sorted(said, key=lambda one: one.after_seconds)
+
+
+class _Responder:
+    """Answers orders; commits only up to the first order that is not yet answered in full."""
+
+    def __init__(self, bootstrap: str, topics: Topics, systems: Iterable[str]) -> None:
+        self._topics = topics
+        self._names = [topics.orders(system) for system in systems]
+        self._producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all")
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=bootstrap,
+            group_id=topics.group("chaos-connectors"),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+        )
+        self._open: dict[TopicPartition, set[int]] = defaultdict(set)
+        self._next: dict[TopicPartition, int] = {}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Answer until told to stop, then say what is still owed. Any failure ends it: the next life repeats."""
+        await self._producer.start()
+        await self._consumer.start()
+        # Partitions taken by hand: no group to rejoin, so a killed life is followed at once.
+        cluster = await self._producer.client.fetch_all_metadata()
+        self._consumer.assign([TopicPartition(n, p) for n in self._names for p in cluster.partitions_for_topic(n) or ()])
+        async with asyncio.TaskGroup() as tasks:
+            committing = tasks.create_task(self._keep_committing())
+            owed: set[asyncio.Task[None]] = set()
+            while not stop.is_set():
+                for partition, records in (await self._consumer.getmany(timeout_ms=200)).items():
+                    for record in records:
+                        self._open[partition].add(record.offset)
+                        self._next[partition] = record.offset + 1
+                        task = tasks.create_task(self._answer(partition, record))
+                        owed.add(task)
+                        task.add_done_callback(owed.discard)
+            if owed:
+                await asyncio.wait(set(owed))
+            committing.cancel()
+        await self._commit()
+        await self._consumer.stop()
+        await self._producer.stop()
+
+    async def _answer(self, partition: TopicPartition, record: Any) -> None:
+        order = FulfilmentOrder.model_validate_json(record.value)
+        slept = 0.0
+        for reply in replies(order):
+            await asyncio.sleep(reply.after_seconds - slept)
+            slept = reply.after_seconds
+            await self._producer.send_and_wait(
+                self._topics.reports, encode(reply.report), key=record.key, headers=headers_of(reply.report)
+            )
+        self._open[partition].discard(record.offset)
+
+    async def _keep_committing(self) -> None:
+        while True:
+            await asyncio.sleep(_COMMIT_SECONDS)
+            await self._commit()
+
+    async def _commit(self) -> None:
+        done = {partition: min(self._open[partition], default=after) for partition, after in self._next.items()}
+        if done:
+            await self._consumer.commit(done)
+
+
+def main() -> None:
+    """Run it: `python -m tests.chaos.responder BOOTSTRAP PREFIX SYSTEM...`; SIGTERM lets it finish."""
+    bootstrap, prefix, *systems = sys.argv[1:]
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        await _Responder(bootstrap, Topics(prefix=prefix), systems).run(stop)
+
+    asyncio.run(run())
+
+
+if __name__ == "__main__":
+    main()

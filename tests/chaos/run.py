@@ -1,0 +1,189 @@
+"""A whole run: load and blows side by side, then healing, waiting, and the account of what came of it.
+
+Room rules: hits what the schedule names; what it all means is said in `verdict`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.adapters.local_kafka import LocalKafka
+from tests.chaos.outside import Confirmations, Portal
+from tests.chaos.schedule import Blow, draw
+from tests.chaos.servers import Postgres
+from tests.chaos.stage import Stage, audit, staged
+from tests.chaos.supervised import Hit
+
+__all__ = ["Account", "Plan", "control", "run"]
+
+Say = Callable[[str], None]
+_EARLY_ACK = str(Path(__file__).parents[1] / "integration" / "early_ack_worker.py")
+_PROGRESS_SECONDS = 10.0
+_DRAIN_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to do. `minutes` is the length of the load; healing and waiting come on top, at most `heal_seconds`."""
+
+    seed: int
+    requests: int
+    minutes: float
+    store: str
+    workers: int
+    blows: int | None = None
+    heal_seconds: float = 120.0
+
+    @property
+    def worker_names(self) -> tuple[str, ...]:
+        """Return the workers' names."""
+        return tuple(f"worker-{number}" for number in range(1, self.workers + 1))
+
+    @property
+    def schedule(self) -> tuple[Blow, ...]:
+        """Return the blows that follow from the seed."""
+        return draw(self.seed, self.minutes * 60, self.worker_names, postgresql=self.store == "postgresql", at_most=self.blows)
+
+
+@dataclass(slots=True)
+class Account:
+    """What a run has seen. `found` is the auditor's document; times are Unix times."""
+
+    asked: list[str] = field(default_factory=list)
+    poison: int = 0
+    hits: list[Hit] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    progress: list[tuple[float, int]] = field(default_factory=list)
+    found: dict[str, Any] = field(default_factory=dict)
+    heal_seconds: float = 0.0
+
+
+class _Striker:
+    """Carries out blows."""
+
+    def __init__(self, stage: Stage, kafka: LocalKafka, postgres: Postgres | None, on_hit: Callable[[Hit], None]) -> None:
+        self._stage = stage
+        self._kafka = kafka
+        self._postgres = postgres
+        self._on_hit = on_hit
+
+    async def strike(self, blow: Blow) -> None:
+        """Hit, and return when what was hit has been started again (it may not be ready yet)."""
+        self._on_hit(Hit(blow.kind, "+".join(blow.who), time.time()))
+        await asyncio.gather(*(self._one(who, blow) for who in blow.who))
+
+    async def _one(self, who: str, blow: Blow) -> None:
+        if who == "broker":
+            await asyncio.to_thread(self._kafka.kill if blow.how == "SIGKILL" else self._kafka.stop)
+            await asyncio.sleep(blow.lasts_seconds)
+            await asyncio.to_thread(self._kafka.start)
+        elif who == "postgresql":
+            assert self._postgres is not None
+            await asyncio.to_thread(self._postgres.crash if blow.how == "SIGKILL" else self._postgres.stop)
+            await asyncio.sleep(blow.lasts_seconds)
+            await asyncio.to_thread(self._postgres.start)
+        else:
+            process = self._stage.connectors if who == "connectors" else self._stage.workers[who]
+            if blow.how == "SIGKILL":
+                await process.kill(away_seconds=blow.lasts_seconds, arm=blow.arm)
+            elif blow.how == "SIGTERM":
+                await process.restart()
+            else:
+                await process.sleep(blow.lasts_seconds)
+
+
+async def run(plan: Plan, kafka: LocalKafka, postgres: Postgres | None, folder: Path, say: Say) -> Account:
+    """Carry out a plan on a broker and a store of one's own."""
+    account = Account()
+    store_url = postgres.url if postgres else f"sqlite:///{folder / 'chaos.sqlite'}"
+    portal_seed, started = plan.seed, time.time()
+
+    def on_hit(hit: Hit) -> None:
+        account.hits.append(hit)
+        say(f"{hit.at - started:6.1f} s  {hit.who}: {hit.kind}")
+
+    async with (
+        staged(kafka.bootstrap, folder, store_url, on_hit, workers=plan.workers) as stage,
+        Confirmations().reading(kafka.bootstrap, stage.topics) as confirmed,
+    ):
+        for one in (*stage.workers.values(), stage.connectors):
+            one.start()
+        portal = Portal(kafka.bootstrap, stage.topics, portal_seed)
+        striker = _Striker(stage, kafka, postgres, on_hit)
+        started = time.time()
+        async with asyncio.TaskGroup() as tasks:
+            telling = tasks.create_task(_tell(say, portal, confirmed, started))
+            load = tasks.create_task(portal.say(plan.requests, plan.minutes * 60))
+            await _strike_all(striker, plan.schedule, say)
+            await load
+            telling.cancel()
+        healed = time.monotonic()
+        say(f"healing: every process runs, {len(portal.asked)} asked, {len(confirmed.bytes_of)} confirmed")
+        await confirmed.until_all(set(portal.asked), plan.heal_seconds)
+        account.heal_seconds = time.monotonic() - healed
+        account.asked, account.poison = portal.asked, portal.poison
+        await portal.close()
+        account.found = await _drained(stage, len(portal.asked), say)
+        await asyncio.gather(*(worker.stop() for worker in stage.workers.values()))
+        account.lost = [one for one in portal.asked if one not in confirmed.bytes_of]
+        account.doubled, account.progress = confirmed.doubled, confirmed.progress
+    return account
+
+
+async def _strike_all(striker: _Striker, schedule: tuple[Blow, ...], say: Say) -> None:
+    started = time.monotonic()
+    for blow in schedule:
+        await asyncio.sleep(max(0.0, started + blow.at_seconds - time.monotonic()))
+        say(f"          next: {' and '.join(blow.who)} {blow.how} {blow.arm or ''} ({blow.why})")
+        await striker.strike(blow)
+
+
+async def _tell(say: Say, portal: Portal, confirmed: Confirmations, started: float) -> None:
+    while True:
+        await asyncio.sleep(_PROGRESS_SECONDS)
+        say(f"{time.time() - started:6.1f} s  asked {len(portal.asked)}, confirmed {len(confirmed.bytes_of)}")
+
+
+async def _drained(stage: Stage, people: int, say: Say) -> dict[str, Any]:
+    """Let the connectors say what they still owe and the workers take it in; return the auditor's document."""
+    await stage.connectors.stop()
+    deadline = time.monotonic() + _DRAIN_SECONDS
+    while True:
+        say("auditing the log")
+        found = await asyncio.to_thread(audit, stage, people)
+        if not found["inputs_not_processed_yet"] or time.monotonic() > deadline:
+            return found
+
+
+async def control(kafka: LocalKafka, folder: Path, say: Say, requests: int = 60) -> Account:
+    """Do the same to a worker that acknowledges before it works: an account in which requests must be lost."""
+    account = Account()
+    url = f"sqlite:///{folder / 'control.sqlite'}"
+    async with (
+        staged(kafka.bootstrap, folder, url, account.hits.append, command=(_EARLY_ACK,), batch_records=8) as stage,
+        Confirmations().reading(kafka.bootstrap, stage.topics) as confirmed,
+    ):
+        stage.connectors.start()
+        stage.workers["worker-1"].start(arm="before_save:3")
+        portal = Portal(kafka.bootstrap, stage.topics, 0)
+        await portal.say(requests, 6)
+        # What is said after the death and confirmed shows that the next life works, and has passed over what came before.
+        for _ in range(20):
+            await portal.say(1, 0)
+            if account.hits and await confirmed.until_all(set(portal.asked[-1:]), 20):
+                break
+            await asyncio.sleep(0.5)
+        await confirmed.until_all(set(portal.asked), 10)
+        account.asked, account.poison = portal.asked, portal.poison
+        await portal.close()
+        account.found = await _drained(stage, len(portal.asked), lambda _line: None)
+        account.lost = [one for one in portal.asked if one not in confirmed.bytes_of]
+        account.doubled, account.progress = confirmed.doubled, confirmed.progress
+    say(f"control: {len(account.lost)} of {len(account.asked)} lost, {len(account.found['violations'])} violations found")
+    return account

@@ -1,0 +1,100 @@
+"""One installation of its own on a broker: topics, a store, workers and connectors as supervised processes.
+
+Room rules: starts and joins; hits nobody and judges nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.adapters.sql import schema
+from orchestrator.adapters.sql.store import make_engine
+from orchestrator.adapters.topics import apply
+from schemas.topics import Topics, manifest
+from tests.chaos.outside import address
+from tests.chaos.supervised import Hit, Supervised
+from tests.integration.worker_kit import KEY, SYSTEMS, settings_for
+
+__all__ = ["WORKER", "Stage", "audit", "staged"]
+
+WORKER = ("-m", "orchestrator.cli", "worker")
+
+
+@dataclass(slots=True)
+class Stage:
+    """What runs, by name."""
+
+    bootstrap: str
+    topics: Topics
+    folder: Path
+    workers: dict[str, Supervised]
+    connectors: Supervised
+
+
+@contextlib.asynccontextmanager
+async def staged(
+    bootstrap: str,
+    folder: Path,
+    store_url: str,
+    on_hit: Callable[[Hit], None],
+    *,
+    workers: int = 1,
+    command: tuple[str, ...] = WORKER,
+    **changes: object,
+) -> AsyncIterator[Stage]:
+    """Prepare an installation, not yet started; end all its processes at the end of the block."""
+    topics = Topics(prefix=f"chaos{secrets.token_hex(4)}")
+    await apply(bootstrap, manifest(SYSTEMS, prefix=topics.prefix))
+    schema.upgrade(make_engine(store_url))
+    made: dict[str, Supervised] = {}
+    for number in range(1, workers + 1):
+        name = f"worker-{number}"
+        environment = _environment(
+            folder,
+            bootstrap,
+            topics,
+            **{
+                "store_url": store_url,
+                "worker_id": name,
+                "datadir": folder / name,
+                "batch_records": 50,
+                "adopt_after_seconds": 3.0,
+                "log_level": "WARNING",
+                **changes,
+            },
+        )
+        made[name] = Supervised(name, command, environment, folder / f"{topics.prefix}-{name}.log", on_hit)
+    responder = ("-m", "tests.chaos.responder", bootstrap, topics.prefix, *SYSTEMS)
+    connectors = Supervised("connectors", responder, {}, folder / f"{topics.prefix}-connectors.log", on_hit)
+    try:
+        yield Stage(bootstrap, topics, folder, made, connectors)
+    finally:
+        for one in (*made.values(), connectors):
+            await one.close()
+
+
+def _environment(folder: Path, bootstrap: str, topics: Topics, **changes: object) -> dict[str, str]:
+    settings = settings_for(folder, bootstrap, topics, **changes)
+    given = {f"DSR_{k.upper()}": str(v) for k, v in settings.model_dump(exclude_unset=True).items() if k != "development_key"}
+    return given | {"DSR_DEVELOPMENT_KEY": KEY, "DSR_LOG_FORMAT": "json"}
+
+
+def audit(stage: Stage, people: int) -> dict[str, Any]:
+    """Return what `dsr audit --json` says of the installation's log, its people's addresses being the canaries. Blocks."""
+    canaries = stage.folder / "canaries.txt"
+    canaries.write_text("\n".join(address(number) for number in range(people)))
+    command = [sys.executable, "-m", "orchestrator.cli", "audit", "--json", "--canaries", str(canaries)]
+    command += ["--bootstrap", stage.bootstrap, "--prefix", stage.topics.prefix]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    if done.returncode not in {0, 1}:
+        raise RuntimeError(f"dsr audit could not be made: {done.stderr}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
