@@ -1,6 +1,6 @@
 """The bus on Kafka: one consumer group per system, an idempotent producer, every ack awaited.
 
-Room rules: the only file of the kit that knows aiokafka.
+Room rules: only this file and `conversation_kafka` know aiokafka.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -19,7 +19,7 @@ from connectors.sdk.bus import AckLost, Inbound, Outbound
 from connectors.sdk.settings import RuntimeSettings
 from schemas.errors import ConfigurationError, OrchestratorError
 
-__all__ = ["KafkaBus"]
+__all__ = ["KafkaBus", "Reach", "connection_to"]
 
 _log = structlog.get_logger("dsr.connector")
 
@@ -32,11 +32,40 @@ _MAX_REQUEST_BYTES = 2 * 1024 * 1024
 _MOST_REFUSALS = 10
 
 
+class Reach(Protocol):
+    """Settings that say how to reach a broker."""
+
+    @property
+    def kafka_bootstrap(self) -> str:
+        """Brokers, host:port with commas."""
+        ...
+
+    @property
+    def security_protocol(self) -> Literal["PLAINTEXT", "SSL"]:
+        """Whether the brokers speak TLS."""
+        ...
+
+    @property
+    def ssl_ca_file(self) -> Path | None:
+        """Roots to trust; none: the usual ones."""
+        ...
+
+    @property
+    def ssl_cert_file(self) -> Path | None:
+        """Our certificate."""
+        ...
+
+    @property
+    def ssl_key_file(self) -> Path | None:
+        """Its private key."""
+        ...
+
+
 class KafkaBus:
     """Implements `connectors.sdk.bus.Bus`."""
 
     def __init__(self, settings: RuntimeSettings, *, topic: str, group: str) -> None:
-        common = _connection(settings)
+        common = connection_to(settings)
         self._consumer = AIOKafkaConsumer(
             topic,
             group_id=group,
@@ -121,7 +150,8 @@ class KafkaBus:
         }
 
 
-def _connection(settings: RuntimeSettings) -> dict[str, Any]:
+def connection_to(settings: Reach) -> dict[str, Any]:
+    """Return what every client of aiokafka takes to reach the broker."""
     common: dict[str, Any] = {
         "bootstrap_servers": settings.kafka_bootstrap,
         "security_protocol": settings.security_protocol,

@@ -1,0 +1,83 @@
+"""The child's bus in our words: publish a request as one of its portals, and find what it says of it.
+
+Room rules: messages in, messages out; no decisions, no library of Kafka, no identity in an error.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from connectors.sdk.conversation import Conversation, Heard
+from schemas.confirmations import Confirmation
+from schemas.errors import ProtocolViolation, SystemRejected
+from schemas.portal import record_of
+from schemas.requests import SubmitRequest
+from schemas.status import StatusEvent
+from schemas.topics import Topics
+from schemas.vocabulary import FailureReason
+from schemas.wire import decode
+
+__all__ = ["Child", "ChildBus"]
+
+M = TypeVar("M", Confirmation, StatusEvent)
+
+
+class ChildBus(Protocol):
+    """What the connector needs of the child. Raises `ConnectorError`; everything may be repeated."""
+
+    async def check(self) -> str:
+        """Return one line on whether the child's topics can be reached; says nothing to the child."""
+        ...
+
+    async def publish(self, request: SubmitRequest) -> None:
+        """Publish a request. Returning does not imply that the child has read it."""
+        ...
+
+    async def find(self, subject_request_id: str) -> Confirmation | StatusEvent | None:
+        """Return the confirmation, or else the newest word on the way, or None if the child has said nothing yet."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close what was opened."""
+        ...
+
+
+class Child:
+    """Implements `ChildBus` over a conversation on the child's topics."""
+
+    def __init__(self, topics: Topics, conversation: Conversation) -> None:
+        self._topics = topics
+        self._conversation = conversation
+
+    async def check(self) -> str:
+        """Ask whether the topics are there."""
+        return await self._conversation.check()
+
+    async def publish(self, request: SubmitRequest) -> None:
+        """Publish with the broker's ack."""
+        await self._conversation.say(*record_of(request))
+
+    async def find(self, subject_request_id: str) -> Confirmation | StatusEvent | None:
+        """Look both topics up. Raises `SystemRejected(verification_failed)` for what is no answer to this request."""
+        heard = await self._conversation.heard(subject_request_id.encode())
+        if self._topics.confirmations in heard:
+            return _read(heard[self._topics.confirmations], Confirmation, subject_request_id)
+        if self._topics.status in heard:
+            return _read(heard[self._topics.status], StatusEvent, subject_request_id)
+        return None
+
+    async def aclose(self) -> None:
+        """Close the conversation."""
+        await self._conversation.aclose()
+
+
+def _read(heard: Heard, kind: type[M], subject_request_id: str) -> M:
+    try:
+        message = decode(heard.value, heard.headers, (kind,))
+    except ProtocolViolation as error:
+        raise SystemRejected(
+            f"the child's {kind.__name__} is unreadable: {error.code}", reason=FailureReason.VERIFICATION_FAILED
+        ) from None
+    if not isinstance(message, kind) or message.subject_request_id != subject_request_id:
+        raise SystemRejected(f"the child's {kind.__name__} is of another request", reason=FailureReason.VERIFICATION_FAILED)
+    return message

@@ -1,0 +1,239 @@
+"""A subsidiary that runs its own orchestrator: each order becomes one request there, filed as one of its portals.
+
+The child decides as a controller of its own: we publish, wait for its confirmation, and say here what it says there.
+
+Room rules: decisions only, the bus lives in `client` and behind it; every method may be repeated at any point.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import structlog
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from connectors.sdk.clock import Clock, SystemClock
+from connectors.sdk.conversation_kafka import KafkaConversation
+from connectors.sdk.protocol import Job, Result, Throttle
+from connectors.sdk.settings import ConnectorSettings, read
+from connectors.systems.federation.answer import ended_as, result_of
+from connectors.systems.federation.client import Child, ChildBus
+from schemas.confirmations import Confirmation
+from schemas.errors import ConfigurationError, ProtocolViolation, SystemRejected
+from schemas.ids import PortalId
+from schemas.outcomes import Accepted
+from schemas.portal import build_request, intake_key
+from schemas.requests import SubmitRequest, Verification
+from schemas.sealed import SealingKey
+from schemas.status import StatusEvent
+from schemas.topics import Topics
+from schemas.vocabulary import AssuranceLevel, FailureReason, IdentifierKind, QuarantineReason, Right, StatusCode
+
+__all__ = ["FederationConnector", "FederationSettings", "build", "child_request_id"]
+
+_log = structlog.get_logger("dsr.connector")
+
+#: Namespace of the ids of requests to subsidiaries (RFC 9562 section 5.5), itself derived from a name.
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:dsr:federation:child-request")
+_MAX_GENERATIONS = 20
+_LOOKS_EVERY_SECONDS = 0.25
+
+
+class FederationSettings(ConnectorSettings):
+    """One child, from the environment (`DSR_FEDERATION_...`). Two subsidiaries are two processes with two environments."""
+
+    model_config = SettingsConfigDict(env_prefix="DSR_FEDERATION_")
+
+    kafka_bootstrap: Annotated[str, Field(description="The child's brokers, host:port with commas")]
+    topic_prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$", description="First part of the child's topics")]
+    portal: Annotated[PortalId, Field(description="Our id among the portals of the child's registry")]
+    intake_key: Annotated[SecretStr | None, Field(description="Base64 of the child's intake key: it opens requests only")] = (
+        None
+    )
+    development_key: Annotated[
+        SecretStr | None, Field(description="Instead, for development: the child's root, from which its intake key follows")
+    ] = None
+    key_id: Annotated[str, Field(min_length=1, max_length=80, description="Name of the child's key")] = "dev"
+    assurance: Annotated[
+        AssuranceLevel, Field(description="How sure our portals at least are of who asks, before an order leaves")
+    ] = AssuranceLevel.LOW
+    acknowledged_within_seconds: Annotated[
+        float, Field(ge=0, le=60, description="How long a new request waits for the child's due date before it is reported")
+    ] = 5.0
+    id_version: Annotated[Literal[4, 5], Field(description="Version digit of request ids; their derivation is a 5")] = 4
+    security_protocol: Literal["PLAINTEXT", "SSL"] = "PLAINTEXT"
+    ssl_ca_file: Path | None = None
+    ssl_cert_file: Path | None = None
+    ssl_key_file: Path | None = None
+    timeout_seconds: Annotated[float, Field(gt=0, description="For one publication or one look at the answers")] = 30.0
+    concurrent: Annotated[int, Field(ge=1)] = 8
+
+    @property
+    def sealing_key(self) -> SealingKey:
+        """Return the child's intake key. Raises `ConfigurationError` unless exactly one of the two keys is set."""
+        if (self.intake_key is None) == (self.development_key is None):
+            raise ConfigurationError("set one of DSR_FEDERATION_INTAKE_KEY and DSR_FEDERATION_DEVELOPMENT_KEY")
+        if self.intake_key is not None:
+            return SealingKey.from_base64(self.key_id, self.intake_key.get_secret_value())
+        assert self.development_key is not None, "one of the two is set"
+        return intake_key(SealingKey.from_base64(self.key_id, self.development_key.get_secret_value()))
+
+
+def child_request_id(job: Job, *, generation: int = 0, version: int = 4) -> str:
+    """Return the id of the request to the child: the same for the same parent request, system (its order) and right.
+
+    A further generation is only used when the child ended or never took the one before and a person ordered a retry. The
+    derivation is a UUID of version 5; the version digit says 4 unless told otherwise, as portals are used to.
+    """
+    derived = uuid.uuid5(_NAMESPACE, f"{job.subject_request_id}\x1f{job.order_id}\x1f{job.right.value}\x1f{generation}")
+    return str(derived if version == 5 else uuid.UUID(bytes=derived.bytes, version=4))
+
+
+class FederationConnector:
+    """One subsidiary with an orchestrator of its own."""
+
+    name: ClassVar[str] = "federation"
+    rights: ClassVar[frozenset[Right]] = frozenset(Right)
+    needs: ClassVar[frozenset[IdentifierKind]] = frozenset(IdentifierKind)
+    yields: ClassVar[frozenset[IdentifierKind]] = frozenset()
+
+    def __init__(self, settings: FederationSettings, child: ChildBus, clock: Clock | None = None) -> None:
+        self._settings = settings
+        self._child = child
+        self._clock = clock or SystemClock()
+        self._key = settings.sealing_key
+        self.throttle = Throttle(settings.concurrent)
+
+    async def check(self) -> str:
+        """Return one line on the child's topics. That the child knows our portal and key shows with the first request."""
+        return f"portal {self._settings.portal}: {await self._child.check()}"
+
+    async def aclose(self) -> None:
+        """Leave the child's bus."""
+        await self._child.aclose()
+
+    async def access(self, job: Job) -> Result:
+        """Ask for a copy of the data (GDPR Art. 15)."""
+        return await self._submit(job)
+
+    async def export(self, job: Job) -> Result:
+        """Ask for the data in a machine-readable form (GDPR Art. 20)."""
+        return await self._submit(job)
+
+    async def erase(self, job: Job) -> Result:
+        """Ask for erasure (GDPR Art. 17)."""
+        return await self._submit(job)
+
+    async def rectify(self, job: Job) -> Result:
+        """Ask for rectification (GDPR Art. 16)."""
+        return await self._submit(job)
+
+    async def complete(self, job: Job) -> Result:
+        """Ask for completion (GDPR Art. 16)."""
+        return await self._submit(job)
+
+    async def restrict(self, job: Job) -> Result:
+        """Ask for restriction (GDPR Art. 18)."""
+        return await self._submit(job)
+
+    async def object(self, job: Job) -> Result:
+        """Pass on the objection to marketing (GDPR Art. 21(3))."""
+        return await self._submit(job)
+
+    async def unsubscribe(self, job: Job) -> Result:
+        """Pass on the end of a newsletter."""
+        return await self._submit(job)
+
+    async def poll(self, job: Job, handle: str) -> Result:
+        """Look for the child's answer. A request of which the child has said nothing yet is published again, the same.
+
+        The child's topic of requests keeps records for days only: one that was away for longer would never see it.
+        """
+        said = await self._child.find(handle)
+        if said is None:
+            await self._child.publish(self._request(job, handle))
+        return self._result(job, handle, said)
+
+    async def _submit(self, job: Job) -> Result:
+        request_id, said = await self._request_id(job)
+        if said is None:
+            await self._child.publish(self._request(job, request_id))
+            said = await self._acknowledged(request_id)
+        return self._result(job, request_id, said)
+
+    async def _request_id(self, job: Job) -> tuple[str, Confirmation | StatusEvent | None]:
+        """Return the id to use, and what the child says of it: a retried order goes past requests that came to nothing."""
+        for generation in range(_MAX_GENERATIONS):
+            request_id = child_request_id(job, generation=generation, version=self._settings.id_version)
+            said = await self._child.find(request_id)
+            if job.attempt == 1 or not _came_to_nothing(said):
+                return request_id, said
+        raise SystemRejected("the child ended every request of this order", reason=FailureReason.JOB_FAILED)
+
+    def _request(self, job: Job, request_id: str) -> SubmitRequest:
+        """Return the request, with the same bytes at every repetition: nothing in it comes from a clock."""
+        try:
+            return build_request(
+                job.right,
+                job.identifiers,
+                portal=self._settings.portal,
+                key=self._key,
+                submitted_at=job.received_at,
+                subject_request_id=request_id,
+                changes=job.changes,
+                # An order exists only for a verified person. When that was is not told to connectors: not before they asked.
+                verification=Verification(method="by_parent", level=self._settings.assurance, verified_at=job.received_at),
+            )
+        except ProtocolViolation as error:
+            raise SystemRejected(f"no request can be made of this order: {error.code} at {error.field}") from None
+
+    async def _acknowledged(self, request_id: str) -> Confirmation | StatusEvent | None:
+        """Give the child a moment, so that the first report can name its due date; a child that is away is no error."""
+        ends_at = self._clock.now() + timedelta(seconds=self._settings.acknowledged_within_seconds)
+        while True:
+            said = await self._child.find(request_id)
+            if said is not None or self._clock.now() >= ends_at:
+                return said
+            await self._clock.sleep(_LOOKS_EVERY_SECONDS)
+
+    def _result(self, job: Job, request_id: str, said: Confirmation | StatusEvent | None) -> Result:
+        if isinstance(said, Confirmation):
+            if said.portal != self._settings.portal or said.right is not job.right:
+                raise SystemRejected(
+                    "the child confirmed another portal's or another right's request", reason=FailureReason.VERIFICATION_FAILED
+                )
+            code = ended_as(said)
+            if code is not None:
+                _log.warning("child_ended_without", order_id=job.order_id, code=code)
+            return result_of(said)
+        if said is not None and _is_set_aside(said):
+            code = said.rejected.value if said.rejected is not None else "without_a_reason"
+            _log.warning("child_set_aside", order_id=job.order_id, code=code)
+            raise SystemRejected(f"the child set the request aside: {code}", reason=FailureReason.REJECTED)
+        due_on = said.due_on if said is not None and said.due_on is not None else job.due_on
+        return Result(Accepted(expected_by=datetime.combine(due_on, time(), tzinfo=UTC)), handle=request_id)
+
+
+def _is_set_aside(said: StatusEvent) -> bool:
+    """Tell whether the child never took the request. An id that it knows already is one that it took."""
+    return said.code is StatusCode.REJECTED and said.rejected is not QuarantineReason.ID_REUSED
+
+
+def _came_to_nothing(said: Confirmation | StatusEvent | None) -> bool:
+    if isinstance(said, Confirmation):
+        return ended_as(said) is not None
+    return said is not None and _is_set_aside(said)
+
+
+def build(settings: FederationSettings | None = None, clock: Clock | None = None) -> FederationConnector:
+    """Build the connector, from the environment unless settings are given. Raises `ConfigurationError`."""
+    s = settings or read(FederationSettings)
+    topics = Topics(prefix=s.topic_prefix)
+    conversation = KafkaConversation(
+        s, says=topics.requests, hears=(topics.confirmations, topics.status), timeout_seconds=s.timeout_seconds
+    )
+    return FederationConnector(s, Child(topics, conversation), clock)
