@@ -47,4 +47,14 @@ simulate: setup ## deterministic simulation: SEED=n replays one world, SEEDS=a..
 bench: setup ## throughput and latency beside plain aiokafka, one run
 	@$(BIN)/dsr bench
 
-.PHONY: help setup lock lint check test demo bench simulate
+CHAOS_SEED ?= 1
+CHAOS_REQUESTS ?= 2000
+CHAOS_MINUTES ?= 3
+CHAOS_MINUTES_SQLITE ?= $(CHAOS_MINUTES)
+CHAOS := $(BIN)/python -m tests.chaos --seed $(CHAOS_SEED) --requests $(CHAOS_REQUESTS)
+
+chaos: setup ## a long run under kills: two workers on PostgreSQL, then one on SQLite (CHAOS_MINUTES each)
+	@$(CHAOS) --minutes $(CHAOS_MINUTES) --store postgresql --workers 2
+	@$(CHAOS) --minutes $(CHAOS_MINUTES_SQLITE) --store sqlite --no-control
+
+.PHONY: help setup lock lint check test demo bench chaos simulate

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from orchestrator.audit.kafka_log import connected
 from schemas.topics import Topics
 from schemas.wire import encode, headers_of
 from tests.integration.worker_kit import request
 
-__all__ = ["Confirmations", "Portal", "address"]
+__all__ = ["Confirmations", "Portal", "address", "set_aside"]
 
 #: One record in so many is poison; one request in so many is said twice.
 _POISON_EVERY, _REPEAT_EVERY = 40, 50
@@ -41,7 +42,7 @@ class Portal:
         self._chance = random.Random(seed)
         self._producer: AIOKafkaProducer | None = None
         self.asked: list[str] = []
-        self.poison = 0
+        self.poison: set[bytes] = set()
 
     async def say(self, count: int, seconds: float) -> None:
         """Publish so many requests, spread over so many seconds; what a dead broker held up is caught up."""
@@ -67,8 +68,9 @@ class Portal:
         value = self._chance.choice((b"\xff\xfe not text", b"{", b'{"type":"NoSuchMessage","version":1}', b""))
         headers = [("dsr-type", b"SubmitRequest"), ("dsr-version", b"1")]
         topic = self._chance.choice((self._topics.requests, self._topics.reports))
-        await self._send(topic, key, value + str(self.poison).encode(), headers)
-        self.poison += 1
+        value += str(len(self.poison)).encode()
+        await self._send(topic, key, value, headers)
+        self.poison.add(value)
 
     async def _send(self, topic: str, key: bytes, value: bytes, headers: list[tuple[str, bytes]]) -> None:
         """Publish until the broker says so. A second attempt may write the record twice: that is allowed."""
@@ -132,3 +134,9 @@ class Confirmations:
     def doubled(self) -> list[str]:
         """Return the requests that have confirmations with different bytes."""
         return [request_id for request_id, found in self.bytes_of.items() if len(found) > 1]
+
+
+async def set_aside(bootstrap: str, topics: Topics) -> set[bytes]:
+    """Return what stands in quarantine, each content once: a crash may set a record aside a second time."""
+    async with connected(bootstrap, topics, only=(topics.quarantine,)) as log:
+        return {record.value or b"" async for record in log.read(await log.extent())}

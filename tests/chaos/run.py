@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.adapters.local_kafka import LocalKafka
-from tests.chaos.outside import Confirmations, Portal
+from tests.chaos.outside import Confirmations, Portal, set_aside
 from tests.chaos.schedule import Blow, draw
 from tests.chaos.servers import Postgres
 from tests.chaos.stage import Stage, audit, staged
@@ -55,7 +55,8 @@ class Account:
     """What a run has seen. `found` is the auditor's document; times are Unix times."""
 
     asked: list[str] = field(default_factory=list)
-    poison: int = 0
+    poison: set[bytes] = field(default_factory=set)
+    set_aside: set[bytes] = field(default_factory=set)
     hits: list[Hit] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
@@ -130,6 +131,7 @@ async def run(plan: Plan, kafka: LocalKafka, postgres: Postgres | None, folder: 
         account.asked, account.poison = portal.asked, portal.poison
         await portal.close()
         account.found = await _drained(stage, len(portal.asked), say)
+        account.set_aside = await set_aside(stage.bootstrap, stage.topics)
         await asyncio.gather(*(worker.stop() for worker in stage.workers.values()))
         account.lost = [one for one in portal.asked if one not in confirmed.bytes_of]
         account.doubled, account.progress = confirmed.doubled, confirmed.progress
@@ -150,10 +152,10 @@ async def _tell(say: Say, portal: Portal, confirmed: Confirmations, started: flo
         say(f"{time.time() - started:6.1f} s  asked {len(portal.asked)}, confirmed {len(confirmed.bytes_of)}")
 
 
-async def _drained(stage: Stage, people: int, say: Say) -> dict[str, Any]:
+async def _drained(stage: Stage, people: int, say: Say, within_seconds: float = _DRAIN_SECONDS) -> dict[str, Any]:
     """Let the connectors say what they still owe and the workers take it in; return the auditor's document."""
     await stage.connectors.stop()
-    deadline = time.monotonic() + _DRAIN_SECONDS
+    deadline = time.monotonic() + within_seconds
     while True:
         say("auditing the log")
         found = await asyncio.to_thread(audit, stage, people)
@@ -182,7 +184,7 @@ async def control(kafka: LocalKafka, folder: Path, say: Say, requests: int = 60)
         await confirmed.until_all(set(portal.asked), 10)
         account.asked, account.poison = portal.asked, portal.poison
         await portal.close()
-        account.found = await _drained(stage, len(portal.asked), lambda _line: None)
+        account.found = await _drained(stage, len(portal.asked), lambda _line: None, within_seconds=0)
         account.lost = [one for one in portal.asked if one not in confirmed.bytes_of]
         account.doubled, account.progress = confirmed.doubled, confirmed.progress
     say(f"control: {len(account.lost)} of {len(account.asked)} lost, {len(account.found['violations'])} violations found")

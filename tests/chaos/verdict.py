@@ -27,8 +27,10 @@ def violations(account: Account) -> list[str]:
         said.append(f"{found['inputs_not_processed_yet']} inputs were never processed")
     if found["requests"]["closed"] != len(account.asked):
         said.append(f"the journal has closed {found['requests']['closed']} requests of {len(account.asked)}")
-    if found["quarantined"] < account.poison:
-        said.append(f"{account.poison} records were poison, {found['quarantined']} were set aside")
+    if account.poison - account.set_aside:
+        said.append(f"{len(account.poison - account.set_aside)} poison records were not set aside")
+    if account.set_aside - account.poison:
+        said.append(f"{len(account.set_aside - account.poison)} records were set aside that are no poison")
     said += [f"{hit.who}: {hit.kind}" for hit in account.hits if hit.kind == "stop took too long"]
     return said
 
@@ -69,7 +71,7 @@ def as_lines(plan: Plan, account: Account) -> Iterator[str]:
     yield f"distinct confirmations doubled   {len(account.doubled)}"
     doubled = ", ".join(f"{topic} {count}" for topic, count in _duplicates(account).items())
     yield f"duplicate records                {doubled or 'none'}"
-    yield f"poison                           {account.poison}, in quarantine {account.found['quarantined']}"
+    yield f"poison                           {len(account.poison)}, records in quarantine {account.found['quarantined']}"
     yield f"all confirmed after the load     {account.heal_seconds:.1f} s"
     broken = violations(account)
     yield f"violations                       {len(broken)}"
@@ -96,7 +98,7 @@ def as_json(plan: Plan, account: Account, control_lost: int | None) -> dict[str,
         "violations": len(violations(account)),
         "hits": dict(sorted(Counter(hit.kind for hit in account.hits).items())),
         "duplicates": _duplicates(account),
-        "poison": account.poison,
+        "poison": len(account.poison),
         "quarantined": account.found["quarantined"],
         "next_confirmed_p50_seconds": round(median(first), 2) if first else None,
         "next_confirmed_max_seconds": round(max(first), 2) if first else None,
