@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     session_timeout_seconds: Seconds = 20.0
     commit_interval_seconds: Seconds = 1.0
     sweep_interval_seconds: Seconds = 1.0
-    adopt_after_seconds: Seconds = 30.0
+    adopt_after_seconds: Annotated[float, Field(gt=0, description="Longer than a publish may take")] = 60.0
     batch_records: Annotated[int, Field(ge=1, le=20_000)] = 2_000
     quarantine_limit: Annotated[int, Field(ge=1, description="Records set aside in a minute before it stops")] = 1_000
     watchdog_seconds: Annotated[

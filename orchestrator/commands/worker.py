@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from schemas.errors import DsrError
+from schemas.errors import DsrError, StoreUnavailable
 
 __all__ = ["store_app", "worker_command"]
 
@@ -28,6 +28,7 @@ def worker_command(
     """
     from orchestrator.adapters import logs
     from orchestrator.settings import load_settings
+    from orchestrator.shell.inbox import Fatal
 
     try:
         settings = load_settings(worker_id=worker_id, http_port=http_port)
@@ -37,7 +38,8 @@ def worker_command(
         _run(settings, upgrade_store)
     except DsrError as error:
         typer.echo(f"dsr worker: {error}", err=True)
-        raise typer.Exit(2) from None
+        # What an earlier life left could not be published: another try may succeed, unlike on a wrong base.
+        raise typer.Exit(70 if isinstance(error, StoreUnavailable | Fatal) else 2) from None
 
 
 def _run(settings: object, upgrade_store: bool) -> None:
