@@ -108,6 +108,6 @@ def draw(
                 arm=blow.arm,
             )
         )
-        pause = chance.uniform(3, 6) if at_most is None else (seconds - _FIRST_SECONDS) / at_most - blow.lasts_seconds
+        pause = chance.uniform(4.5, 8) if at_most is None else (seconds - _FIRST_SECONDS) / at_most - blow.lasts_seconds
         at += blow.lasts_seconds + max(pause, 1.0)
     raise AssertionError("the deck is endless")
