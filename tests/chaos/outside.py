@@ -130,6 +130,15 @@ class Confirmations:
                     await self.changed.wait()
         return wanted <= set(self.bytes_of)
 
+    async def until_more(self, seconds: float) -> None:
+        """Wait until one more request is confirmed, at most so long."""
+        known = len(self.bytes_of)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while len(self.bytes_of) == known:
+                    self.changed.clear()
+                    await self.changed.wait()
+
     @property
     def doubled(self) -> list[str]:
         """Return the requests that have confirmations with different bytes."""

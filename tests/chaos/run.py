@@ -26,7 +26,9 @@ _EARLY_ACK = str(Path(__file__).parents[1] / "integration" / "early_ack_worker.p
 _PROGRESS_SECONDS = 10.0
 _DRAIN_SECONDS = 30.0
 _LATE_REQUESTS = 40
-_BREATH_SECONDS = 3.0
+_BREATH_SECONDS = 2.0
+_PATIENCE_SECONDS = 10.0
+_START_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +121,15 @@ async def run(plan: Plan, kafka: LocalKafka, postgres: Postgres | None, folder: 
             one.start()
         portal = Portal(kafka.bootstrap, stage.topics, portal_seed)
         striker = _Striker(stage, kafka, postgres, on_hit)
+        await portal.say(1, 0)
+        if not await confirmed.until_all(set(portal.asked), _START_SECONDS):
+            raise RuntimeError("the installation confirms nothing although nobody has hit it")
+        say("the first request is confirmed: load and blows begin")
         started = time.time()
         async with asyncio.TaskGroup() as tasks:
             telling = tasks.create_task(_tell(say, portal, confirmed, started))
-            load = tasks.create_task(portal.say(plan.requests, plan.minutes * 60))
-            await _strike_all(striker, plan, say)
+            load = tasks.create_task(portal.say(plan.requests - 1, plan.minutes * 60))
+            await _strike_all(striker, plan, confirmed, say)
             await load
             telling.cancel()
         healed = time.monotonic()
@@ -140,8 +146,12 @@ async def run(plan: Plan, kafka: LocalKafka, postgres: Postgres | None, folder: 
     return account
 
 
-async def _strike_all(striker: _Striker, plan: Plan, say: Say) -> None:
-    """Carry out the schedule; on a slow machine blows come later, never closer together, and none after the load's end."""
+async def _strike_all(striker: _Striker, plan: Plan, confirmed: Confirmations, say: Say) -> None:
+    """Carry out the schedule, no blow after the load's end.
+
+    On a slow machine blows come later: each waits for a confirmation after the one before, so that it hits something that
+    works, but not for ever, so that some hit what is still getting up.
+    """
     started = time.monotonic()
     not_before = started
     for number, blow in enumerate(plan.schedule):
@@ -151,6 +161,7 @@ async def _strike_all(striker: _Striker, plan: Plan, say: Say) -> None:
             return
         say(f"          next: {' and '.join(blow.who)} {blow.how} {blow.arm or ''} ({blow.why})")
         await striker.strike(blow)
+        await confirmed.until_more(_PATIENCE_SECONDS)
         not_before = time.monotonic() + _BREATH_SECONDS
 
 

@@ -10,10 +10,12 @@ from dataclasses import replace
 from datetime import UTC, date, datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from schemas.orders import FulfilmentOrder, order_binding
+from schemas.outcomes import Fulfilled
 from schemas.sealed import SealingKey, seal
 from schemas.vocabulary import Right
 from tests.chaos.responder import replies
@@ -88,7 +90,7 @@ def test_connectors_repeat_themselves_in_both_ways() -> None:
     """Some say the same twice, some say the same report in other bytes, some report progress late; a second life agrees."""
     said = {order.order_id: replies(order) for order in orders(400)}
     assert said == {order.order_id: replies(order) for order in orders(400)}
-    finals = [[reply.report for reply in found if reply.report.outcome.code == "fulfilled"] for found in said.values()]
+    finals = [[reply.report for reply in found if isinstance(reply.report.outcome, Fulfilled)] for found in said.values()]
     assert all(finals)
     doubled = [found for found in finals if len(found) == 2]
     assert any(one == two for one, two in doubled)
@@ -117,7 +119,7 @@ def good() -> Account:
         {"found": good().found | {"violations": [{"invariant": 6, "meaning": "broken", "topic": "t", "offset": 1}]}},
     ],
 )
-def test_whatever_is_wrong_is_a_violation(changes: dict[str, object]) -> None:
+def test_whatever_is_wrong_is_a_violation(changes: dict[str, Any]) -> None:
     """A run in which all went well is clean; each single thing that is wrong makes it not clean."""
     assert not violations(good())
     assert len(violations(replace(good(), **changes))) == 1
