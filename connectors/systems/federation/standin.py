@@ -1,0 +1,171 @@
+"""A subsidiary's orchestrator in memory: it takes requests, opens their seals, works for a while, and confirms.
+
+It stands where Kafka would, `FederationConnector(settings, standin)`; there are no routes, as it is not spoken to by HTTP.
+
+| switch | meaning |
+| --- | --- |
+| `work_seconds` | how long after a request its confirmation is there |
+| `away` | it reads nothing: requests wait, and nothing is said of them |
+| `result`, `outcome` | close with this `RequestResult`, answer with this outcome, instead of what its people imply |
+| `set_aside` | take no request, with this `QuarantineReason` |
+
+Room rules: nothing here is reachable from production code paths.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, ClassVar
+
+from starlette.routing import Route
+
+from connectors.sdk.clock import Clock
+from connectors.sdk.standin import StandIn
+from schemas.confirmations import Confirmation, DueDates, SystemResult
+from schemas.ids import confirmation_id, digest
+from schemas.outcomes import Fulfilled, NothingHeld
+from schemas.portal import intake_key
+from schemas.reports import ResultReference
+from schemas.requests import SubmitRequest
+from schemas.sealed import SealingKey, unsafe_reveal
+from schemas.status import StatusEvent
+from schemas.subject import SubjectData
+from schemas.vocabulary import Language, Phase, QuarantineReason, RequestResult, Right, Role, StatusCode
+from schemas.wire import encode
+
+__all__ = ["KEY", "FederationStandIn", "build"]
+
+#: The root of the child's keys.
+KEY = SealingKey("dev", bytes(range(32)))
+_DUE = timedelta(days=33)
+
+
+class FederationStandIn(StandIn):
+    """One child. `/__seed__` takes `{"records": [{"email": ..., ...}]}`: what its one system holds, by identifier kinds."""
+
+    name: ClassVar[str] = "federation"
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        super().__init__(clock)
+        self.switches = {"work_seconds": 1800, "away": False, "result": None, "outcome": None, "set_aside": None}
+        self.records: list[dict[str, str]] = []
+        #: Every record on its topic of requests, in order.
+        self.log: list[bytes] = []
+        #: Requests it has taken, by id.
+        self.taken: dict[str, SubmitRequest] = {}
+        self._taken_at: dict[str, datetime] = {}
+        self._set_aside: dict[str, QuarantineReason] = {}
+        self._confirmed: dict[str, Confirmation] = {}
+        self._read = 0
+
+    def routes(self) -> list[Route]:
+        """Return none: it is spoken to by records."""
+        return []
+
+    def seed(self, value: Any) -> None:
+        """Let its system hold records."""
+        self.records.extend(value["records"])
+
+    def state(self) -> Any:
+        """Return what it holds, and its requests by id."""
+        return {"records": self.records, "requests": sorted(self.taken), "confirmed": sorted(self._confirmed)}
+
+    async def check(self) -> str:
+        """Implement `ChildBus`: the topics are always there."""
+        return "a child in memory"
+
+    async def aclose(self) -> None:
+        """Implement `ChildBus`: nothing to close."""
+
+    async def publish(self, request: SubmitRequest) -> None:
+        """Implement `ChildBus`: append to the topic."""
+        self.log.append(encode(request))
+
+    async def find(self, subject_request_id: str) -> Confirmation | StatusEvent | None:
+        """Implement `ChildBus`: read the topic if not away, then say what is known."""
+        if not self.switches["away"]:
+            self._catch_up()
+        now, request = self.clock.now(), self.taken.get(subject_request_id)
+        if subject_request_id in self._set_aside:
+            reason = self._set_aside[subject_request_id]
+            return StatusEvent(subject_request_id=subject_request_id, code=StatusCode.REJECTED, at=now, rejected=reason)
+        if request is None:
+            return None
+        if now - self._taken_at[subject_request_id] < timedelta(seconds=self.switches["work_seconds"]):
+            return StatusEvent(
+                subject_request_id=subject_request_id,
+                portal=request.portal,
+                right=request.right,
+                code=StatusCode.ACKNOWLEDGED,
+                phase=Phase.ACTIVE,
+                at=now,
+                due_on=_due_on(request),
+            )
+        if subject_request_id not in self._confirmed:
+            self._confirmed[subject_request_id] = self._confirm(request, now)
+        return self._confirmed[subject_request_id]
+
+    def _catch_up(self) -> None:
+        while self._read < len(self.log):
+            request = SubmitRequest.model_validate_json(self.log[self._read])
+            self._read += 1
+            known, request_id = self.taken.get(request.subject_request_id), request.subject_request_id
+            if self.switches["set_aside"] is not None and known is None:
+                self._set_aside[request_id] = QuarantineReason(self.switches["set_aside"])
+            elif known is None:
+                self.taken[request_id] = request
+                self._taken_at[request_id] = self.clock.now()
+            elif known != request:
+                self._set_aside[request_id] = QuarantineReason.ID_REUSED
+
+    def _confirm(self, request: SubmitRequest, now: datetime) -> Confirmation:
+        found = self._work(request)
+        implied = Fulfilled(count=len(found)) if found else NothingHeld()
+        content = repr(len(found)).encode()
+        place = ResultReference(reference="child/result-1", sha256=digest(content), size=len(content), expires_at=now + _DUE)
+        is_copy = bool(found) and request.right in {Right.ACCESS, Right.PORTABILITY}
+        return Confirmation(
+            confirmation_id=confirmation_id(request.subject_request_id),
+            subject_request_id=request.subject_request_id,
+            portal=request.portal,
+            right=request.right,
+            result=self.switches["result"] or RequestResult.FULFILLED,
+            received_at=request.submitted_at,
+            closed_at=now,
+            due=DueDates(
+                rule="eu.gdpr", due_on=_due_on(request), due_at=datetime.combine(_due_on(request), time(), tzinfo=UTC)
+            ),
+            in_time=now.date() <= _due_on(request),
+            registry_version="1",
+            systems=(
+                SystemResult(
+                    system="shop",
+                    title="Shop",
+                    role=Role.CONTROLLER,
+                    outcome=self.switches["outcome"] or implied,
+                    settled_at=now,
+                    attempts=1,
+                    results=(place,) if is_copy else (),
+                ),
+            ),
+            journal_head="0" * 64,
+            text=dict.fromkeys(Language, "Done."),
+        )
+
+    def _work(self, request: SubmitRequest) -> list[dict[str, str]]:
+        plain = unsafe_reveal(request.sealed, intake_key(KEY), associated=request.subject_request_id)
+        subject = SubjectData.model_validate_json(plain)
+        wanted = {(kind.value, value.lower()) for kind, values in subject.identifiers.items() for value in values}
+        found = [record for record in self.records if any((kind, value.lower()) in wanted for kind, value in record.items())]
+        if request.right is Right.ERASURE:
+            self.records = [record for record in self.records if record not in found]
+        return found
+
+
+def _due_on(request: SubmitRequest) -> date:
+    return (request.submitted_at + _DUE).date()
+
+
+def build(clock: Clock | None = None) -> FederationStandIn:
+    """Build the stand-in."""
+    return FederationStandIn(clock)

@@ -1,0 +1,264 @@
+"""The connector to a child orchestrator: conformance, what a confirmation means here, and requests that come to nothing."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from dataclasses import replace
+from datetime import UTC, date, datetime
+
+import pytest
+
+from connectors.sdk.clock import ManualClock
+from connectors.sdk.perform import perform
+from connectors.sdk.testing import ADA, BOB, NOW, ConnectorContract, job_for, traces_in
+from connectors.systems.federation.answer import ended_as, result_of
+from connectors.systems.federation.connector import FederationConnector, FederationSettings, build, child_request_id
+from connectors.systems.federation.standin import FederationStandIn
+from schemas.confirmations import SystemResult
+from schemas.errors import ConfigurationError, SystemRejected
+from schemas.outcomes import Accepted, Fulfilled, NotApplicable, NothingHeld, Notified, Retained, Waived
+from schemas.vocabulary import IdentifierKind, NotApplicableReason, RequestResult, RetentionGround, Right, Role
+
+SETTINGS = FederationSettings(
+    kafka_bootstrap="127.0.0.1:9",
+    topic_prefix="child",
+    portal="parent",
+    development_key=base64.b64encode(bytes(range(32))).decode(),
+    acknowledged_within_seconds=0,
+)
+
+
+class TestFederation(ConnectorContract):
+    """The conformance suite against a child in memory."""
+
+    def open_system(self, clock):
+        return contextlib.nullcontext(FederationStandIn(clock))
+
+    def connect(self, system):
+        return FederationConnector(SETTINGS, system, system.clock)
+
+    def plant(self, system, person, *, records=1):
+        known = {kind.value: values[0] for kind, values in person.known_by(*IdentifierKind).items()}
+        system.seed({"records": [{**known, "number": str(number)} for number in range(records)]})
+
+    async def test_access_exports_the_person_and_nobody_else(self, run, system):
+        """The export names places only; the data itself stays with the child, whoever's it is."""
+        self.plant(system, ADA)
+        self.plant(system, BOB)
+        (exported,) = (await run(Right.ACCESS)).exports
+        assert not traces_in(repr(exported.content), ADA)
+        assert not traces_in(repr(exported.content), BOB)
+
+    def holds(self, system, person):
+        return any(record["email"] == person.email for record in system.records)
+
+
+@pytest.fixture
+def child():
+    return FederationStandIn(ManualClock(NOW))
+
+
+@pytest.fixture
+def connector(child):
+    return FederationConnector(SETTINGS, child, child.clock)
+
+
+def a_job(attempt=1, right=Right.ERASURE, now=NOW):
+    return job_for(right, ADA.known_by(IdentifierKind.EMAIL), attempt=attempt, now=now)
+
+
+def system(outcome, name="shop"):
+    return SystemResult(system=name, title=name, role=Role.PROCESSOR, outcome=outcome, settled_at=NOW, attempts=1)
+
+
+async def confirmed(child, connector, *outcomes, result=RequestResult.FULFILLED, **changes):
+    """Return a confirmation of the child with these outcomes."""
+    await connector.erase(a_job())
+    child.clock.advance(3600)
+    found = await child.find(child_request_id(a_job()))
+    return found.model_copy(update={"systems": tuple(map(system, outcomes)), "result": result, **changes})
+
+
+async def test_accepted_until_the_child_confirms(child, connector):
+    """The child's due date and its request's id first, its answer when it is there; nothing is published twice."""
+    child.seed({"records": [{"email": ADA.email}]})
+    child.switches["work_seconds"] = 7200
+    first = await perform(connector, a_job())
+    request_id = child_request_id(a_job())
+    assert first.handle is None or first.handle == request_id
+    polled = await connector.poll(a_job(), request_id)
+    assert polled.outcome == Accepted(expected_by=datetime(2026, 4, 7, tzinfo=UTC))
+    child.clock.advance(7200)
+    last = await connector.poll(a_job(), request_id)
+    assert (last.outcome, last.notes) == (Fulfilled(count=1), ("confirmed_there",))
+    assert len(child.log) == 1
+
+
+async def test_a_child_that_is_away_is_told_again_with_the_same_bytes(child, connector):
+    """Nothing heard means said again; the child takes one request."""
+    child.switches["away"] = True
+    for number in range(3):
+        later = a_job(now=datetime(2026, 3, 6 + number, tzinfo=UTC))
+        result = await (connector.poll(later, child_request_id(later)) if number else connector.erase(later))
+        assert isinstance(result.outcome, Accepted)
+    assert len(child.log) == 3
+    assert len(set(child.log)) == 1
+    child.switches["away"] = False
+    await connector.poll(a_job(), child_request_id(a_job()))
+    assert len(child.taken) == 1
+    assert len(child.log) == 3
+
+
+async def test_counts_are_summed_and_the_latest_date_counts(child, connector):
+    """Two systems that fulfilled are one answer."""
+    answer = await confirmed(
+        child,
+        connector,
+        Fulfilled(count=2, effective_by=date(2026, 5, 1)),
+        Fulfilled(count=3, effective_by=date(2026, 6, 1)),
+        NothingHeld(),
+    )
+    assert result_of(answer).outcome == Fulfilled(count=5, effective_by=date(2026, 6, 1))
+
+
+async def test_nothing_held_needs_every_system(child, connector):
+    """All hold nothing: nothing held; a system without the identifier is noted."""
+    missing = NotApplicable(reason=NotApplicableReason.IDENTIFIER_MISSING)
+    answer = await confirmed(child, connector, NothingHeld(), missing, in_time=False)
+    result = result_of(answer)
+    assert result.outcome == NothingHeld()
+    assert result.notes == ("confirmed_there", "late_there", "identifier_missing_there")
+
+
+@pytest.mark.parametrize("until", [date(2033, 1, 1), None])
+async def test_retained_goes_before_fulfilled(child, connector, until):
+    """One system that keeps data makes the answer retained: the ground that lasts longest, without an end the longest."""
+    answer = await confirmed(
+        child,
+        connector,
+        Fulfilled(count=2),
+        Retained(ground=RetentionGround.LEGAL_CLAIMS, until=date(2030, 1, 1), count=1),
+        Retained(ground=RetentionGround.LEGAL_OBLIGATION, until=until, count=4, fulfilled=1, detail="tax law"),
+        result=RequestResult.FULFILLED_WITH_EXCEPTIONS,
+    )
+    ground = RetentionGround.LEGAL_OBLIGATION
+    assert result_of(answer).outcome == Retained(ground=ground, until=until, count=5, fulfilled=3, detail="tax law")
+    assert "several_grounds_there" in result_of(answer).notes
+
+
+async def test_told_is_not_done(child, connector):
+    """A system there that only told somebody makes the answer notified."""
+    answer = await confirmed(
+        child, connector, Fulfilled(count=2), Notified(recipients=("Printer",)), recipients_told=("Printer",)
+    )
+    assert result_of(answer).outcome == Notified(recipients=("Printer",))
+
+
+async def test_all_kept_by_law_is_an_answer(child, connector):
+    """The child counts it as not fulfilled; here it is retained."""
+    kept = Retained(ground=RetentionGround.LEGAL_OBLIGATION, until=date(2033, 1, 1), count=1)
+    answer = await confirmed(child, connector, kept, result=RequestResult.NOT_FULFILLED)
+    assert result_of(answer).outcome == kept
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        RequestResult.REFUSED,
+        RequestResult.WITHDRAWN,
+        RequestResult.IDENTITY_NOT_CONFIRMED,
+        RequestResult.NOT_FULFILLED,
+    ],
+)
+async def test_what_the_child_did_not_do_goes_to_a_person(child, connector, result):
+    """Each has its code in the error's text, and is never an outcome."""
+    answer = await confirmed(child, connector, result=result)
+    assert ended_as(answer) == result.value
+    with pytest.raises(SystemRejected, match=result.value) as caught:
+        result_of(answer)
+    assert caught.value.reason == "job_failed"
+
+
+async def test_a_waiver_there_is_no_waiver_here(child, connector):
+    """What a person there waived, a person here must look at."""
+    waived = Waived(by="officer", why="system is being switched off")
+    answer = await confirmed(child, connector, Fulfilled(count=1), waived, result=RequestResult.FULFILLED_WITH_EXCEPTIONS)
+    with pytest.raises(SystemRejected, match="waived_there"):
+        result_of(answer)
+
+
+async def test_a_retry_goes_past_a_request_that_came_to_nothing(child, connector):
+    """A person's retry asks under the next id; the first attempt, repeated, does not."""
+    child.switches["result"] = RequestResult.REFUSED
+    await connector.erase(a_job())
+    child.clock.advance(3600)
+    with pytest.raises(SystemRejected, match="refused"):
+        await connector.poll(a_job(), child_request_id(a_job()))
+    with pytest.raises(SystemRejected, match="refused"):
+        await connector.erase(a_job())
+    assert len(child.taken) == 1
+    child.switches["result"] = None
+    await connector.erase(a_job(attempt=2))
+    again = child_request_id(a_job(), generation=1)
+    await connector.poll(a_job(attempt=2), again)
+    assert set(child.taken) == {child_request_id(a_job()), again}
+    await connector.erase(a_job(attempt=3))
+    assert len(child.taken) == 2
+
+
+async def test_a_request_set_aside_names_the_reason(child, connector):
+    """An unknown portal is told to a person by its code."""
+    child.switches["set_aside"] = "unknown_portal"
+    with pytest.raises(SystemRejected, match="unknown_portal") as caught:
+        await connector.erase(a_job())
+    assert caught.value.reason == "rejected"
+    child.switches["set_aside"] = None
+    result = await connector.erase(a_job(attempt=2))
+    assert result.handle == child_request_id(a_job(), generation=1)
+
+
+async def test_another_portals_confirmation_is_not_believed(child, connector):
+    """What is not ours is a failed verification."""
+    await connector.erase(a_job())
+    child.clock.advance(3600)
+    await child.find(child_request_id(a_job()))
+    known = child._confirmed[child_request_id(a_job())]
+    child._confirmed[child_request_id(a_job())] = known.model_copy(update={"portal": "website"})
+    with pytest.raises(SystemRejected) as caught:
+        await connector.poll(a_job(), child_request_id(a_job()))
+    assert caught.value.reason == "verification_failed"
+
+
+async def test_access_says_where_the_data_lies(child, connector):
+    """The child keeps the data; the export names the places."""
+    child.seed({"records": [{"email": ADA.email}]})
+    await connector.access(a_job(right=Right.ACCESS))
+    child.clock.advance(3600)
+    job = a_job(right=Right.ACCESS)
+    result = await connector.poll(job, child_request_id(job))
+    (exported,) = result.exports
+    assert exported.name == "results_there"
+    assert exported.content[0]["reference"] == "child/result-1"
+    assert "results_there" in result.notes
+
+
+def test_ids_are_derived():
+    """The same order gives the same id; another order, right or generation another one."""
+    job = a_job()
+    ids = {
+        child_request_id(job),
+        child_request_id(replace(job, attempt=7, now=datetime(2027, 1, 1, tzinfo=UTC))),
+        child_request_id(job, generation=1),
+        child_request_id(replace(job, right=Right.ACCESS)),
+        child_request_id(replace(job, order_id="ord_2")),
+    }
+    assert len(ids) == 4
+    assert child_request_id(job)[14] == "4"
+    assert child_request_id(job, version=5)[14] == "5"
+
+
+def test_one_of_the_two_keys_is_set():
+    """Neither key or both: the message names the variables."""
+    with pytest.raises(ConfigurationError, match="DSR_FEDERATION_INTAKE_KEY"):
+        build(SETTINGS.model_copy(update={"development_key": None}))
