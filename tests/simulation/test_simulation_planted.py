@@ -97,14 +97,14 @@ def _conflict_is_taken_for_done(patch: pytest.MonkeyPatch) -> None:
     async def settle(self: Inbox, arrivals: Any) -> None:
         async with self._turn:
             work = UnitOfWork(self._ground, self._clock.now())
-            await self._patiently(inbox.StoreOperation.LOAD, partial(work.load, arrivals))
+            await self.patiently(inbox.StoreOperation.LOAD, partial(work.load, arrivals))
             for arrival in arrivals:
                 await work.apply(arrival)
             change: Change = work.finish()
             if not (change.rows or change.records):
                 return
             try:
-                outbox_id = await self._patiently(inbox.StoreOperation.SAVE, partial(self._ground.store.commit, change))
+                outbox_id = await self.patiently(inbox.StoreOperation.SAVE, partial(self._ground.store.commit, change))
             except Conflict:
                 return
             if outbox_id is not None:
