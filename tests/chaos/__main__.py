@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import logging
+import signal
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -56,6 +57,8 @@ def main() -> int:
             lasts = f"for {blow.lasts_seconds:.1f} s" if blow.lasts_seconds else ""
             _say(f"{blow.at_seconds:6.1f} s  {'+'.join(blow.who)} {blow.how} {blow.arm or ''} {lasts} ({blow.why})")
         return 0
+    # As Ctrl-C does: end what was started, in order.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it logs each refused connection, and we refuse many
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dsr-chaos-", ignore_cleanup_errors=True)))
