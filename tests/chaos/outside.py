@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -58,8 +59,10 @@ class Portal:
             if number % _REPEAT_EVERY == 0:
                 await self._send(self._topics.requests, key, value, headers)
 
-    async def close(self) -> None:
-        """Let go of the broker."""
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         if self._producer is not None:
             await self._producer.stop()
 

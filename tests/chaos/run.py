@@ -107,7 +107,7 @@ async def run(plan: Plan, kafka: LocalKafka, postgres: Postgres | None, folder: 
     """Carry out a plan on a broker and a store of one's own."""
     account = Account()
     store_url = postgres.url if postgres else f"sqlite:///{folder / 'chaos.sqlite'}"
-    portal_seed, started = plan.seed, time.time()
+    started = time.time()
 
     def on_hit(hit: Hit) -> None:
         account.hits.append(hit)
@@ -116,10 +116,10 @@ async def run(plan: Plan, kafka: LocalKafka, postgres: Postgres | None, folder: 
     async with (
         staged(kafka.bootstrap, folder, store_url, on_hit, workers=plan.workers) as stage,
         Confirmations().reading(kafka.bootstrap, stage.topics) as confirmed,
+        Portal(kafka.bootstrap, stage.topics, plan.seed) as portal,
     ):
         for one in (*stage.workers.values(), stage.connectors):
             one.start()
-        portal = Portal(kafka.bootstrap, stage.topics, portal_seed)
         striker = _Striker(stage, kafka, postgres, on_hit)
         await portal.say(1, 0)
         if not await confirmed.until_all(set(portal.asked), _START_SECONDS):
@@ -137,7 +137,6 @@ async def run(plan: Plan, kafka: LocalKafka, postgres: Postgres | None, folder: 
         await confirmed.until_all(set(portal.asked), plan.heal_seconds)
         account.heal_seconds = time.monotonic() - healed
         account.asked, account.poison = portal.asked, portal.poison
-        await portal.close()
         account.found = await _drained(stage, len(portal.asked), say)
         account.set_aside = await set_aside(stage.bootstrap, stage.topics)
         await asyncio.gather(*(worker.stop() for worker in stage.workers.values()))
@@ -189,10 +188,10 @@ async def control(kafka: LocalKafka, folder: Path, say: Say, requests: int = 60)
     async with (
         staged(kafka.bootstrap, folder, url, account.hits.append, command=(_EARLY_ACK,), batch_records=8) as stage,
         Confirmations().reading(kafka.bootstrap, stage.topics) as confirmed,
+        Portal(kafka.bootstrap, stage.topics, 0) as portal,
     ):
         stage.connectors.start()
         stage.workers["worker-1"].start(arm="before_save:3")
-        portal = Portal(kafka.bootstrap, stage.topics, 0)
         await portal.say(requests, 6)
         async with asyncio.timeout(60):
             while not account.hits:
@@ -203,7 +202,6 @@ async def control(kafka: LocalKafka, folder: Path, say: Say, requests: int = 60)
         if not await confirmed.until_all(set(portal.asked[late:]), 60):
             raise RuntimeError("the control's second life does not work: its loss would prove nothing")
         account.asked, account.poison = portal.asked, portal.poison
-        await portal.close()
         account.found = await _drained(stage, len(portal.asked), lambda _line: None, within_seconds=0)
         account.lost = [one for one in portal.asked if one not in confirmed.bytes_of]
         account.doubled, account.progress = confirmed.doubled, confirmed.progress
