@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-__all__ = ["START", "AtRest", "Sleeper", "VirtualLoop", "instant_of", "micros_of"]
+__all__ = ["START", "AtRest", "NeverAtRest", "Sleeper", "VirtualLoop", "instant_of", "micros_of"]
 
 START = datetime(2026, 3, 5, 9, 0, tzinfo=UTC)
 _MICRO = timedelta(microseconds=1)
@@ -33,6 +33,14 @@ def micros_of(at: datetime) -> int:
 
 class AtRest(Exception):
     """Nothing waits for anything any more, and somebody still awaits something: a deadlock."""
+
+
+class NeverAtRest(Exception):
+    """Time has moved so often that something must be running in circles."""
+
+
+#: A large world needs some thousands of moves.
+_MOST_MOVES = 20_000
 
 
 class Sleeper:
@@ -57,6 +65,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def __init__(self, wakes_idly: Callable[[], bool]) -> None:
         super().__init__()
         self.micros = 0
+        self.moves = 0
         self.sleepers: list[Sleeper] = []
         self._selector: Any = self
         self._clock_resolution = 1e-6
@@ -84,6 +93,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return []
 
     def _advance(self) -> None:
+        self.moves += 1
+        if self.moves > _MOST_MOVES:
+            raise NeverAtRest
         timers = self._scheduled  # type: ignore[attr-defined] # the heap of BaseEventLoop
         target = math.ceil(timers[0]._when * 1e6 - 1e-3) if timers else None
         for sleeper in self.sleepers:
