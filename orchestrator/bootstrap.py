@@ -111,10 +111,11 @@ async def run_worker(
         publisher = KafkaPublisher(settings.kafka_bootstrap)
         await publisher.start()
         stack.push_async_callback(publisher.aclose)
-        translator = Translator(development_keys(settings), Topics(prefix=settings.topic_prefix))
+        keys = development_keys(settings)
+        translator = Translator(keys, Topics(prefix=settings.topic_prefix))
         ground = Ground(
             store=store,
-            keys=development_keys(settings),
+            keys=keys,
             translator=translator,
             registry=registry,
             registries=await _registries(store, registry),

@@ -79,14 +79,13 @@ class Comparison:
 async def compare(plan: Plan, say: Callable[[str], None]) -> Comparison:
     """Measure the floor, then ours."""
     say("measuring the floor: plain aiokafka, state in memory")
-    floor = await _side(plan, "floor", None, say)
+    floor = await _side(plan, "floor", say)
     say("measuring ours")
-    rate = None
-    ours = await _side(plan, "ours", rate, say)
+    ours = await _side(plan, "ours", say)
     return Comparison(floor=floor, ours=ours, requests=plan.requests, systems=plan.systems, workers=plan.workers)
 
 
-async def _side(plan: Plan, name: str, rate: float | None, say: Callable[[str], None]) -> Side:
+async def _side(plan: Plan, name: str, say: Callable[[str], None]) -> Side:
     names = [f"system{number}" for number in range(1, plan.systems + 1)]
     topics = Topics(prefix=f"bench-{name}-{secrets.token_hex(3)}")
     await topics_adapter.apply(plan.bootstrap, manifest(names, prefix=topics.prefix))
@@ -114,7 +113,7 @@ async def _side(plan: Plan, name: str, rate: float | None, say: Callable[[str], 
         say(f"{name}: {done.per_second:,.0f} requests/s")
         records = await _records(plan.bootstrap, topics, names)
         paced = make_requests(plan.latency_requests, topics, sealing)
-        quick = await latency(plan.bootstrap, topics, paced, rate or done.per_second / 4)
+        quick = await latency(plan.bootstrap, topics, paced, done.per_second / 4)
         say(f"{name}: p50 {quick.p50_ms:.0f} ms, p99 {quick.p99_ms:.0f} ms at {quick.rate:,.0f} requests/s")
     return Side(throughput=done, latency=quick, records=records)
 
