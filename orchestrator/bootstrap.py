@@ -243,6 +243,8 @@ async def _watch(app: Any, watchdog: Watchdog, settings: Settings, deck: WorkerD
         if app.crashed:
             deck.die("a part of the consumer crashed")
         consumer = app.consumer
+        if reason := consumer.refused_by_group():
+            deck.die(reason)
         assigned = consumer.assignment()
         ends = {tp: end for tp in assigned if (end := consumer.highwater(tp)) is not None}
         watchdog.observe(await consumer.committed_offsets(ends), ends)

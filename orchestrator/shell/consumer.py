@@ -30,6 +30,8 @@ __all__ = ["Batch", "BatchConsumer", "BatchTransport", "Deck", "end_process"]
 
 log = structlog.get_logger(__name__)
 
+_TWINS = "does another live worker use the same instance id?"
+
 #: Exit status of a worker that could not go on without losing something. A supervisor starts it again.
 EX_SOFTWARE = 70
 
@@ -247,7 +249,21 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc] # faust has no types
         while self._refusals and now - self._refusals[0] > 30:
             self._refusals.popleft()
         if len(self._refusals) > self.deck.commits_refused_at_most:
-            self.deck.die("commits are refused again and again: does another live worker use the same instance id?")
+            self.deck.die(f"commits are refused again and again: {_TWINS}")
+
+    def refused_by_group(self) -> str | None:
+        """Return why the group will not have this worker, or None.
+
+        aiokafka stops coordinating after an error it cannot mend (fenced by a twin, not authorised) until somebody polls
+        through its own API, which Faust never does: the worker would live on, healthy to look at, with no partitions.
+        """
+        coordinator = self._thread._consumer._coordinator  # noqa: SLF001 - no public way to ask without consuming it
+        error = coordinator._pending_exception  # noqa: SLF001 - as above
+        if error is None:
+            return None
+        if isinstance(error, KafkaError) and "FencedInstanceId" in str(error):
+            return f"fenced out of the group: {_TWINS}"
+        return f"the group's coordinator refuses this worker: {type(error).__name__}"
 
     async def on_partitions_assigned(self, assigned: Any, generation_id: int = 0) -> None:
         """Forget what was done under an earlier assignment."""
