@@ -13,6 +13,7 @@ from orchestrator.commands.decisions import register as register_decisions
 from orchestrator.commands.demo import demo_command
 from orchestrator.commands.due import due_command
 from orchestrator.commands.kafka import kafka_app
+from orchestrator.commands.keys import keys_app
 from orchestrator.commands.lifecycle import lifecycle_command
 from orchestrator.commands.quarantine import quarantine_app
 from orchestrator.commands.registry import registry_app
@@ -31,6 +32,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(keys_app, name="keys")
 app.add_typer(kafka_app, name="kafka")
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(registry_app, name="registry")

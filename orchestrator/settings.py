@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from orchestrator.core.policy import Policy
 from schemas.errors import ConfigurationError
 from schemas.topics import DEFAULT_PREFIX
+from schemas.trust import SigningKey, Trust
 
 __all__ = ["DEPLOY", "Settings", "load_settings"]
 
@@ -35,6 +36,9 @@ class Settings(BaseSettings):
     registry: Annotated[Path, Field(description="The registry file")] = DEPLOY / "registry" / "example-company.yaml"
     store_url: Annotated[str, Field(description="sqlite:///file or postgresql+psycopg://...")] = "sqlite:///dsr.sqlite"
     development_key: Annotated[SecretStr | None, Field(description="base64 of 32 bytes: openssl rand -base64 32")] = None
+    trust_file: Annotated[Path | None, Field(description="JWK set: whose signatures are believed, see `dsr keys`")] = None
+    signing_key: Annotated[SecretStr | None, Field(description="Private JWK of whoever runs this: `dsr keys new`")] = None
+    signing_key_file: Annotated[Path | None, Field(description="The same, in a file")] = None
     worker_id: Annotated[
         str, Field(min_length=1, max_length=80, description="Unique and stable per worker; the host's name by default")
     ] = Field(default_factory=socket.gethostname)
@@ -68,6 +72,27 @@ class Settings(BaseSettings):
     def policy(self) -> Policy:
         """Return the core's policy."""
         return Policy(**{name: getattr(self, name) for name in Policy.__dataclass_fields__})
+
+    def trust(self) -> Trust | None:
+        """Return the keys whose signatures are believed, None if no file is named. Raises `ConfigurationError`."""
+        if self.trust_file is None:
+            return None
+        return Trust.from_json(_content(self.trust_file, "DSR_TRUST_FILE"))
+
+    def signer(self) -> SigningKey | None:
+        """Return the key that this process or person signs with, None if none is set. Raises `ConfigurationError`."""
+        if self.signing_key is not None:
+            return SigningKey.from_json(self.signing_key.get_secret_value())
+        if self.signing_key_file is not None:
+            return SigningKey.from_json(_content(self.signing_key_file, "DSR_SIGNING_KEY_FILE"))
+        return None
+
+
+def _content(file: Path, variable: str) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{variable} cannot be read ({type(error).__name__}): name a file that exists") from None
 
 
 def load_settings(**overrides: Any) -> Settings:

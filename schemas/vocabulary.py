@@ -297,6 +297,16 @@ class QuarantineReason(StrEnum):
     FOUR_EYES = "four_eyes"
     UNKNOWN_SYSTEM = "unknown_system"
     WRONG_TOPIC = "wrong_topic"
+    #: No signature where one is required.
+    SIGNATURE_MISSING = "signature_missing"
+    #: The bytes are not those that were signed, or the signature is none.
+    SIGNATURE_BROKEN = "signature_broken"
+    #: Signed by somebody who may not say this.
+    SIGNATURE_FOREIGN = "signature_foreign"
+    #: Signed by the right one, with a key whose time is over or has not come.
+    SIGNATURE_EXPIRED = "signature_expired"
+    #: Signed with a key that is not trusted.
+    SIGNER_UNKNOWN = "signer_unknown"
 
 
 class Language(StrEnum):

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from schemas.errors import ConfigurationError
 from schemas.sealed import SealingKey
 from schemas.topics import DEFAULT_PREFIX, Topics
+from schemas.trust import SigningKey
 
 __all__ = ["ConnectorSettings", "RuntimeSettings", "read"]
 
@@ -34,6 +35,8 @@ class RuntimeSettings(ConnectorSettings):
     kafka_bootstrap: Annotated[str, Field(description="Brokers, host:port with commas")] = "127.0.0.1:9092"
     topic_prefix: Annotated[str, Field(description="First part of every topic's name")] = DEFAULT_PREFIX
     development_key: Annotated[SecretStr, Field(description="Base64 of 32 bytes shared with the orchestrator, for development")]
+    signing_key: Annotated[SecretStr | None, Field(description="Private JWK from `dsr keys new system:ID`")] = None
+    signing_key_file: Annotated[Path | None, Field(description="The same, in a file")] = None
     state_dir: Annotated[Path, Field(description="Folder of the journal and of exported data")] = Path(".dsr")
     group_instance_id: Annotated[
         str | None, Field(description="Static membership: unique and stable per process, for a quick restart")
@@ -67,6 +70,21 @@ class RuntimeSettings(ConnectorSettings):
     def sealing_key(self) -> SealingKey:
         """Return the development key, named `dev`. Raises `ConfigurationError`."""
         return SealingKey.from_base64("dev", self.development_key.get_secret_value())
+
+    def signer(self) -> SigningKey | None:
+        """Return the key that this connector signs with, None if none is set. Raises `ConfigurationError`."""
+        if self.signing_key is not None:
+            return SigningKey.from_json(self.signing_key.get_secret_value())
+        if self.signing_key_file is not None:
+            return SigningKey.from_json(_content(self.signing_key_file, "DSR_SIGNING_KEY_FILE"))
+        return None
+
+
+def _content(file: Path, variable: str) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{variable} cannot be read ({type(error).__name__}): name a file that exists") from None
 
 
 def read(settings: type[S]) -> S:

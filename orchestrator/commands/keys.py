@@ -1,0 +1,110 @@
+"""`dsr keys`: make a signing key, and show whose keys a trust file holds.
+
+Room rules: a private key goes into a file that only its owner reads, and never to the terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.commands.reading import JsonOutput, print_json
+from orchestrator.commands.status import print_table, table_of
+from schemas.errors import ConfigurationError
+from schemas.trust import SigningKey, Trust, TrustedKey, valid_principal
+
+__all__ = ["keys_app"]
+
+keys_app = typer.Typer(name="keys", help="Make signing keys and look at trust files.", no_args_is_help=True)
+
+
+@keys_app.command()
+def new(
+    principal: Annotated[
+        str, typer.Argument(help="Whose: system:<id>, portal:<id>, operator:<actor> or orchestrator", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="File for the private key", show_default="<principal>.jwk, with a dash for the colon")
+    ] = None,
+    trust: Annotated[Path | None, typer.Option(help="Trust file to add the public key to; made if it is not there")] = None,
+) -> None:
+    """Make a signing key: the private half into a file of mode 0600, the public half to the output or into a trust file.
+
+    To rotate, make a second key for the same principal, let its owner sign with it, and take the first one out of the trust
+    file when everything it signed has been read.
+
+    Example: dsr keys new system:crm --trust trust.json
+    """
+    valid_principal(principal)
+    known = _members(trust) if trust is not None and trust.exists() else []
+    key = SigningKey.new(principal)
+    file = out or Path(f"{principal.replace(':', '-')}.jwk")
+    _write_private(file, key)
+    if trust is None:
+        print(json.dumps(key.public()))
+    else:
+        _replace(trust, json.dumps({"keys": [*known, key.public()]}, indent=2) + "\n")
+    typer.echo(f"{key.kid} of {principal}: private key in {file}; set DSR_SIGNING_KEY_FILE to it", err=True)
+
+
+@keys_app.command("list")
+def list_keys(
+    trust: Annotated[Path, typer.Argument(help="The trust file", envvar="DSR_TRUST_FILE", show_default=False)],
+    as_json: JsonOutput = False,
+) -> None:
+    """List the keys of a trust file: whose they are, and from when until when they are believed.
+
+    Example: dsr keys list trust.json
+    """
+    keys = list(Trust.from_json(_read(trust)))
+    if as_json:
+        print_json([_document(key) for key in keys])
+        return
+    table = table_of(("principal", "kid", "believed from", "believed until"))
+    for key in keys:
+        table.add_row(key.principal, key.kid, _moment(key.valid_from), _moment(key.valid_until))
+    print_table(table)
+
+
+def _moment(at: Any) -> str:
+    return at.isoformat() if at is not None else "always"
+
+
+def _document(key: TrustedKey) -> dict[str, Any]:
+    return {"kid": key.kid, "principal": key.principal, "valid_from": key.valid_from, "valid_until": key.valid_until}
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{file}: cannot be read ({type(error).__name__}): name a file that exists") from None
+
+
+def _members(trust: Path) -> list[Any]:
+    content = _read(trust)
+    Trust.from_json(content)
+    members: list[Any] = json.loads(content)["keys"]
+    return members
+
+
+def _write_private(file: Path, key: SigningKey) -> None:
+    """Write a new file that nobody else can read, not even for the moment between making and protecting it."""
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise ConfigurationError(f"{file} is there already: name another with --out; no key is overwritten") from None
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be written ({type(error).__name__}): name another with --out") from None
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(key.to_json() + "\n")
+
+
+def _replace(file: Path, text: str) -> None:
+    beside = file.with_name(f".{file.name}.new")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(file)
