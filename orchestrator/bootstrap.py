@@ -132,14 +132,14 @@ async def run_worker(
         recovered = await inbox.recover()
         if recovered:
             log.info("recovered", count=recovered)
-        pages = health_app(metrics.registry, alive=_alive(watchdog), ready=_ready(app, store))
+        pages = health_app(metrics.registry, alive=_alive(watchdog), ready=_ready(app, store, inbox))
         http = await stack.enter_async_context(serve(pages, settings.http_host, settings.http_port))
         # What the last batches published is forgotten before the store closes, or the next life would publish it again.
         stack.push_async_callback(inbox.tidy)
         await stack.enter_async_context(_faust(app))
         tasks = (
             _guarded(sweeper.run(), "sweeper", deck),
-            _guarded(_watch(app, watchdog, settings, deck), "watchdog", deck),
+            _guarded(_watch(app, inbox, watchdog, settings, deck), "watchdog", deck),
         )
         for task in tasks:
             stack.push_async_callback(_cancel, task)
@@ -237,7 +237,7 @@ async def _cancel(task: asyncio.Task[None]) -> None:
         await task
 
 
-async def _watch(app: Any, watchdog: Watchdog, settings: Settings, deck: WorkerDeck) -> None:
+async def _watch(app: Any, inbox: Inbox, watchdog: Watchdog, settings: Settings, deck: WorkerDeck) -> None:
     while True:
         await asyncio.sleep(2.0)
         if app.crashed:
@@ -245,6 +245,8 @@ async def _watch(app: Any, watchdog: Watchdog, settings: Settings, deck: WorkerD
         consumer = app.consumer
         if reason := consumer.refused_by_group():
             deck.die(reason)
+        if inbox.shut:  # whoever waits for a person makes no progress, and is not to be restarted for it
+            continue
         assigned = consumer.assignment()
         ends = {tp: end for tp in assigned if (end := consumer.highwater(tp)) is not None}
         watchdog.observe(await consumer.committed_offsets(ends), ends)
@@ -257,9 +259,13 @@ def _alive(watchdog: Watchdog) -> dict[str, Check]:
     return {"progress": watchdog.stalled}
 
 
-def _ready(app: Any, store: SqlStore) -> dict[str, Check]:
+def _ready(app: Any, store: SqlStore, inbox: Inbox) -> dict[str, Check]:
     async def store_answers() -> str | None:
         await store.ping()
         return None
 
-    return {"group": lambda: None if app.started and not app.rebalancing else "joining the group", "store": store_answers}
+    return {
+        "group": lambda: None if app.started and not app.rebalancing else "joining the group",
+        "store": store_answers,
+        "quarantine": lambda: inbox.shut,
+    }

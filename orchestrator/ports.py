@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from schemas.ids import digest
 from schemas.sealed import Sealed, SealingKey
 from schemas.subject import SubjectData
 from schemas.vocabulary import IdentifierKind
@@ -21,12 +22,14 @@ __all__ = [
     "Change",
     "Clock",
     "Conflict",
+    "Gate",
     "Keys",
     "OutRecord",
     "OutboxBatch",
     "PublishFailed",
     "Publisher",
     "Record",
+    "Refusal",
     "Row",
     "Store",
 ]
@@ -48,6 +51,33 @@ class Record:
     def source(self) -> str:
         """Return `topic-partition-offset`."""
         return f"{self.topic}-{self.partition}-{self.offset}"
+
+    def refusal(self) -> Refusal:
+        """Return what is remembered of this record if it is refused."""
+        content = b"%d|%b|%b" % (self.timestamp_ms, self.key or b"", self.value or b"")
+        return Refusal(self.topic, self.partition, self.offset, digest(content))
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A record that was set aside or refused: read again after a crash, it stays so, whatever has changed meanwhile.
+
+    `content` tells it from a record that stands at the same offset of a topic that was deleted and made again.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Whether records may go to quarantine: shut since a worker passed its limit `at_most`, or open for any number till then."""
+
+    shut_at: datetime | None = None
+    at_most: int | None = None
+    open_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +124,7 @@ class Change:
     `rows` carry the version they were loaded with. `subjects` are the groups of one person's requests that a decision looked
     at, with the version it saw: two decisions about one person cannot both go through unseen by each other. `sealed` stores
     identities, `forgotten` destroys them. `records` become one outbox batch; `published` are batches that are out by now.
+    `refusals` are the records that were not carried out; one that is stored already conflicts.
     """
 
     worker: str
@@ -105,6 +136,7 @@ class Change:
     forgotten: list[str] = field(default_factory=list)
     records: list[OutRecord] = field(default_factory=list)
     published: list[int] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +175,22 @@ class Store(Protocol):
 
         Raises `Conflict` if a version is not the one loaded.
         """
+        ...
+
+    async def refusals(self, spans: Mapping[tuple[str, int], tuple[int, int]]) -> set[Refusal]:
+        """Return what was refused among the offsets from..to, both included, of these topics' partitions."""
+        ...
+
+    async def forget_refusals(self, before: datetime) -> None:
+        """Forget refusals saved before a moment. Only those of records that no topic keeps any more may be forgotten."""
+        ...
+
+    async def gate(self) -> Gate:
+        """Return whether records may go to quarantine; of a new store, an ordinary gate."""
+        ...
+
+    async def set_gate(self, gate: Gate) -> None:
+        """Shut or open the gate, for all workers of this store."""
         ...
 
     async def due(self, now: datetime, limit: int) -> list[str]:

@@ -105,6 +105,11 @@ def create_app(settings: AppSettings, inbox: Inbox, deck: WorkerDeck) -> faust.A
 async def _drain(app: faust.App, inbox: Inbox, deck: WorkerDeck) -> None:
     """Take, process, acknowledge; what cannot be processed ends the process without a commit."""
     loop = asyncio.get_running_loop()
+    try:
+        await inbox.until_open()
+    except Fatal as error:
+        deck.die(str(error))
+        return
     while not app.should_stop:
         batches = await app.consumer.take(deck.batch_records)
         started = loop.time()

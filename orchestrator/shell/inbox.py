@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import structlog
 
 from orchestrator.core.effects import Input, Wake
-from orchestrator.ports import Clock, Conflict, OutRecord, Publisher, PublishFailed, Record
+from orchestrator.ports import Clock, Conflict, Gate, OutRecord, Publisher, PublishFailed, Record
 from orchestrator.shell.measure import measure
 from orchestrator.shell.points import Points
 from orchestrator.shell.translate import Arrival, SetAside
@@ -37,6 +37,8 @@ log = structlog.get_logger(__name__)
 _CONFLICTS_AT_MOST = 8
 #: Waits between calls of a store that does not answer, in seconds; after the last one the worker ends.
 _STORE_WAITS = (0.1, 0.3, 1.0, 3.0, 10.0)
+#: So often a worker that takes nothing in looks whether the gate is open again.
+_GATE_SECONDS = 2.0
 
 
 class Fatal(OrchestratorError):
@@ -44,30 +46,33 @@ class Fatal(OrchestratorError):
 
 
 class QuarantineLimit:
-    """Stops the worker instead of draining a whole topic into quarantine.
+    """Counts, so that the worker stops instead of draining a whole topic into quarantine.
 
     A bad deploy, of a portal or of ours, can make every record unreadable. Beyond `at_most` records set aside within `seconds`
-    the worker ends, and a person looks first.
+    the gate is shut before the next one is published, for every life of every worker, until a person has looked.
     """
 
     def __init__(self, clock: Clock, *, at_most: int, seconds: float = 60.0) -> None:
         self._clock = clock
-        self._at_most = at_most
+        self.at_most = at_most
         self._seconds = seconds
         self._since = clock.now()
         self._count = 0
 
     def add(self, count: int) -> None:
-        """Count records set aside. Raises `Fatal` beyond the limit."""
+        """Count records set aside."""
+        self._turn_over()
+        self._count += count
+
+    def is_passed_by(self, count: int) -> bool:
+        """Tell whether so many more would be too many."""
+        self._turn_over()
+        return count > 0 and self._count + count > self.at_most
+
+    def _turn_over(self) -> None:
         now = self._clock.now()
         if (now - self._since).total_seconds() > self._seconds:
             self._since, self._count = now, 0
-        self._count += count
-        if self._count > self._at_most:
-            raise Fatal(
-                f"more than {self._at_most} records went to quarantine within {self._seconds:g} s: look at them with"
-                " `dsr quarantine list`, then start the worker again or raise DSR_QUARANTINE_LIMIT"
-            )
 
 
 class Inbox:
@@ -91,6 +96,38 @@ class Inbox:
         self._points = points
         self._turn = asyncio.Lock()
         self._published: list[int] = []
+        #: Why nothing is taken in, or None.
+        self.shut: str | None = None
+
+    async def until_open(self) -> None:
+        """Return when the quarantine's gate is open: at once, unless an earlier life or another worker has shut it."""
+        while self._is_shut(await self._gate()):
+            if self.shut is None:
+                self.shut = "too many records went to quarantine: see `dsr quarantine list`, then run `dsr quarantine allow`"
+                log.error("quarantine_shut", action="nothing is taken in", remedy=self.shut)
+            await self._clock.sleep(_GATE_SECONDS)
+        self.shut = None
+
+    def _is_shut(self, gate: Gate) -> bool:
+        return gate.shut_at is not None and self._limit.at_most <= (gate.at_most or 0)
+
+    async def _gate(self) -> Gate:
+        return await self.patiently(StoreOperation.LOAD, self._ground.store.gate)
+
+    async def _mind_the_gate(self, refused: int) -> None:
+        """Shut the gate and raise `Fatal`, before anything of the batch is saved, if it would set too many records aside."""
+        if not self._limit.is_passed_by(refused):
+            return
+        now = self._clock.now()
+        gate = await self._gate()
+        if gate.open_until is not None and now < gate.open_until:
+            return
+        shut = Gate(shut_at=now, at_most=self._limit.at_most)
+        await self.patiently(StoreOperation.SAVE, partial(self._ground.store.set_gate, shut))
+        raise Fatal(
+            f"more than {self._limit.at_most} records a minute would go to quarantine: look at them with `dsr quarantine list`,"
+            " then run `dsr quarantine allow` or raise DSR_QUARANTINE_LIMIT; until then no worker takes anything in"
+        )
 
     async def process(self, records: Sequence[Record]) -> None:
         """Return when everything that these records imply is saved and published. Raises `Fatal`."""
@@ -122,6 +159,7 @@ class Inbox:
             change = work.finish()
             if not (change.rows or change.records):
                 return work, None
+            await self._mind_the_gate(len(work.outcome.refused))
             released, change.published = self._published, list(self._published)
             if self._points is not None:
                 await self._points.at("before_save")
@@ -176,6 +214,8 @@ class Inbox:
                 log.info(fact.fact, subject_request_id=state.subject_request_id, right=state.right, **_plain(fact.details))
         for topic, violation in work.outcome.refused:
             log.warning("quarantined", topic=topic, reason=violation.code, field=violation.field, remedy=violation.remedy)
+        if work.outcome.refused_before:
+            log.info("refused_before", count=work.outcome.refused_before)
         self._limit.add(len(work.outcome.refused))
 
     async def recover(self) -> int:

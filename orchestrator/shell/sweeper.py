@@ -21,10 +21,13 @@ from orchestrator.shell.work import Ground
 from schemas.metric_labels import StoreOperation
 from schemas.metrics import SWEEP_SECONDS, Metrics
 
-__all__ = ["Sweeper"]
+__all__ = ["REFUSALS_KEPT", "Sweeper"]
 
 log = structlog.get_logger(__name__)
 
+#: Refusals are forgotten when no topic that is read can still have the record: three times their longest retention.
+REFUSALS_KEPT = timedelta(days=90)
+_FORGET_EVERY = timedelta(hours=6)
 #: Requests woken in one transaction.
 _AT_ONCE = 500
 
@@ -50,7 +53,7 @@ class Sweeper:
         self._interval_seconds = interval_seconds
         self._adopt_after = timedelta(seconds=adopt_after_seconds)
         self._census_every = timedelta(seconds=census_every_seconds)
-        self._census_at = self._adopt_at = clock.now()
+        self._census_at = self._adopt_at = self._forget_at = clock.now()
 
     async def run(self) -> None:
         """Sweep until cancelled. Raises `Fatal` like the inbox."""
@@ -72,6 +75,10 @@ class Sweeper:
         if now >= self._adopt_at:
             await self._inbox.adopt(self._adopt_after)
             self._adopt_at = now + self._adopt_after / 3
+        if now >= self._forget_at:
+            forget = partial(self._ground.store.forget_refusals, now - REFUSALS_KEPT)
+            await self._inbox.patiently(StoreOperation.SAVE, forget)
+            self._forget_at = now + _FORGET_EVERY
         if now >= self._census_at:
             census = await self._inbox.patiently(StoreOperation.LOAD, partial(self._ground.store.census, now))
             measure_census(self._metrics, census, now)

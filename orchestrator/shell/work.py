@@ -27,7 +27,7 @@ from orchestrator.core.effects import (
 )
 from orchestrator.core.policy import Context, Policy
 from orchestrator.core.state import RequestState, from_bytes, to_bytes
-from orchestrator.ports import Change, Keys, Row, Store
+from orchestrator.ports import Change, Keys, Record, Refusal, Row, Store
 from orchestrator.shell.translate import Arrival, SetAside, Translator, merged
 from schemas.commands import Add
 from schemas.errors import ProtocolViolation
@@ -47,12 +47,13 @@ _LOOKS_AROUND = (SubmitRequest, ConfirmIdentity, Add)
 class Outcome:
     """What a unit of work did, for metrics and logs: facts by request, and what was refused."""
 
-    __slots__ = ("facts", "ignored", "refused")
+    __slots__ = ("facts", "ignored", "refused", "refused_before")
 
     def __init__(self) -> None:
         self.facts: list[tuple[RequestState, JournalFact]] = []
         self.refused: list[tuple[str, ProtocolViolation]] = []
         self.ignored: list[str] = []
+        self.refused_before = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +86,14 @@ class UnitOfWork:
         self._groups: dict[str, list[str]] = {}
         self._group_versions: dict[str, int] = {}
         self._finds: dict[str, tuple[SubjectData, ...]] = {}
+        self._refused_before: set[Refusal] = set()
+        self._refused_by: set[str] = set()
         self.change = Change(worker=ground.worker, now=now)
         self.outcome = Outcome()
 
     async def load(self, arrivals: Sequence[Arrival | SetAside]) -> None:
         """Fetch what the batch needs, in as few statements as possible."""
+        self._refused_before = await self._store.refusals(_spans(arrivals))
         known = [arrival for arrival in arrivals if isinstance(arrival, Arrival)]
         await self._load_rows({arrival.subject_request_id for arrival in known})
         persons = {
@@ -130,6 +134,10 @@ class UnitOfWork:
 
     async def apply(self, arrival: Arrival | SetAside) -> None:
         """Decide one arrival, and what it makes the person's other requests decide."""
+        if self._refused_before and arrival.record is not None and arrival.record.refusal() in self._refused_before:
+            # Read again after a crash. Its sender was told no, by the outbox of the save that refused it: so it stays.
+            self.outcome.refused_before += 1
+            return
         if isinstance(arrival, SetAside):
             self._set_aside(arrival)
             return
@@ -142,7 +150,11 @@ class UnitOfWork:
         self.change.records.append(self._translator.quarantined(aside.record, aside.violation, self._now.isoformat()))
         event = rejection(aside.subject_request_id, aside.violation, self._now)
         self.change.records.append(self._translator.published(Publish(event)))
-        self.outcome.refused.append((aside.record.topic, aside.violation))
+        self._refuse(aside.record, aside.violation)
+
+    def _refuse(self, record: Record, violation: ProtocolViolation) -> None:
+        self.change.refusals.append(record.refusal())
+        self.outcome.refused.append((record.topic, violation))
 
     async def _decide(self, arrival: Arrival) -> list[Arrival]:
         request = arrival.subject_request_id
@@ -153,7 +165,8 @@ class UnitOfWork:
         decision = decide(before, arrival.given, self._now, context)
         if decision.refused is not None and arrival.record is not None:
             self.change.records.append(self._translator.quarantined(arrival.record, decision.refused, self._now.isoformat()))
-            self.outcome.refused.append((arrival.record.topic, decision.refused))
+            self._refuse(arrival.record, decision.refused)
+            self._refused_by.add(request)
         elif not decision.facts:
             self.outcome.ignored.append(type(arrival.given.message).__name__)
         if decision.state is not None:
@@ -224,11 +237,25 @@ class UnitOfWork:
         return self._finds[request]
 
     def finish(self) -> Change:
-        """Return the transaction: every state that changed, with the version it was loaded with."""
+        """Return the transaction: every state that changed, with the version it was loaded with.
+
+        A state that refused something is saved as it is: whoever decides the same record from the same state conflicts.
+        """
         for request, state in self._states.items():
-            if state is not self._saved.get(request):
+            if state is not self._saved.get(request) or request in self._refused_by:
                 self.change.rows.append(_row(state, self._versions.get(request, 0)))
         return self.change
+
+
+def _spans(arrivals: Iterable[Arrival | SetAside]) -> dict[tuple[str, int], tuple[int, int]]:
+    """Return the first and the last offset of each partition that the arrivals come from."""
+    spans: dict[tuple[str, int], tuple[int, int]] = {}
+    for arrival in arrivals:
+        if arrival.record is not None:
+            partition, offset = (arrival.record.topic, arrival.record.partition), arrival.record.offset
+            first, last = spans.get(partition, (offset, offset))
+            spans[partition] = min(first, offset), max(last, offset)
+    return spans
 
 
 def _row(state: RequestState, version: int) -> Row:

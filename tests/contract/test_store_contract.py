@@ -14,7 +14,7 @@ import sqlalchemy
 
 from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import SqlStore, make_engine
-from orchestrator.ports import Change, Conflict, OutRecord, Row, Store
+from orchestrator.ports import Change, Conflict, Gate, OutRecord, Refusal, Row, Store
 from schemas.errors import ConfigurationError
 from tests.simulation.store import Database, SimStore
 
@@ -240,6 +240,49 @@ async def test_unpublished_are_ones_own_and_the_old_ones_of_others(store: Store)
     assert [batch.outbox_id for batch in await store.unpublished("w1", NOW + timedelta(microseconds=1))] == [own, theirs]
     assert [batch.worker for batch in await store.unpublished("", NOW + timedelta(seconds=1))] == ["w1", "w2"]
     assert await store.unpublished("", NOW - timedelta(days=36_500)) == []
+
+
+def refusal(offset: int, partition: int = 0, content: str = "d" * 64) -> Refusal:
+    return Refusal("t.commands.v1", partition, offset, content)
+
+
+async def test_refusals_are_found_by_partition_and_offset(store: Store) -> None:
+    """Both ends of a span belong to it; other partitions, other topics and offsets outside do not."""
+    kept = [refusal(n) for n in (3, 4, 5, 6)] + [refusal(4, partition=1), Refusal("t.reports.v1", 0, 4, "e" * 64)]
+    await store.commit(change(row(A), refusals=kept))
+    assert await store.refusals({("t.commands.v1", 0): (4, 5)}) == {refusal(4), refusal(5)}
+    both: dict[tuple[str, int], tuple[int, int]] = {("t.commands.v1", 1): (0, 2**40), ("t.reports.v1", 0): (4, 4)}
+    assert await store.refusals(both) == set(kept[4:])
+    assert await store.refusals({("t.commands.v1", 2): (0, 9)}) == await store.refusals({}) == set()
+
+
+async def test_a_refusal_that_is_stored_conflicts_and_saves_nothing(store: Store, other: Store) -> None:
+    """Of two workers that refuse one record, one saves; other content at the same offset is another record."""
+    await store.commit(change(refusals=[refusal(7)], records=[record(1)]))
+    with pytest.raises(Conflict):
+        await other.commit(change(row(B), refusals=[refusal(8), refusal(7)], records=[record(2)]))
+    assert await store.load([B]) == {}
+    assert await store.refusals({("t.commands.v1", 0): (0, 9)}) == {refusal(7)}
+    await other.commit(change(refusals=[refusal(7, content="e" * 64)]))
+    assert await store.refusals({("t.commands.v1", 0): (7, 7)}) == {refusal(7), refusal(7, content="e" * 64)}
+
+
+async def test_old_refusals_are_forgotten(store: Store) -> None:
+    """What was saved before the moment is gone; what was saved at it stays."""
+    await store.commit(change(refusals=[refusal(1)], now=NOW - timedelta(microseconds=1)))
+    await store.commit(change(refusals=[refusal(2)]))
+    for _ in range(2):
+        await store.forget_refusals(NOW)
+        assert await store.refusals({("t.commands.v1", 0): (0, 9)}) == {refusal(2)}
+
+
+async def test_the_gate_is_one_for_all_workers(store: Store, other: Store) -> None:
+    """Ordinary at first, then as whoever was last has set it."""
+    assert await store.gate() == Gate()
+    await store.set_gate(Gate(shut_at=NOW, at_most=1000))
+    assert await other.gate() == Gate(NOW, 1000)
+    await other.set_gate(Gate(open_until=NOW + timedelta(hours=1)))
+    assert await store.gate() == Gate(None, None, NOW + timedelta(hours=1))
 
 
 async def test_registries_are_kept_by_digest(store: Store, other: Store) -> None:

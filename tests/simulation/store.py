@@ -6,12 +6,12 @@ Room rules: passes the same contract suite as the SQL store (`tests/contract/tes
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from orchestrator.adapters.sql.outbox import pack, unpack
-from orchestrator.ports import Census, Change, Conflict, OutboxBatch, Row
+from orchestrator.ports import Census, Change, Conflict, Gate, OutboxBatch, Refusal, Row
 from schemas.errors import StoreUnavailable
 
 __all__ = ["Database", "SimStore"]
@@ -34,6 +34,8 @@ class Database:
     identities: dict[str, bytes] = field(default_factory=dict)
     outbox: dict[int, tuple[str, datetime, bytes]] = field(default_factory=dict)
     registries: dict[str, bytes] = field(default_factory=dict)
+    refusals: dict[Refusal, datetime] = field(default_factory=dict)
+    gate: Gate = field(default_factory=Gate)
     next_id: int = 1
     #: Switched off only to show that the simulation notices.
     checks_versions: bool = True
@@ -54,6 +56,8 @@ class Database:
         self.watch(change)
         rows = {row.subject_request_id: replace(row, version=self._next_version(row)) for row in change.rows}
         groups = {person: self._next_group(person, version, change.now) for person, version in change.subjects.items()}
+        if self.checks_versions and any(refusal in self.refusals for refusal in change.refusals):
+            raise Conflict
         self.rows |= rows
         self.groups |= groups
         self.identities |= change.sealed
@@ -64,6 +68,7 @@ class Database:
             self.groups.pop(person, None)
         for batch in change.published:
             self.outbox.pop(batch, None)
+        self.refusals |= dict.fromkeys(change.refusals, change.now)
         self._is_fresh = False
         if not change.records:
             return None
@@ -135,6 +140,27 @@ class SimStore:
         await self._step("after the save", _lost)
         return outbox_id
 
+    async def refusals(self, spans: Mapping[tuple[str, int], tuple[int, int]]) -> set[Refusal]:
+        """Return what was refused among these offsets."""
+        if not spans:
+            return set()
+        await self._step("before refusals", _lost)
+        return {r for r in self.database.refusals if _is_inside(r, spans)}
+
+    async def forget_refusals(self, before: datetime) -> None:
+        """Forget old refusals."""
+        await self._step("before forgetting refusals", _lost)
+        kept = {refusal: saved_at for refusal, saved_at in self.database.refusals.items() if saved_at >= before}
+        self.database.refusals = kept
+
+    async def gate(self) -> Gate:
+        """Return whether records may go to quarantine."""
+        return self.database.gate
+
+    async def set_gate(self, gate: Gate) -> None:
+        """Shut or open the gate."""
+        self.database.gate = gate
+
     async def due(self, now: datetime, limit: int) -> list[str]:
         """Return requests whose moment has come."""
         await self._step("before due", _lost)
@@ -193,6 +219,11 @@ class SimStore:
 
     async def aclose(self) -> None:
         """Nothing is open."""
+
+
+def _is_inside(refusal: Refusal, spans: Mapping[tuple[str, int], tuple[int, int]]) -> bool:
+    first, last = spans.get((refusal.topic, refusal.partition), (0, -1))
+    return first <= refusal.offset <= last
 
 
 def _bucket(row: Row, now: datetime) -> str:

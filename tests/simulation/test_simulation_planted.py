@@ -201,6 +201,13 @@ def _sweeper_never_sweeps(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sweeper.Sweeper, "sweep", sweep)
 
 
+def _refusals_are_not_remembered(patch: pytest.MonkeyPatch) -> None:
+    def refuse(self: UnitOfWork, record: Any, violation: Any) -> None:
+        self.outcome.refused.append((record.topic, violation))
+
+    patch.setattr(UnitOfWork, "_refuse", refuse)
+
+
 #: name -> (what is planted, seeds that are tried, large worlds?)
 PLANTED: dict[str, tuple[Plant, int, bool]] = {
     "acknowledge before saving": (_acknowledge_before_saving, 200, False),

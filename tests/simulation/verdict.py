@@ -76,15 +76,8 @@ async def judge(world: World) -> list[str]:
 
 
 def _is_expected(world: World, violation: Violation) -> bool:
-    """Tell whether the auditor rightly found what this world allows.
-
-    Somebody may write nonsense into the orders' topics. And a refusal leaves no trace in the state: a record that was refused,
-    and is delivered again after a crash, when records of other topics have been taken meanwhile, may then be carried out.
-    """
-    if violation.place in world.people.poisoned:
-        return True
-    twice = violation.meaning.startswith("it was set aside, and acted on all the same")
-    return twice and bool(world.chance.happened)
+    """Tell whether the auditor rightly found what this world allows: somebody may write nonsense into the orders' topics."""
+    return violation.place in world.people.poisoned
 
 
 def _ended(world: World, _records: list[Stored]) -> Iterator[str]:

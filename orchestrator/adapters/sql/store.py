@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, case, create_engine, delete, event, func, make_url, select, text
+from sqlalchemy import Connection, Engine, and_, case, create_engine, delete, event, func, make_url, or_, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from orchestrator.adapters.sql.outbox import pack, unpack
-from orchestrator.adapters.sql.tables import identities, outbox, registries, requests, subjects
-from orchestrator.ports import Census, Change, Conflict, OutboxBatch, Row
+from orchestrator.adapters.sql.tables import gates, identities, outbox, refusals, registries, requests, subjects
+from orchestrator.ports import Census, Change, Conflict, Gate, OutboxBatch, Refusal, Row
 from schemas.errors import StoreUnavailable
 
 __all__ = ["SqlStore", "make_engine"]
@@ -30,6 +30,7 @@ T = TypeVar("T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: How PostgreSQL's client notices a server that went silent; without, a call would wait for ever. The URL's query wins.
 _IMPATIENCE = {"connect_timeout": 5, "tcp_user_timeout": 20_000, "keepalives_idle": 10, "keepalives_interval": 5}
+_GATE = "quarantine"
 #: More ids than this in one statement are asked in several.
 _CHUNK = 500
 
@@ -68,6 +69,11 @@ class SqlStore:
         sealed = dialect.insert(identities)
         self._upsert_identity = sealed.on_conflict_do_update(
             index_elements=[identities.c.subject_request_id], set_={"sealed": sealed.excluded.sealed}
+        )
+        gate = dialect.insert(gates)
+        self._upsert_gate = gate.on_conflict_do_update(
+            index_elements=[gates.c.name],
+            set_={name: gate.excluded[name] for name in ("shut_at", "at_most", "open_until")},
         )
         self._insert_registry = dialect.insert(registries).on_conflict_do_nothing()
 
@@ -163,12 +169,47 @@ class SqlStore:
             connection.execute(delete(subjects).where(subjects.c.person.in_(chunk), subjects.c.person.not_in(still_there)))
         for ids in _chunks(change.published):
             connection.execute(delete(outbox).where(outbox.c.outbox_id.in_(ids)))
+        if change.refusals:
+            # Not an upsert: what another save has refused already makes this one conflict.
+            saved_at = _micros(change.now)
+            connection.execute(
+                refusals.insert(),
+                [
+                    {"topic": r.topic, "partition": r.partition, "offset": r.offset, "content": r.content, "saved_at": saved_at}
+                    for r in sorted(change.refusals, key=lambda r: (r.topic, r.partition, r.offset))
+                ],
+            )
         if not change.records:
             return None
         values_ = {"worker": change.worker, "saved_at": _micros(change.now), "records": pack(change.records)}
         inserted = connection.execute(outbox.insert(), values_).inserted_primary_key
         assert inserted is not None
         return int(inserted[0])
+
+    async def refusals(self, spans: Mapping[tuple[str, int], tuple[int, int]]) -> set[Refusal]:
+        """Return what was refused among these offsets."""
+        c = refusals.c
+        inside = [
+            and_(c.topic == topic, c.partition == partition, c.offset.between(first, last))
+            for (topic, partition), (first, last) in spans.items()
+        ]
+        query = select(c.topic, c.partition, c.offset, c.content).where(or_(False, *inside))
+        return await self._run(lambda connection: {Refusal(*row) for row in connection.execute(query)}) if spans else set()
+
+    async def forget_refusals(self, before: datetime) -> None:
+        """Forget old refusals."""
+        await self._run(lambda connection: connection.execute(delete(refusals).where(refusals.c.saved_at < _micros(before))))
+
+    async def gate(self) -> Gate:
+        """Return whether records may go to quarantine."""
+        row = await self._run(lambda connection: connection.execute(select(gates).where(gates.c.name == _GATE)).first())
+        return Gate() if row is None else Gate(_instant(row.shut_at), row.at_most, _instant(row.open_until))
+
+    async def set_gate(self, gate: Gate) -> None:
+        """Shut or open the gate."""
+        shut_at, open_until = (at and _micros(at) for at in (gate.shut_at, gate.open_until))
+        values = {"name": _GATE, "shut_at": shut_at, "at_most": gate.at_most, "open_until": open_until}
+        await self._run(lambda connection: connection.execute(self._upsert_gate, values))
 
     async def due(self, now: datetime, limit: int) -> list[str]:
         """Return requests whose moment has come."""

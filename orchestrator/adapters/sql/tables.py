@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
-__all__ = ["identities", "metadata", "outbox", "registries", "requests", "subjects"]
+__all__ = ["gates", "identities", "metadata", "outbox", "refusals", "registries", "requests", "subjects"]
 
 metadata = MetaData()
 
@@ -59,4 +59,25 @@ registries = Table(
     metadata,
     Column("digest", String(64), primary_key=True),
     Column("body", LargeBinary, nullable=False),
+)
+
+#: Records that were not carried out. The content belongs to the key: a topic made again gives its offsets again.
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("topic", String(249), primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("offset", BigInteger, primary_key=True, autoincrement=False),
+    Column("content", String(64), primary_key=True),
+    Column("saved_at", BigInteger, nullable=False),
+)
+Index("refusals_by_age", refusals.c.saved_at)
+
+gates = Table(
+    "gates",
+    metadata,
+    Column("name", String(16), primary_key=True),
+    Column("shut_at", BigInteger),
+    Column("at_most", Integer),
+    Column("open_until", BigInteger),
 )
