@@ -73,7 +73,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Whether records may go to quarantine: shut since a worker passed its limit `at_most`, or open for any number till then."""
+    """Whether records may go to quarantine: shut since a worker passed its limit `at_most`, or open for any number."""
 
     shut_at: datetime | None = None
     at_most: int | None = None

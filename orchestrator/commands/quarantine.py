@@ -3,7 +3,7 @@
 A record in quarantine is whatever somebody published, so its key, value and unknown headers may name a person. Shown is what we
 wrote ourselves: the headers of `orchestrator.shell.translate` and of the connectors' kit.
 
-Room rules: reads and prints; nothing is taken out of quarantine here.
+Room rules: reads and prints; nothing is taken out of quarantine here. `allow` alone writes, and to the store.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import os
 import re
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +22,7 @@ import typer
 
 from orchestrator.commands.audit import topics_of, usage
 from orchestrator.commands.kafka import current_bootstrap
-from schemas.errors import ConfigurationError
+from schemas.errors import ConfigurationError, DsrError
 from schemas.topics import DEFAULT_PREFIX, Topics
 from schemas.vocabulary import QuarantineReason
 from schemas.wire import MESSAGES, TYPE_HEADER
@@ -112,6 +112,40 @@ def show(
         print(f"{name.replace('_', ' '):<14} {value}")
     if unsafe_value is not None:
         print(f"value written to {unsafe_value}: it may name a person, delete it when you are done")
+
+
+@quarantine_app.command()
+def allow(
+    *,
+    minutes: Annotated[int, typer.Option(min=1, max=24 * 60, help="So long any number of records may be set aside")] = 60,
+) -> None:
+    """Let the workers go on that stopped at DSR_QUARANTINE_LIMIT, after you have seen with `list` what is set aside.
+
+    They look every two seconds and need no restart. Names the store as a worker does (DSR_STORE_URL).
+
+    Example: DSR_STORE_URL=postgresql+psycopg://dsr@db/dsr dsr quarantine allow --minutes 30
+    """
+    from orchestrator.adapters.clock import SystemClock
+    from orchestrator.bootstrap import open_store
+    from orchestrator.ports import Gate
+    from orchestrator.settings import load_settings
+
+    async def open_gate() -> tuple[Gate, datetime]:
+        store = open_store(load_settings(), upgrade=False)
+        try:
+            before, until = await store.gate(), SystemClock().now() + timedelta(minutes=minutes)
+            await store.set_gate(Gate(open_until=until))
+        finally:
+            await store.aclose()
+        return before, until
+
+    try:
+        before, until = asyncio.run(open_gate())
+    except DsrError as error:
+        typer.echo(f"dsr quarantine allow: {error}", err=True)
+        raise typer.Exit(1) from None
+    was = "open" if before.shut_at is None else f"shut since {before.shut_at:%Y-%m-%d %H:%M:%S} UTC"
+    print(f"The gate was {was}; until {until:%Y-%m-%d %H:%M:%S} UTC any number of records may be set aside")
 
 
 async def _read(bootstrap: str, topics: Topics, wanted: tuple[int, int] | None = None) -> list[LogRecord]:

@@ -372,21 +372,3 @@ async def test_a_store_that_stays_away_ends_the_worker_and_nothing_is_lost(
                 assert "the store stayed away" in await deaths.first()
         assert await committed(settings, topics.requests) == 0
         await confirm(world, settings, asked.subject_request_id)
-
-
-async def test_too_much_for_the_quarantine_stops_the_worker(fresh_kafka, tmp_path: Path) -> None:
-    """A topic full of unreadable records is not drained: beyond the limit a person looks first, and no offset moves."""
-    topics = await fresh_kafka.create(*SYSTEMS)
-    settings = settings_for(tmp_path, fresh_kafka.bootstrap, topics, quarantine_limit=5)
-    asked = request()
-    async with World(fresh_kafka.bootstrap, topics).running() as world:
-        for number in range(6):
-            await world.publish_bytes(topics.requests, b"unreadable %d" % number)
-        await world.publish(asked)
-        async with mortal(settings) as (_running, deaths):
-            assert "dsr quarantine list" in await deaths.first()
-        await read_to_the_end(world)
-        assert await committed(settings, topics.requests) < 7
-        assert {record.value for record in world.records[topics.quarantine]} >= {b"unreadable 0"}
-        await confirm(world, settings.model_copy(update={"quarantine_limit": 100}), asked.subject_request_id)
-        assert {record.value for record in world.records[topics.quarantine]} == {b"unreadable %d" % n for n in range(6)}

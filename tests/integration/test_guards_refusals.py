@@ -11,14 +11,20 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
 sys.path.insert(0, str(Path(__file__).parent))
+from process_kit import read_to_the_end
+from test_guards import committed, eventually, mortal
 from test_guards_conflict import TOPICS, SetClock, Written, meet, record_of, two_workers
-from worker_kit import request
+from typer.testing import CliRunner
+from worker_kit import SYSTEMS, World, request, settings_for, worker
 
 from orchestrator.adapters.metrics import WorkerMetrics
+from orchestrator.bootstrap import Worker
+from orchestrator.cli import app
 from orchestrator.ports import Gate, Record
 from orchestrator.shell.inbox import Fatal, Inbox, QuarantineLimit
 from orchestrator.shell.sweeper import REFUSALS_KEPT, Sweeper
@@ -207,3 +213,37 @@ async def test_the_limit_is_one_of_a_minute(url: str, tmp_path: Path) -> None:
             await inbox.process(junk(5 * number, 5))
             clock.at += timedelta(seconds=61)
         assert quarantined(written) == 20
+
+
+@pytest.mark.kafka
+async def test_too_much_for_the_quarantine_stops_the_worker(fresh_kafka, tmp_path: Path) -> None:
+    """A topic full of unreadable records is not drained: the next life waits, alive and not ready, until a person allows it."""
+    topics = await fresh_kafka.create(*SYSTEMS)
+    settings = settings_for(tmp_path, fresh_kafka.bootstrap, topics, quarantine_limit=5)
+    asked = request()
+    async with World(fresh_kafka.bootstrap, topics).running() as world:
+        for number in range(6):
+            await world.publish_bytes(topics.requests, b"unreadable %d" % number)
+        await world.publish(asked)
+        async with mortal(settings) as (_running, deaths):
+            assert "dsr quarantine list" in await deaths.first()
+        await read_to_the_end(world)
+        assert await committed(settings, topics.requests) < 7
+        set_aside = len(world.records[topics.quarantine])
+        assert set_aside <= 5
+        async with worker(settings) as running:
+            await eventually(lambda: _told(running, "/readyz", 503, "dsr quarantine allow"))
+            assert await _told(running, "/healthz", 200)
+            assert len(world.records[topics.quarantine]) == set_aside
+            given = {"DSR_STORE_URL": settings.store_url}
+            allowed = await asyncio.to_thread(CliRunner().invoke, app, ["quarantine", "allow", "--minutes", "5"], env=given)
+            assert allowed.exit_code == 0 and "was shut since" in allowed.output
+            await world.until(lambda: asked.subject_request_id in world.confirmations)
+            assert await _told(running, "/readyz", 200)
+        assert sorted(r.value for r in world.records[topics.quarantine]) == [b"unreadable %d" % n for n in range(6)]
+
+
+async def _told(running: Worker, path: str, status: int, words: str = "") -> bool:
+    async with httpx.AsyncClient() as client:
+        found = await client.get(f"http://127.0.0.1:{running.http.port}{path}")
+    return found.status_code == status and words in found.text
