@@ -1,0 +1,271 @@
+"""What a mailbox can do for a data subject: show the messages that name the person's address, and lose them.
+
+Room rules: decisions only, IMAP lives in `client`; every order has a connection of its own, in a thread; every method may be
+repeated at any point.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from imap_tools import MailMessage
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from connectors.sdk.protocol import Exported, Job, Result, Throttle
+from connectors.sdk.settings import ConnectorSettings, read
+from connectors.sdk.work import take_turn
+from connectors.systems.mailbox.addresses import is_plain, normal, read_addresses
+from connectors.systems.mailbox.client import Account, Message, Security, Session, in_pages
+from schemas.errors import SystemRejected, SystemUnavailable
+from schemas.outcomes import Fulfilled, NothingHeld
+from schemas.vocabulary import FailureReason, IdentifierKind, Right
+
+__all__ = ["MailboxConnector", "MailboxSettings", "build"]
+
+_PORTS = {Security.SSL: 993, Security.STARTTLS: 143, Security.PLAINTEXT: 143}
+#: What no order finds, whatever else it says.
+_ALWAYS = ("texts_of_messages_not_searched",)
+
+
+class MailboxSettings(ConnectorSettings):
+    """Which mailbox, which of its folders, and what erasure does: `DSR_MAILBOX_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="DSR_MAILBOX_")
+
+    host: Annotated[str, Field(min_length=1, description="IMAP server")]
+    port: Annotated[int | None, Field(ge=1, le=65535, description="By default 993 for ssl, 143 for the others")] = None
+    security: Annotated[
+        Security, Field(description="ssl (TLS from the first byte), starttls, or plaintext for a server on this machine")
+    ] = Security.SSL
+    ca_file: Annotated[Path | None, Field(description="Certificate authorities to trust instead of the machine's")] = None
+    username: Annotated[str, Field(min_length=1, description="Login of the mailbox")]
+    password: Annotated[SecretStr | None, Field(description="Password, or an app password")] = None
+    access_token: Annotated[SecretStr | None, Field(description="OAuth token for XOAUTH2; somebody else renews it")] = None
+    folders: Annotated[tuple[str, ...], Field(description="Folders to search, as a JSON list; empty: all")] = ()
+    skip_folders: Annotated[
+        tuple[str, ...], Field(description="Folders to leave alone, for instance a view of all others")
+    ] = ()
+    own_addresses: Annotated[
+        tuple[str, ...], Field(description="Addresses of the mailbox itself, which stand in every message: nobody's order")
+    ] = ()
+    search_by: Annotated[
+        Literal["server", "headers"],
+        Field(description="Have the server narrow down by its search, or read all headers: slower, and trusts no index"),
+    ] = "server"
+    erase_by: Annotated[Literal["expunge", "trash"], Field(description="What erasure does to a message")] = "expunge"
+    trash_folder: Annotated[str, Field(description="Where it goes, for erase_by trash")] = ""
+    trash_purged_after_days: Annotated[
+        int | None, Field(ge=0, le=365, description="The server purges the trash after so long; needed with erase_by trash")
+    ] = None
+    max_messages: Annotated[int, Field(ge=1, description="More messages of one person are for a person to look at")] = 2000
+    max_export_bytes: Annotated[int, Field(ge=1, description="More than this is handed over by a person")] = 100 * 1024 * 1024
+    page_size: Annotated[int, Field(ge=1, le=1000, description="Messages of one command")] = 200
+    timeout_seconds: Annotated[float, Field(gt=0, description="For each answer of the server")] = 60.0
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if (self.password is None) == (self.access_token is None):
+            raise ValueError("set one of PASSWORD and ACCESS_TOKEN")
+        if self.erase_by == "trash" and (not self.trash_folder or self.trash_purged_after_days is None):
+            raise ValueError("ERASE_BY=trash needs TRASH_FOLDER and TRASH_PURGED_AFTER_DAYS: it is no erasure until then")
+        return self
+
+    @property
+    def account(self) -> Account:
+        """Return where the mailbox is and how to get in."""
+        return Account(
+            host=self.host,
+            port=self.port or _PORTS[self.security],
+            security=self.security,
+            username=self.username,
+            password=None if self.password is None else self.password.get_secret_value(),
+            token=None if self.access_token is None else self.access_token.get_secret_value(),
+            ca_file=self.ca_file,
+            timeout_seconds=self.timeout_seconds,
+        )
+
+
+@dataclass(slots=True)
+class _Hits:
+    """The person's messages of one folder, good as long as its UIDVALIDITY stands."""
+
+    folder: str
+    validity: int
+    messages: list[Message] = field(default_factory=list, repr=False)
+    unread: int = 0
+
+    @property
+    def uids(self) -> list[int]:
+        return [message.uid for message in self.messages]
+
+
+class MailboxConnector:
+    """One mailbox."""
+
+    name: ClassVar[str] = "mailbox"
+    rights: ClassVar[frozenset[Right]] = frozenset({Right.ACCESS, Right.ERASURE})
+    needs: ClassVar[frozenset[IdentifierKind]] = frozenset({IdentifierKind.EMAIL})
+    yields: ClassVar[frozenset[IdentifierKind]] = frozenset()
+
+    def __init__(self, settings: MailboxSettings) -> None:
+        self._settings = settings
+        self._own = frozenset(map(normal, settings.own_addresses))
+        # Providers count connections of an account, and people read their mail as well.
+        self.throttle = Throttle(concurrent=2)
+
+    async def check(self) -> str:
+        """Log in and list the folders, which proves the login; the right to delete is proven by the first erasure only."""
+        return await asyncio.to_thread(self._checked)
+
+    async def access(self, job: Job) -> Result:
+        """Export every message that names the address in its headers, whole, attachments included (GDPR Art. 15).
+
+        What others have written in it is exported as well: see README.md, "What an export holds".
+        """
+        wanted = self._wanted(job)
+        await take_turn()
+        content, unread = await asyncio.to_thread(self._exported, wanted)
+        if not content:
+            return Result(NothingHeld(), notes=_notes(unread))
+        return Result(Fulfilled(count=len(content)), exports=(Exported("messages", content),), notes=_notes(unread))
+
+    async def erase(self, job: Job) -> Result:
+        """Take away every message that names the address in its headers (GDPR Art. 17), and look again.
+
+        Expunged: gone from the mailbox. Moved to the trash: `effective_by` is the day by which the server purges it.
+        """
+        wanted = self._wanted(job)
+        await take_turn()
+        count, unread = await asyncio.to_thread(self._erased, wanted)
+        if not count:
+            return Result(NothingHeld(), notes=_notes(unread))
+        days = self._settings.trash_purged_after_days
+        if self._settings.erase_by == "trash" and days is not None:
+            return Result(Fulfilled(count=count, effective_by=job.now.date() + timedelta(days=days)), notes=_notes(unread))
+        return Result(Fulfilled(count=count), notes=_notes(unread))
+
+    async def poll(self, job: Job, handle: str) -> Result:
+        """Refuse: a mailbox starts no jobs."""
+        del job, handle
+        raise SystemRejected("mailbox starts no jobs that could be asked after")
+
+    async def aclose(self) -> None:
+        """Nothing stays open."""
+
+    def _wanted(self, job: Job) -> frozenset[str]:
+        wanted = frozenset(normal(value) for value in job.every(IdentifierKind.EMAIL)) - {""}
+        if wanted & self._own:
+            raise SystemRejected("email: is an address of the mailbox itself, which stands in every message")
+        return wanted
+
+    def _checked(self) -> str:
+        with Session(self._settings.account) as session:
+            count = len(self._folders(session, with_trash=True))
+            way = f"erases by {self._settings.erase_by}"
+            if self._settings.erase_by == "expunge" and not session.can_expunge:
+                way = "the server has no UIDPLUS: set DSR_MAILBOX_ERASE_BY=trash"
+        return f"{count} folder{'' if count == 1 else 's'} to search; {way}"
+
+    def _exported(self, wanted: frozenset[str]) -> tuple[list[Any], int]:
+        content: list[Any] = []
+        with Session(self._settings.account) as session:
+            found = self._find(session, wanted, with_trash=True)
+            if sum(message.size for hits in found for message in hits.messages) > self._settings.max_export_bytes:
+                raise SystemRejected("mailbox_fetch: more than DSR_MAILBOX_MAX_EXPORT_BYTES: hand it over by hand")
+            for hits in found:
+                if not hits.messages:
+                    continue
+                self._reopen(session, hits, readonly=True)
+                for uid in hits.uids:
+                    raw = session.content(uid)
+                    if raw is not None:
+                        content.append({"folder": hits.folder, **_shown(raw)})
+        return content, sum(hits.unread for hits in found)
+
+    def _erased(self, wanted: frozenset[str]) -> tuple[int, int]:
+        settings = self._settings
+        with Session(settings.account) as session:
+            found = self._find(session, wanted, with_trash=settings.erase_by == "expunge")
+            for hits in found:
+                if hits.messages:
+                    self._reopen(session, hits, readonly=False)
+                    self._take_away(session, hits.uids)
+        return sum(len(hits.messages) for hits in found), sum(hits.unread for hits in found)
+
+    def _take_away(self, session: Session, uids: list[int]) -> None:
+        for page in in_pages(uids, self._settings.page_size):
+            if self._settings.erase_by == "trash":
+                session.move(page, self._settings.trash_folder)
+            else:
+                session.delete(page)
+            if session.still_there(page):
+                raise SystemUnavailable(
+                    "mailbox_search: messages are still there after deletion", reason=FailureReason.VERIFICATION_FAILED
+                )
+
+    @staticmethod
+    def _reopen(session: Session, hits: _Hits, *, readonly: bool) -> None:
+        if session.select(hits.folder, readonly=readonly) != hits.validity:
+            raise SystemUnavailable("mailbox_select: the server has numbered a folder anew: it is untouched, try again")
+
+    def _find(self, session: Session, wanted: frozenset[str], *, with_trash: bool) -> list[_Hits]:
+        """Return the person's messages of every folder. Raises `SystemRejected` if there are too many to be one person's."""
+        found: list[_Hits] = []
+        count = 0
+        for folder in self._folders(session, with_trash=with_trash):
+            hits = _Hits(folder, session.select(folder, readonly=True))
+            for message in self._candidates(session, wanted):
+                addresses = read_addresses(message.header)
+                if addresses.are_of(wanted):
+                    hits.messages.append(message)
+                elif addresses.may_be_of(wanted):
+                    hits.unread += 1
+            count += len(hits.messages)
+            if count > self._settings.max_messages:
+                raise SystemRejected("mailbox_search: more than DSR_MAILBOX_MAX_MESSAGES carry this address: look at them")
+            found.append(hits)
+        return found
+
+    def _candidates(self, session: Session, wanted: frozenset[str]) -> Iterator[Message]:
+        """Yield what may be the person's, page by page: a server's search is of parts of words, and of ASCII letters."""
+        is_searched = self._settings.search_by == "server" and all(map(is_plain, wanted))
+        uids = session.mentioning(sorted(wanted)) if is_searched else session.every()
+        for page in in_pages(uids, self._settings.page_size):
+            yield from session.messages(page)
+
+    def _folders(self, session: Session, *, with_trash: bool) -> list[str]:
+        """Return the folders of an order. A name that names nothing would pass for absence: `SystemRejected`."""
+        settings, listed = self._settings, session.folders()
+        named = {*settings.folders, *([settings.trash_folder] if settings.erase_by == "trash" else ())}
+        if not named <= set(listed):
+            raise SystemRejected("DSR_MAILBOX_FOLDERS or TRASH_FOLDER: the mailbox has no folder of one of these names")
+        left_out = {*settings.skip_folders, *(() if with_trash else (settings.trash_folder,))}
+        return [folder for folder in (settings.folders or listed) if folder not in left_out]
+
+
+def _shown(raw: bytes) -> dict[str, Any]:
+    """Return a message for the person: readable, and whole as the mailbox holds it (RFC 5322, in Base64)."""
+    message = MailMessage.from_bytes(raw)
+    return {
+        **{name.lower(): ", ".join(map(str, message.obj.get_all(name, ()))) for name in ("From", "To", "Cc", "Date")},
+        "subject": message.subject,
+        "text": message.text or message.html,
+        "attachments": [{"name": part.filename, "type": part.content_type, "bytes": part.size} for part in message.attachments],
+        "message": base64.b64encode(raw).decode(),
+    }
+
+
+def _notes(unread: int) -> tuple[str, ...]:
+    return ("unreadable_headers_by_hand", *_ALWAYS) if unread else _ALWAYS
+
+
+def build(settings: MailboxSettings | None = None) -> MailboxConnector:
+    """Build the connector, from the environment unless settings are given. Raises `ConfigurationError`."""
+    return MailboxConnector(settings or read(MailboxSettings))
