@@ -124,7 +124,8 @@ class Change:
     `rows` carry the version they were loaded with. `subjects` are the groups of one person's requests that a decision looked
     at, with the version it saw: two decisions about one person cannot both go through unseen by each other. `sealed` stores
     identities, `forgotten` destroys them. `records` become one outbox batch; `published` are batches that are out by now.
-    `refusals` are the records that were not carried out; one that is stored already conflicts.
+    `refusals` are the records that were not carried out; one that is stored already conflicts. `absent` are requests that a
+    refusal took for unknown; one that is stored by now conflicts.
     """
 
     worker: str
@@ -137,6 +138,7 @@ class Change:
     records: list[OutRecord] = field(default_factory=list)
     published: list[int] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
+    absent: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)

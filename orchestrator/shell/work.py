@@ -166,7 +166,7 @@ class UnitOfWork:
         if decision.refused is not None and arrival.record is not None:
             self.change.records.append(self._translator.quarantined(arrival.record, decision.refused, self._now.isoformat()))
             self._refuse(arrival.record, decision.refused)
-            self._refused_by.add(request)
+            (self.change.absent if before is None else self._refused_by).add(request)
         elif not decision.facts:
             self.outcome.ignored.append(type(arrival.given.message).__name__)
         if decision.state is not None:
@@ -239,7 +239,7 @@ class UnitOfWork:
     def finish(self) -> Change:
         """Return the transaction: every state that changed, with the version it was loaded with.
 
-        A state that refused something is saved as it is: whoever decides the same record from the same state conflicts.
+        A state that refused something is saved as it is: whoever else decides from the same state conflicts.
         """
         for request, state in self._states.items():
             if state is not self._saved.get(request) or request in self._refused_by:

@@ -267,6 +267,28 @@ async def test_a_refusal_that_is_stored_conflicts_and_saves_nothing(store: Store
     assert await store.refusals({("t.commands.v1", 0): (7, 7)}) == {refusal(7), refusal(7, content="e" * 64)}
 
 
+async def test_a_request_taken_for_unknown_conflicts_if_it_is_there(store: Store, other: Store) -> None:
+    """Nothing of it is saved then; of one that is really unknown nothing is left, and it can be inserted."""
+    await store.commit(change(row(B), absent={A}, refusals=[refusal(1)]))
+    assert set(await store.load([A, B])) == {B}
+    with pytest.raises(Conflict):
+        await other.commit(change(row(C), absent={A, B}, refusals=[refusal(2)]))
+    assert set(await store.load([A, B, C])) == {B}
+    assert await store.refusals({("t.commands.v1", 0): (0, 9)}) == {refusal(1)}
+    await store.commit(change(row(A), absent={A}, refusals=[refusal(3)]))
+    assert (await store.load([A]))[A].version == 1
+
+
+async def test_of_inserting_a_request_and_taking_it_for_unknown_one_waits(store: Store, other: Store) -> None:
+    """At the same moment: either order is right, and then it is there."""
+    for n in range(10):
+        request = f"{n:08d}-0000-4000-8000-000000000000"
+        both = store.commit(change(row(request))), other.commit(change(absent={request}, refusals=[refusal(n)]))
+        inserted, refused = await asyncio.gather(*both, return_exceptions=True)
+        assert inserted is None and (refused is None or isinstance(refused, Conflict))
+        assert set(await store.load([request])) == {request}
+
+
 async def test_old_refusals_are_forgotten(store: Store) -> None:
     """What was saved before the moment is gone; what was saved at it stays."""
     await store.commit(change(refusals=[refusal(1)], now=NOW - timedelta(microseconds=1)))

@@ -61,6 +61,8 @@ class People:
     retries: Counter[tuple[str, str]] = field(default_factory=Counter)
     _keys: DevelopmentKeys = field(default_factory=lambda: DevelopmentKeys(ROOT))
     _commands: int = 0
+    #: Draws what operators in a hurry do, in worlds that have some: commands that cross each other and what they speak of.
+    hurry: random.Random | None = None
 
     # Portals -----------------------------------------------------------------------------------------------------------------
 
@@ -91,6 +93,9 @@ class People:
             plan.append((at + dice.uniform(0, span / 2), lambda: self._speak_of_identity(request, confirm=confirm)))
         if dice.random() < 0.12:
             plan.append((at + dice.uniform(0, span / 2), lambda: self._withdraw(request)))
+        if self.hurry is not None:
+            for _ in range(self.hurry.randrange(3, 9)):
+                plan.append((at + self.hurry.uniform(0, 12), self._operator_meddles))
 
     def _submit(self, request: str, right: Right, person: str, verified: bool, filed_by: str | None) -> None:
         changes = (FieldChange(field="street", new="Simulated-Street 1"),) if right in _WRITES else ()

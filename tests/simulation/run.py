@@ -37,6 +37,8 @@ from tests.simulation.verdict import judge
 __all__ = ["Run", "World", "run"]
 
 _HOUR, _DAY = 3600.0, 86400.0
+#: Share of the worlds in which operators act on a request in the very seconds in which it arrives.
+_HURRIED = 0.1
 
 
 @dataclass(slots=True)
@@ -87,7 +89,8 @@ def run(seed: int, *, large: bool = False, without: frozenset[int] = frozenset()
     loop = VirtualLoop(lambda: chance.dice.random() < 0.02)
     track_tasks(loop)
     schedule = Schedule(loop)
-    world = _build(dice, chance, loop, schedule, large=large)
+    hurry = random.Random(f"{seed}/hurry")
+    world = _build(dice, chance, loop, schedule, large=large, hurry=hurry if hurry.random() < _HURRIED else None)
     world.database.checks_versions = checks_versions
     complaints: list[str] = []
     try:
@@ -141,7 +144,15 @@ def _close(loop: VirtualLoop) -> None:
     loop.close()
 
 
-def _build(dice: random.Random, chance: Chance, loop: VirtualLoop, schedule: Schedule, *, large: bool) -> World:
+def _build(
+    dice: random.Random,
+    chance: Chance,
+    loop: VirtualLoop,
+    schedule: Schedule,
+    *,
+    large: bool,
+    hurry: random.Random | None,
+) -> World:
     choices = [("crm", "newsletter"), ("crm", "analytics"), ("crm", "newsletter", "analytics"), ("newsletter", "subsidiary")]
     names = ("crm", "newsletter", "analytics", "subsidiary") if large else dice.choice(choices)
     registry = registry_of(
@@ -150,7 +161,7 @@ def _build(dice: random.Random, chance: Chance, loop: VirtualLoop, schedule: Sch
     topics = Topics(prefix="sim")
     broker = Broker(loop, chance, schedule, topics, dice.choice((1, 2, 3)))
     database = Database()
-    people = People(dice, broker, database, names)
+    people = People(dice, broker, database, names, hurry=hurry)
     span = dice.choice((_HOUR, 6 * _HOUR, 3 * _DAY, 20 * _DAY, 60 * _DAY)) * (3 if large else 1)
     agenda = people.agenda(
         dice.randrange(8, 16) if large else dice.choice((1, 2, 2, 3, 4)), span, 5 if large else dice.choice((1, 2))

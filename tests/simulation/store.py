@@ -56,7 +56,7 @@ class Database:
         self.watch(change)
         rows = {row.subject_request_id: replace(row, version=self._next_version(row)) for row in change.rows}
         groups = {person: self._next_group(person, version, change.now) for person, version in change.subjects.items()}
-        if self.checks_versions and any(refusal in self.refusals for refusal in change.refusals):
+        if self.checks_versions and (self.rows.keys() & change.absent or self.refusals.keys() & set(change.refusals)):
             raise Conflict
         self.rows |= rows
         self.groups |= groups

@@ -144,6 +144,8 @@ class SqlStore:
         return await self._run(lambda connection: self._commit(connection, change))
 
     def _commit(self, connection: Connection, change: Change) -> int | None:
+        if change.refusals:
+            _refuse(connection, change)
         if change.rows:
             # One order for all workers, so that two transactions cannot lock each other's rows.
             values = [_values(row) for row in sorted(change.rows, key=lambda row: row.subject_request_id)]
@@ -169,16 +171,6 @@ class SqlStore:
             connection.execute(delete(subjects).where(subjects.c.person.in_(chunk), subjects.c.person.not_in(still_there)))
         for ids in _chunks(change.published):
             connection.execute(delete(outbox).where(outbox.c.outbox_id.in_(ids)))
-        if change.refusals:
-            # Not an upsert: what another save has refused already makes this one conflict.
-            saved_at = _micros(change.now)
-            connection.execute(
-                refusals.insert(),
-                [
-                    {"topic": r.topic, "partition": r.partition, "offset": r.offset, "content": r.content, "saved_at": saved_at}
-                    for r in sorted(change.refusals, key=lambda r: (r.topic, r.partition, r.offset))
-                ],
-            )
         if not change.records:
             return None
         values_ = {"worker": change.worker, "saved_at": _micros(change.now), "records": pack(change.records)}
@@ -258,6 +250,24 @@ class SqlStore:
         """Close all connections."""
         self._thread.shutdown(wait=True)
         self._engine.dispose()
+
+
+def _refuse(connection: Connection, change: Change) -> None:
+    if change.absent:
+        # Put there and taken away again: the key waits for a worker that is just inserting it, a question would not.
+        placeholders = [_values(Row(request, -1, b"")) for request in sorted(change.absent)]
+        connection.execute(requests.insert(), placeholders)
+        for chunk in _chunks(sorted(change.absent)):
+            connection.execute(delete(requests).where(requests.c.subject_request_id.in_(chunk), requests.c.version == 0))
+    # Not an upsert: what another save has refused already makes this one conflict.
+    saved_at = _micros(change.now)
+    connection.execute(
+        refusals.insert(),
+        [
+            {"topic": r.topic, "partition": r.partition, "offset": r.offset, "content": r.content, "saved_at": saved_at}
+            for r in sorted(change.refusals, key=lambda r: (r.topic, r.partition, r.offset))
+        ],
+    )
 
 
 def _upsert_versioned(insert: Any, key: Any, version: Any) -> Any:
