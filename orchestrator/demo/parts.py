@@ -7,6 +7,7 @@ Room rules: data, and one-line functions of data. A further system is one furthe
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from datetime import date
@@ -141,6 +142,17 @@ def _ledger(place: Place) -> dict[str, str]:
     }
 
 
+def _mailbox(place: Place) -> dict[str, str]:
+    return {
+        "DSR_MAILBOX_HOST": "127.0.0.1",
+        "DSR_MAILBOX_PORT": str(json.loads((place.folder / "ports.json").read_text())["ssl"]),
+        "DSR_MAILBOX_CA_FILE": str(place.folder / "ca.pem"),
+        "DSR_MAILBOX_USERNAME": "support@example.org",
+        "DSR_MAILBOX_PASSWORD": "stand-in-password",
+        "DSR_MAILBOX_OWN_ADDRESSES": '["support@example.org"]',
+    }
+
+
 #: Id of a system in the registry -> its part in the demo.
 ROLES: Mapping[str, Role] = {
     "crm": Role(
@@ -255,6 +267,15 @@ ROLES: Mapping[str, Role] = {
         tallies=lambda state: {"conversations": len(state["conversations"])},
         moves={Right.ERASURE: {"conversations": -1}},
     ),
+    "support-mailbox": Role(
+        connector="mailbox",
+        code="sm",
+        holds=_every(2, 0),
+        seed=planting.letters,
+        fetches={"/ports": "ports.json", "/ca.pem": "ca.pem"},
+        settings=_mailbox,
+        records=lambda state: list(state["messages"]),
+    ),
     "events": Role(
         connector="manual",
         code="ev",
@@ -270,6 +291,21 @@ ROLES: Mapping[str, Role] = {
         staff="/work",
         records=lambda state: list(state["records"]),
         fields={"phone": "phone", "city": "city", "last_name": "last_name"},
+    ),
+    "eventbrite": Role(
+        connector="eventbrite",
+        code="eb",
+        holds=_every(4, 2),
+        seed=lambda people: {
+            "registrations": [{"email": p.email, "first_name": p.alias, "last_name": p.last_name} for p in people]
+        },
+        settings=lambda place: {
+            "DSR_EVENTBRITE_BASE_URL": place.url,
+            "DSR_EVENTBRITE_TOKEN": "stand-in-private-token",
+            "DSR_EVENTBRITE_CALLS_PER_SECOND": "50",
+        },
+        staff="/work",
+        records=lambda state: [*state["attendees"], *state["orders"]],
     ),
     "unbounce": Role(
         connector="unbounce",

@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.demo.people import Person
 
-__all__ = ["accounts", "contacts", "disclosures", "log_lines", "members"]
+__all__ = ["accounts", "contacts", "disclosures", "letters", "log_lines", "members"]
 
 
 def contacts(people: Sequence[Person]) -> Any:
@@ -79,6 +79,17 @@ def log_lines(people: Sequence[Person]) -> Any:
     ]  # fmt: skip
     robot = {"ip_address": "192.0.2.7", "user_agent": "robot", "at": days[0], "file": visits[0]["file"]}
     return {"lines": [*visits, robot]}
+
+
+def letters(people: Sequence[Person]) -> Any:
+    """Return a question of each person to the support mailbox, the answer, and a message of a stranger."""
+    support = "support@example.org"
+    questions = [
+        {"from": f"{p.alias} {p.last_name} <{p.email}>", "subject": "My contract", "text": f"{p.phone}, {p.street}"}
+        for p in people
+    ]
+    answers = [{"from": support, "to": p.email, "subject": "Re: My contract", "folder": "Sent"} for p in people]
+    return {"messages": [*questions, *answers, {"from": "vendor@example.net", "text": "Spring offers"}]}
 
 
 def disclosures(people: Sequence[Person]) -> Any:

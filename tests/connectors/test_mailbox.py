@@ -40,11 +40,16 @@ class MailboxMixin(ConnectorContract):
     settings: ClassVar[dict[str, Any]] = {}
     left: ClassVar[tuple[str, ...]] = ()
 
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path):
+        self._ca_file = tmp_path / "ca.pem"
+
     def open_system(self, clock):
         return closing(MailboxStandIn(clock))
 
     def connect(self, system):
-        return connect(system, ca_file=system.ca_file, **self.settings)
+        self._ca_file.write_bytes(system.server.authority)
+        return connect(system, ca_file=self._ca_file, **self.settings)
 
     def plant(self, system, person, *, records=1):
         ways = ({"from": whole(person)}, {"from": USERNAME, "to": whole(person), "folder": "Sent"}, {"cc": whole(person)})
@@ -256,15 +261,17 @@ async def test_nobody_listens(mailbox):
 
 
 @pytest.mark.parametrize("security", ["ssl", "starttls"])
-async def test_a_certificate_is_checked_before_the_password_is_sent(mailbox, security):
+async def test_a_certificate_is_checked_before_the_password_is_sent(mailbox, security, tmp_path):
     """An unknown authority ends it; with the right one it works; a server without TLS is never spoken to in plain text."""
     mailbox.put(mail({"from": ADA.email}))
+    ca_file = tmp_path / "ca.pem"
+    ca_file.write_bytes(mailbox.server.authority)
     with pytest.raises(SystemUnavailable, match="not trusted"):
         await do(mailbox, security=security)
     with pytest.raises(SystemUnavailable):
-        await do(mailbox, security=security, port=mailbox.ports["plaintext"], ca_file=mailbox.ca_file)
+        await do(mailbox, security=security, port=mailbox.ports["plaintext"], ca_file=ca_file)
     assert not mailbox.commands["LOGIN"]
-    assert (await do(mailbox, security=security, ca_file=mailbox.ca_file)).outcome.count == 1
+    assert (await do(mailbox, security=security, ca_file=ca_file)).outcome.count == 1
 
 
 async def test_numbers_of_a_rebuilt_folder_are_not_believed(mailbox, monkeypatch):

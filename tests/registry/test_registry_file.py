@@ -193,6 +193,7 @@ def test_example_company_is_correct_and_complete():
     assert {s.id for s in registry.systems} == {
         "accounts", "web-forms", "web-logs", "cookies", "chat", "newsletter", "events", "crm", "hotjar", "unbounce",
         "linkedin", "google-analytics", "subsidiary-one", "subsidiary-two", "authorities",
+        "eventbrite", "support-mailbox",
     }  # fmt: skip
     assert {s.id: s.connector for s in registry.active()} == {
         "crm": "hubspot",
@@ -205,7 +206,9 @@ def test_example_company_is_correct_and_complete():
         "web-logs": "weblogs",
         "cookies": "cookies",
         "chat": "intercom",
+        "support-mailbox": "mailbox",
         "events": "manual",
+        "eventbrite": "eventbrite",
         "unbounce": "unbounce",
         "hotjar": "hotjar",
         "linkedin": "linkedin",

@@ -224,7 +224,7 @@ def test_show_prints_rights_and_stages(tmp_path: Path):
     assert rows["google-analytics"][0] == "3"
     assert rows["google-analytics"][3:] == ["◆"]
     document = json.loads(RUN.invoke(app, ["registry", "show", "--json"], env={"DSR_REGISTRY": None}).output)
-    assert document["stages"][1] == ["accounts", "cookies", "chat", "authorities"]
+    assert document["stages"][1] == ["accounts", "cookies", "chat", "eventbrite", "authorities"]
 
 
 def test_diff_warns_of_a_version_used_twice(tmp_path: Path):

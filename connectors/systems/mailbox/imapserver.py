@@ -2,7 +2,7 @@
 
 Before the plain port stands a gate that counts commands and goes wrong on demand: a connection's faults live in sockets.
 
-pymap is a dependency of development and tests only, and this module the only one that imports it.
+pymap is a dependency of the demo and of tests, and this module the only one that imports it.
 
 Room rules: nothing here is reachable from production code paths.
 """
@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
-from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, Literal
 
 from cryptography import x509
@@ -48,17 +48,17 @@ logging.getLogger("pymap").setLevel(logging.WARNING)
 
 
 class ImapServer:
-    """The server; it listens when this returns, until `close`. Its authority's certificate goes into the given file."""
+    """The server; it listens when this returns, until `close`. `authority` is the certificate to trust, in PEM."""
 
-    def __init__(self, username: str, password: str, ca_file: Path) -> None:
+    def __init__(self, username: str, password: str) -> None:
         #: Security -> port; `inner` is behind the gate.
         self.ports: dict[str, int] = {}
         #: Commands by name, as the gate has seen them.
         self.commands: Counter[str] = Counter()
         self.fault: tuple[str, Wrong, int] | None = None
         self._credentials = (username, password)
-        self._ca_file = ca_file
         self._boxes: Any = None
+        self._tls, self.authority = _context()
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
         self._started = threading.Event()
@@ -92,7 +92,7 @@ class ImapServer:
     async def _serve(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
             ports = {"inner": await stack.enter_async_context(self._pymap(tls=None, at_once=False))}
-            tls = _context(self._ca_file)
+            tls = self._tls
             ports["starttls"] = await stack.enter_async_context(self._pymap(tls=tls, at_once=False))
             ports["ssl"] = await stack.enter_async_context(self._pymap(tls=tls, at_once=True))
             gate = await asyncio.start_server(self._passed_through, HOST, 0)
@@ -187,8 +187,8 @@ async def _copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         writer.close()
 
 
-def _context(ca_file: Path) -> ssl.SSLContext:
-    """Return the server's side of TLS, with a certificate of its own that is its own authority, written to the file."""
+def _context() -> tuple[ssl.SSLContext, bytes]:
+    """Return the server's side of TLS, and its certificate, which is its own authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mail.example.org")])
     now = datetime.now(UTC)  # noqa: TID251 - TLS compares with the machine's clock
@@ -204,12 +204,11 @@ def _context(ca_file: Path) -> ssl.SSLContext:
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    ca_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    key_file = ca_file.with_name("key.pem")
-    key_file.touch(mode=0o600)
-    key_file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    authority = certificate.public_bytes(serialization.Encoding.PEM)
+    secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(ca_file, key_file)
-    return context
+    with NamedTemporaryFile() as chain:  # the one way into a context is by a file
+        chain.write(authority + secret)
+        chain.flush()
+        context.load_cert_chain(chain.name)
+    return context, authority

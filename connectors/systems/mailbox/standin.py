@@ -15,8 +15,6 @@ from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import SMTPUTF8
 from email.utils import format_datetime, make_msgid
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from imap_tools import BaseMailBox, MailBoxUnencrypted
@@ -66,11 +64,11 @@ class MailboxStandIn(StandIn):
         try:
             from connectors.systems.mailbox.imapserver import HOST, ImapServer  # noqa: PLC0415 - pymap need not be installed
         except ModuleNotFoundError:
-            raise ConfigurationError("the mailbox's stand-in is pymap, which is not installed: pip install pymap") from None
-        self._folder = TemporaryDirectory(prefix="dsr-mailbox-")
-        self.ca_file = Path(self._folder.name) / "ca.pem"
+            raise ConfigurationError(
+                "the mailbox's stand-in is pymap, which is not installed: take the extra `demo`, or pip install pymap"
+            ) from None
         self._host = HOST
-        self.server = ImapServer(USERNAME, PASSWORD, self.ca_file)
+        self.server = ImapServer(USERNAME, PASSWORD)
         with self.opened() as box:
             for folder in ("Sent", "Trash"):
                 box.folder.create(folder)
@@ -88,7 +86,6 @@ class MailboxStandIn(StandIn):
     def close(self) -> None:
         """Stop the server."""
         self.server.close()
-        self._folder.cleanup()
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[BaseMailBox]:
@@ -140,7 +137,7 @@ class MailboxStandIn(StandIn):
         return JSONResponse({name: port for name, port in self.ports.items() if name != "inner"})
 
     async def _show_authority(self, _: Request) -> Response:
-        return Response(self.ca_file.read_bytes(), media_type="application/x-pem-file")
+        return Response(self.server.authority, media_type="application/x-pem-file")
 
 
 def build(clock: Clock | None = None) -> MailboxStandIn:
