@@ -64,9 +64,7 @@ class MailboxStandIn(StandIn):
         try:
             from connectors.systems.mailbox.imapserver import HOST, ImapServer  # noqa: PLC0415 - pymap need not be installed
         except ModuleNotFoundError:
-            raise ConfigurationError(
-                "the mailbox's stand-in is pymap, which is not installed: take the extra `demo`, or pip install pymap"
-            ) from None
+            raise ConfigurationError("the stand-in is pymap, which is not installed: take the extra `demo`") from None
         self._host = HOST
         self.server = ImapServer(USERNAME, PASSWORD)
         with self.opened() as box:
