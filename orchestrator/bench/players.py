@@ -18,10 +18,11 @@ import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from pydantic_core import from_json
 
+from orchestrator.ports import OutRecord
 from schemas.ids import report_id
 from schemas.topics import Topics
 
-__all__ = ["floor", "main", "respond"]
+__all__ = ["answer_to", "floor", "main", "respond"]
 
 _REPORT = (
     '{"version":1,"type":"FulfilmentReport","report_id":"%s","order_id":"%s","subject_request_id":"%s","system":"%s",'
@@ -61,31 +62,28 @@ class _Sender:
 
 async def respond(bootstrap: str, prefix: str, systems: list[str]) -> None:
     """Answer every order with `fulfilled`."""
-    from orchestrator.ports import OutRecord
-
     topics = Topics(prefix=prefix)
     names = [topics.orders(system) for system in systems]
+    await _serve(bootstrap, names, topics.group("bench-connectors"), lambda record: [answer_to(record, topics)])
 
-    def answer(record: Any) -> list[OutRecord]:
-        order = from_json(record.value)
-        report = report_id(order["order_id"], order["attempt"], "fulfilled")
-        value = _REPORT % (
-            report,
-            order["order_id"],
-            order["subject_request_id"],
-            order["system"],
-            order["attempt"],
-            order["issued_at"],
-        )
-        return [OutRecord(topics.reports, record.key, value.encode(), _HEADERS)]
 
-    await _serve(bootstrap, names, topics.group("bench-connectors"), answer)
+def answer_to(record: Any, topics: Topics) -> OutRecord:
+    """Return the report that says `fulfilled` to the order in a record."""
+    order = from_json(record.value)
+    report = report_id(order["order_id"], order["attempt"], "fulfilled")
+    value = _REPORT % (
+        report,
+        order["order_id"],
+        order["subject_request_id"],
+        order["system"],
+        order["attempt"],
+        order["issued_at"],
+    )
+    return OutRecord(topics.reports, record.key, value.encode(), _HEADERS)
 
 
 async def floor(bootstrap: str, prefix: str, systems: list[str]) -> None:
     """Orchestrate with a counter per request in a dictionary."""
-    from orchestrator.ports import OutRecord
-
     topics = Topics(prefix=prefix)
     counts: dict[bytes, int] = {}
     padding = "x" * 420

@@ -16,18 +16,41 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from schemas.registry import Registry
 from schemas.topics import Topics
 
-__all__ = ["Running", "player", "worker"]
+__all__ = ["Cpu", "Running", "player", "registry_of", "worker"]
 
-_SYSTEM = (
-    "  - {{id: {id}, title: System {id}, role: processor, owner: Bench, connector: bench,"
-    " rights: [access], needs: [{{kind: email}}]}}\n"
-)
-_REGISTRY = (
-    "version: bench\ncontroller: {title: Bench, zone: Europe/Amsterdam, calendar: NL, regime: eu.gdpr}\n"
-    "portals: [{id: bench, title: Bench, owner: Bench}]\nsystems:\n"
-)
+
+
+def registry_of(systems: list[str]) -> Registry:
+    """Return the registry that `worker` writes for these systems."""
+    return Registry.model_validate(
+        {
+            "version": "bench",
+            "controller": {"title": "Bench", "zone": "Europe/Amsterdam", "calendar": "NL", "regime": "eu.gdpr"},
+            "portals": [{"id": "bench", "title": "Bench", "owner": "Bench"}],
+            "systems": [
+                {"id": system, "title": f"System {system}", "role": "processor", "owner": "Bench", "connector": "bench",
+                 "rights": ["access"], "needs": [{"kind": "email"}]}
+                for system in systems
+            ],
+        }
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cpu:
+    """Processor seconds of a process: its main thread (decides, encodes, publishes) and all others (Kafka's fetching, SQL)."""
+
+    main: float
+    others: float
+
+    def __sub__(self, other: Cpu) -> Cpu:
+        return Cpu(main=self.main - other.main, others=self.others - other.others)
+
+    def __add__(self, other: Cpu) -> Cpu:
+        return Cpu(main=self.main + other.main, others=self.others + other.others)
 
 
 @dataclass(slots=True)
@@ -51,6 +74,13 @@ class Running:
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
+    def cpu_seconds(self) -> Cpu:
+        """Return the processor time it has taken since it started."""
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        by_thread = {int(task.name): int((task / "schedstat").read_text().split()[0]) / 1e9 for task in tasks.iterdir()}
+        main = by_thread.pop(self.process.pid)
+        return Cpu(main=main, others=sum(by_thread.values()))
+
     def metric(self, name: str) -> float:
         """Return the sum of a metric's series, as its /metrics page shows them; 0 if there is none."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as page:
@@ -72,7 +102,8 @@ async def worker(
 ) -> AsyncIterator[Running]:
     """Run a worker of the product while the block runs."""
     registry = folder / f"{topics.prefix}.yaml"
-    registry.write_text(_REGISTRY + "".join(_SYSTEM.format(id=system) for system in systems))
+    # JSON is YAML.
+    registry.write_text(registry_of(systems).model_dump_json(exclude_defaults=True))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     environment = {

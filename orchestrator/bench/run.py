@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from orchestrator.adapters import topics as topics_adapter
 from orchestrator.bench.measure import Latency, Throughput, latency, make_requests, publish, throughput
-from orchestrator.bench.processes import Running, player, worker
+from orchestrator.bench.processes import Cpu, Running, player, worker
 from schemas.sealed import SealingKey
 from schemas.topics import Topics, manifest
 
@@ -45,6 +45,8 @@ class Side:
     throughput: Throughput
     latency: Latency
     records: int
+    #: What the measured processes took for the backlog, start included.
+    cpu: Cpu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,9 @@ class Comparison:
             "rate_per_s": round(self.ours.latency.rate, 1),
             "records_per_request": round(self.ours.records / self.requests, 2),
             "floor_records_per_request": round(self.floor.records / self.requests, 2),
+            "cpu_ms_per_request": round((self.ours.cpu.main + self.ours.cpu.others) / self.requests * 1000, 3),
+            "cpu_main_ms_per_request": round(self.ours.cpu.main / self.requests * 1000, 3),
+            "floor_cpu_ms_per_request": round((self.floor.cpu.main + self.floor.cpu.others) / self.requests * 1000, 3),
             "requests": self.requests,
             "systems": self.systems,
             "workers": self.workers,
@@ -101,6 +106,8 @@ async def _side(plan: Plan, name: str, say: Callable[[str], None]) -> Side:
         ours = partial(worker, plan.bootstrap, topics, names, plan.folder, key=key, store_url=store_url)
         starts += [ours(number=number) for number in numbers]
         running = [await stack.enter_async_context(start) for start in starts]
+        measured = [one for one in running if one.name != "respond"]
+        at_start = [one.cpu_seconds() for one in measured]
         wanted = {record.key for record in backlog}
         done = await throughput(
             plan.bootstrap,
@@ -110,12 +117,14 @@ async def _side(plan: Plan, name: str, say: Callable[[str], None]) -> Side:
             timeout_seconds=plan.timeout_seconds,
             alive=partial(_all_alive, running),
         )
-        say(f"{name}: {done.per_second:,.0f} requests/s")
+        took = [one.cpu_seconds() - before for one, before in zip(measured, at_start, strict=True)]
+        cpu = sum(took[1:], took[0])
+        say(f"{name}: {done.per_second:,.0f} requests/s, {(cpu.main + cpu.others) / plan.requests * 1000:.2f} ms CPU a request")
         records = await _records(plan.bootstrap, topics, names)
         paced = make_requests(plan.latency_requests, topics, sealing)
         quick = await latency(plan.bootstrap, topics, paced, done.per_second / 4)
         say(f"{name}: p50 {quick.p50_ms:.0f} ms, p99 {quick.p99_ms:.0f} ms at {quick.rate:,.0f} requests/s")
-    return Side(throughput=done, latency=quick, records=records)
+    return Side(throughput=done, latency=quick, records=records, cpu=cpu)
 
 
 def _all_alive(running: list[Running]) -> None:

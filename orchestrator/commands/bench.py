@@ -63,7 +63,7 @@ def _show(figures: dict[str, float | int]) -> None:
     from rich.table import Table
 
     table = Table(title=f"{figures['requests']:,} requests, {figures['systems']} systems, {figures['workers']} worker(s)")
-    for column in ("", "requests/s", "p50 ms", "p99 ms", "records per request"):
+    for column in ("", "requests/s", "p50 ms", "p99 ms", "records per request", "CPU ms per request"):
         table.add_column(column, justify="right" if column else "left")
     table.add_row(
         "floor: plain aiokafka, memory",
@@ -71,6 +71,7 @@ def _show(figures: dict[str, float | int]) -> None:
         f"{figures['floor_p50_ms']:.1f}",
         f"{figures['floor_p99_ms']:.1f}",
         f"{figures['floor_records_per_request']:.1f}",
+        f"{figures['floor_cpu_ms_per_request']:.2f}",
     )
     table.add_row(
         "ours",
@@ -78,6 +79,7 @@ def _show(figures: dict[str, float | int]) -> None:
         f"{figures['p50_ms']:.1f}",
         f"{figures['p99_ms']:.1f}",
         f"{figures['records_per_request']:.1f}",
+        f"{figures['cpu_ms_per_request']:.2f} ({figures['cpu_main_ms_per_request']:.2f} main)",
     )
     Console().print(table)
     Console().print(f"ratio {figures['ratio']:.2f}; latency at a quarter of each side's own peak rate")
