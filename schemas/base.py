@@ -54,27 +54,28 @@ class Record(BaseModel):
         plan = _PLANS.get(cls)
         if plan is None:
             plan = _PLANS[cls] = _plan_of(cls)
-        defaults, required = plan
-        if not required <= fields.keys() <= defaults.keys():
+        defaults, required, names = plan
+        # The defaults come first, so every field has its declared place; an unknown one makes the sum longer.
+        values = defaults | fields
+        if len(values) != len(defaults) or not required <= fields.keys():
             raise TypeError(f"{cls.__name__}: unknown or missing fields: {sorted(required ^ fields.keys())}")
-        values = {name: fields.get(name, default) for name, default in defaults.items()}
         made = cls.__new__(cls)
-        put = object.__setattr__
-        put(made, "__dict__", values)
-        put(made, "__pydantic_fields_set__", set(values))
-        put(made, "__pydantic_extra__", None)
-        put(made, "__pydantic_private__", None)
+        _put(made, "__dict__", values)
+        _put(made, "__pydantic_fields_set__", names)
+        _put(made, "__pydantic_extra__", None)
+        _put(made, "__pydantic_private__", None)
         return made
 
 
-_PLANS: dict[type[Record], tuple[dict[str, Any], frozenset[str]]] = {}
+_put = object.__setattr__
+_PLANS: dict[type[Record], tuple[dict[str, Any], frozenset[str], set[str]]] = {}
 
 
-def _plan_of(kind: type[Record]) -> tuple[dict[str, Any], frozenset[str]]:
-    """Return each field's default, in declared order, and the fields without one; records are frozen, so these are shared."""
+def _plan_of(kind: type[Record]) -> tuple[dict[str, Any], frozenset[str], set[str]]:
+    """Return each field's default, in declared order, the fields without one, and all names; records are frozen and share them."""
     fields = kind.model_fields.items()
     defaults = {name: None if info.is_required() else info.get_default(call_default_factory=True) for name, info in fields}
-    return defaults, frozenset(name for name, info in fields if info.is_required())
+    return defaults, frozenset(name for name, info in fields if info.is_required()), set(defaults)
 
 
 class Message(Record):
