@@ -70,7 +70,12 @@ def encode(message: Message) -> bytes:
 
 def headers_of(message: Message) -> Headers:
     """Return the headers every record of this message carries."""
-    return [(TYPE_HEADER, type(message).__name__.encode()), (VERSION_HEADER, str(message.version).encode())]
+    return [*_headers_of(type(message), message.version)]
+
+
+@cache
+def _headers_of(kind: type[Message], version: int) -> Headers:
+    return [(TYPE_HEADER, kind.__name__.encode()), (VERSION_HEADER, str(version).encode())]
 
 
 def decode(value: bytes | None, headers: Iterable[tuple[str, bytes]], accepted: Iterable[type[Message]]) -> Message:
@@ -83,7 +88,7 @@ def decode(value: bytes | None, headers: Iterable[tuple[str, bytes]], accepted: 
         raise ProtocolViolation(QuarantineReason.NOT_JSON, remedy="publish a JSON object, not an empty value")
     if len(value) > MAX_VALUE_BYTES:
         raise ProtocolViolation(QuarantineReason.OVERSIZED, remedy=f"keep a message below {MAX_VALUE_BYTES} bytes")
-    allowed = {model.__name__: model for model in accepted}
+    allowed = _by_name(tuple(accepted))
     name = next((data for key, data in headers if key == TYPE_HEADER), None)
     kind = name.decode("ascii", "replace") if name is not None else _type_in(value)
     model = allowed.get(kind)
@@ -100,6 +105,11 @@ def decode(value: bytes | None, headers: Iterable[tuple[str, bytes]], accepted: 
     if message.version not in _VERSIONS:
         raise ProtocolViolation(QuarantineReason.UNKNOWN_VERSION, field="version", remedy="this release reads version 1")
     return message
+
+
+@cache
+def _by_name(models: tuple[type[Message], ...]) -> Mapping[str, type[Message]]:
+    return {model.__name__: model for model in models}
 
 
 _OBJECT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])

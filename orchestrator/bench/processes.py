@@ -22,7 +22,6 @@ from schemas.topics import Topics
 __all__ = ["Cpu", "Running", "player", "registry_of", "worker"]
 
 
-
 def registry_of(systems: list[str]) -> Registry:
     """Return the registry that `worker` writes for these systems."""
     return Registry.model_validate(

@@ -126,8 +126,14 @@ class _Sampler:
 
 
 async def measure_stages(
-    folder: Path, *, requests: int = 4_000, systems: int = 4, batch: int = 400, store_url: str | None = None,
-    broker: Publisher | None = None, topics: Topics | None = None
+    folder: Path,
+    *,
+    requests: int = 4_000,
+    systems: int = 4,
+    batch: int = 400,
+    store_url: str | None = None,
+    broker: Publisher | None = None,
+    topics: Topics | None = None,
 ) -> list[Share]:
     """Return the processor time of each stage per request; the store's own thread is a stage of its own.
 
@@ -139,7 +145,12 @@ async def measure_stages(
     engine = make_engine(store_url or f"sqlite:///{folder / 'stages.sqlite'}")
     schema.upgrade(engine)
     store = SqlStore(engine)
-    registry, keys, clock, metrics = registry_of(names), DevelopmentKeys(sealing), SystemClock(), WorkerMetrics(CollectorRegistry())
+    registry, keys, clock, metrics = (
+        registry_of(names),
+        DevelopmentKeys(sealing),
+        SystemClock(),
+        WorkerMetrics(CollectorRegistry()),
+    )
     bus = _Bus(topics, broker)
     ground = Ground(
         store=store,

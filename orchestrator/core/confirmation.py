@@ -39,7 +39,7 @@ def confirm(draft: Draft, results: tuple[SystemResult, ...]) -> str:
     """Return the confirmation's bytes as text; they are stored, so that they never change."""
     state = draft.state
     assert state.result is not None and state.closed_at is not None and state.due is not None, "only closed requests"
-    confirmation = Confirmation(
+    confirmation = Confirmation.trusted(
         confirmation_id=confirmation_id(state.subject_request_id),
         subject_request_id=state.subject_request_id,
         group_id=state.group_id,

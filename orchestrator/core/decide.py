@@ -73,7 +73,8 @@ def decide(state: RequestState | None, given: Input, now: datetime, context: Con
     draft.set(wake_at=timers.next_wake(draft))
     if draft.state.phase not in move.to:
         raise AssertionError(f"{name} led from {state_before.phase} to {draft.state.phase}, which the table does not allow")
-    unchanged = state is not None and draft.state == state
+    # What left a fact has moved the journal on.
+    unchanged = state is not None and not draft.facts and draft.state == state
     return Decision(state if unchanged else draft.state, tuple(draft.effects), tuple(draft.facts))
 
 

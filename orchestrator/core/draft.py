@@ -52,7 +52,8 @@ class Draft:
 
     def put(self, order: OrderState) -> None:
         """Replace the order to one system."""
-        self.set(orders=tuple(order if old.system == order.system else old for old in self.state.orders))
+        system = order.system
+        self.set(orders=tuple([order if old.system == system else old for old in self.state.orders]))
 
     @property
     def registry(self) -> Registry:

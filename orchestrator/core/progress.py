@@ -33,9 +33,10 @@ def progress(draft: Draft) -> None:
     state = draft.state
     if state.phase is not Phase.ACTIVE or state.leader is not None:
         return
-    _settle_hopeless(draft)
-    if state.hold is None:
-        _send_ready(draft)
+    if any(order.phase is OrderPhase.WAITING for order in state.orders):
+        _settle_hopeless(draft)
+        if state.hold is None:
+            _send_ready(draft)
     if all(order.phase is OrderPhase.SETTLED for order in draft.state.orders):
         results = results_of(draft)
         close(draft, _result(results), results)
@@ -68,10 +69,10 @@ def _send_ready(draft: Draft) -> None:
 def _turn_has_come(draft: Draft, order: OrderState) -> bool:
     """Tell whether nobody must go before it: other requests, earlier stages, sources of an identifier."""
     system = draft.system(order)
-    settled = {other.system for other in draft.state.orders if other.phase is OrderPhase.SETTLED}
-    planned = {other.system for other in draft.state.orders}
-    stages_done = all(before in settled for before in system.after if before in planned)
-    return not order.gated_by and stages_done and meets(system.needs, draft.state.kinds)
+    if order.gated_by or not meets(system.needs, draft.state.kinds):
+        return False
+    before = system.after
+    return not before or all(other.phase is OrderPhase.SETTLED for other in draft.state.orders if other.system in before)
 
 
 def started_irreversibly(draft: Draft) -> bool:

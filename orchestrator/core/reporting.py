@@ -30,11 +30,10 @@ def report(draft: Draft, message: FulfilmentReport, opened: Opened) -> None:
     if isinstance(outcome, Failed) and message.attempt < order.attempt:
         return  # overtaken: the system was asked again and has yet to answer that
     seen = order.reports if message.report_id in order.reports else (*order.reports, message.report_id)
-    order = evolve(order, reports=seen)
     if order.phase is OrderPhase.SETTLED:
-        _late(draft, order, message)
+        _late(draft, evolve(order, reports=seen), message)
     elif isinstance(outcome, Accepted):
-        _accepted(draft, order, message, outcome)
+        _accepted(draft, evolve(order, reports=seen), message, outcome)
     elif isinstance(outcome, Failed):
         draft.fact("order_failed", system=order.system, reason=outcome.reason, attempt=message.attempt)
         escalate_order(
@@ -44,12 +43,12 @@ def report(draft: Draft, message: FulfilmentReport, opened: Opened) -> None:
             EscalationReason.ORDER_FAILED,
             outcome=outcome,
             report_id=message.report_id,
+            reports=seen,
             notes=message.notes,
         )
     else:
         _keep_yield(draft, opened)
-        order = evolve(order, results=message.results, notes=message.notes)
-        settle(draft, order, outcome, report=message.report_id)
+        settle(draft, order, outcome, report=message.report_id, reports=seen, results=message.results, notes=message.notes)
 
 
 def _renews(order: OrderState, outcome: ReportedOutcome) -> bool:

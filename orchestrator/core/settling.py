@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from orchestrator.core.draft import Draft
 from orchestrator.core.effects import SendOrder
 from orchestrator.core.order_lifecycle import OrderEvent, advance
-from orchestrator.core.state import OrderState, evolve
+from orchestrator.core.state import OrderState
 from schemas.ids import order_id
 from schemas.outcomes import FinalOutcome
 from schemas.vocabulary import EscalationReason
@@ -18,8 +18,8 @@ from schemas.vocabulary import EscalationReason
 __all__ = ["escalate_order", "send", "settle"]
 
 
-def settle(draft: Draft, order: OrderState, outcome: FinalOutcome, *, report: str | None = None) -> None:
-    """Record a final outcome."""
+def settle(draft: Draft, order: OrderState, outcome: FinalOutcome, *, report: str | None = None, **changes: object) -> None:
+    """Record a final outcome, with what else the order learns at this moment."""
     settled = advance(
         order,
         OrderEvent.SETTLE,
@@ -30,8 +30,10 @@ def settle(draft: Draft, order: OrderState, outcome: FinalOutcome, *, report: st
         resend_at=None,
         expected_by=None,
         escalation=None,
+        gated_by=(),
+        **changes,
     )
-    draft.put(evolve(settled, gated_by=()))
+    draft.put(settled)
     took = (draft.now - order.first_sent_at).total_seconds() if order.first_sent_at else None
     draft.fact("order_settled", system=order.system, outcome=outcome.code, seconds=took, report=report)
 

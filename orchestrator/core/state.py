@@ -145,6 +145,7 @@ class RequestState:
 
 T = TypeVar("T", "RequestState", "OrderState", "HoldState")
 _FIELDS = {kind: frozenset(f.name for f in fields(kind)) for kind in (RequestState, OrderState, HoldState)}
+_COUNTS = {kind: len(names) for kind, names in _FIELDS.items()}
 
 
 def evolve(state: T, /, **changes: Any) -> T:
@@ -160,9 +161,14 @@ def evolve(state: T, /, **changes: Any) -> T:
 
 def put(fresh: RequestState | OrderState | HoldState, changes: dict[str, Any]) -> None:
     """Write into a copy that nobody else has seen yet. Raises `AttributeError` for a field that does not exist."""
-    if not changes.keys() <= _FIELDS[type(fresh)]:
-        raise AttributeError(f"{type(fresh).__name__} has no {', '.join(sorted(changes.keys() - _FIELDS[type(fresh)]))}")
-    fresh.__dict__.update(changes)
+    content = fresh.__dict__
+    content.update(changes)
+    # A whole state has a value for each field: a name too many can only be an unknown one.
+    if len(content) != _COUNTS[type(fresh)]:
+        unknown = sorted(changes.keys() - _FIELDS[type(fresh)])
+        for name in unknown:
+            del content[name]
+        raise AttributeError(f"{type(fresh).__name__} has no {', '.join(unknown)}")
 
 
 _ADAPTER: TypeAdapter[RequestState] = TypeAdapter(RequestState)

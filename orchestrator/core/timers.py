@@ -27,24 +27,30 @@ def next_wake(draft: Draft) -> datetime | None:
     return min(_ends(draft), default=None)
 
 
-def _ends(draft: Draft) -> Iterator[datetime]:
-    state, zone = draft.state, draft.registry.controller.zone
-    yield from (end_of_day(until, zone) for _, until in _retentions(draft))
-    if state.phase is Phase.CLOSED:
-        return
+def _ends(draft: Draft) -> list[datetime]:
+    state = draft.state
+    ends = [end_of_day(until, draft.registry.controller.zone) for _, until in _retentions(draft)]
+    if state.phase is not Phase.CLOSED:
+        ends += _request_ends(draft)
+        for order in state.orders:
+            if order.phase is not OrderPhase.SETTLED:
+                ends += _order_ends(draft, order)
+    return ends
+
+
+def _request_ends(draft: Draft) -> Iterator[datetime]:
+    state = draft.state
     if state.verify_by is not None and state.hold is None:
         yield state.verify_by
     if state.next_status_at is not None:
         yield state.next_status_at
     if state.hold is not None and not state.hold.reviewed:
-        yield end_of_day(state.hold.review_on, zone)
+        yield end_of_day(state.hold.review_on, draft.registry.controller.zone)
     assert state.due is not None, "every request has due dates from its first record on"
     if EscalationReason.DUE_SOON not in state.escalated:
         yield _due_soon_at(draft, state.due.due_at)
     if EscalationReason.OVERDUE not in state.escalated:
         yield state.due.due_at
-    for order in state.orders:
-        yield from _order_ends(draft, order)
 
 
 def _due_soon_at(draft: Draft, due_at: datetime) -> datetime:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from orchestrator.core.effects import Input, Opened, Publish, PublishConfirmation, SendOrder
 from orchestrator.ports import Keys, OutRecord, Record
@@ -164,6 +165,7 @@ def _check_key(record: Record, request: str) -> None:
         )
 
 
+@lru_cache(maxsize=1024)
 def _trace(request: str) -> tuple[str, bytes]:
     """Return a W3C `traceparent` that follows from the request's id: one request is one trace, replayed or not."""
     trace = request.replace("-", "")
