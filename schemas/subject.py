@@ -60,7 +60,8 @@ class SubjectData(Record):
     def to_bytes(self) -> bytes:
         """Return canonical bytes, for sealing and for nothing else."""
         ordered = {kind: tuple(sorted(set(self.identifiers[kind]))) for kind in sorted(self.identifiers)}
-        return SubjectData.trusted(identifiers=ordered, changes=self.changes).model_dump_json(exclude_none=True).encode()
+        data = SubjectData.trusted(identifiers=ordered, changes=self.changes)
+        return data.__pydantic_serializer__.to_json(data, exclude_none=True)
 
 
 _NOT_DIGITS = re.compile(r"[^\d+]")

@@ -19,13 +19,22 @@ def pack(records: Iterable[OutRecord]) -> bytes:
     """Return the records as bytes."""
     parts: list[bytes] = []
     length = _LENGTH.pack
+    # Topics and headers recur within a batch: each is written down once.
+    topics: dict[str, bytes] = {}
+    headers: dict[tuple[str, bytes], bytes] = {}
     for record in records:
-        topic = record.topic.encode()
-        parts += (length(len(topic)), topic, length(len(record.key)), record.key, length(len(record.value)), record.value)
-        parts.append(length(len(record.headers)))
-        for name, value in record.headers:
-            raw = name.encode()
-            parts += (length(len(raw)), raw, length(len(value)), value)
+        topic = topics.get(record.topic)
+        if topic is None:
+            raw = record.topic.encode()
+            topic = topics[record.topic] = length(len(raw)) + raw
+        key, value = record.key, record.value
+        parts += (topic, length(len(key)), key, length(len(value)), value, length(len(record.headers)))
+        for header in record.headers:
+            packed = headers.get(header)
+            if packed is None:
+                raw = header[0].encode()
+                packed = headers[header] = b"".join((length(len(raw)), raw, length(len(header[1])), header[1]))
+            parts.append(packed)
     return b"".join(parts)
 
 
