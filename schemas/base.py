@@ -72,7 +72,7 @@ _PLANS: dict[type[Record], tuple[dict[str, Any], frozenset[str], set[str]]] = {}
 
 
 def _plan_of(kind: type[Record]) -> tuple[dict[str, Any], frozenset[str], set[str]]:
-    """Return each field's default, in declared order, the fields without one, and all names; records are frozen and share them."""
+    """Return each field's default, in declared order, the fields without one, and all names. Frozen records share these."""
     fields = kind.model_fields.items()
     defaults = {name: None if info.is_required() else info.get_default(call_default_factory=True) for name, info in fields}
     return defaults, frozenset(name for name, info in fields if info.is_required()), set(defaults)

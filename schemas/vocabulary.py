@@ -34,7 +34,7 @@ __all__ = [
 
 
 class _Word(StrEnum):
-    """A word that is written often: its `value` is read without a step through Python, which serializing does dozens of times."""
+    """A word whose `value` is read without a step through Python: serializing does that dozens of times a request."""
 
     if not TYPE_CHECKING:  # Type checkers know a member's value by themselves.
         value = property(attrgetter("_value_"))

@@ -1,4 +1,4 @@
-"""Where a worker's processor time goes, stage by stage: the worker's own path in this process, sampled by the processor's clock.
+"""Where a worker's processor time goes, stage by stage: its own path in this process, sampled by the processor's clock.
 
 Batches are shaped like those of a loaded worker: new requests together with the reports on earlier ones. Nothing is patched
 and nothing replaced but the broker: a timer interrupts every millisecond of processor time, and the time since the last
@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,7 +96,7 @@ class _Sampler:
     """Books this thread's processor time by stage."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self._last = 0.0
 
     def _book(self, _number: int, frame: FrameType | None) -> None:
@@ -178,7 +178,8 @@ async def measure_stages(
         store_seconds += _store_seconds() - before
     await store.aclose()
     sampler.seconds["SQL, in the store's own thread"] = store_seconds
-    return [Share(stage, seconds / requests * 1e6) for stage, seconds in sampler.seconds.most_common()]
+    most_first = sorted(sampler.seconds.items(), key=lambda item: -item[1])
+    return [Share(stage, seconds / requests * 1e6) for stage, seconds in most_first]
 
 
 def _halves(reports: list[OutRecord]) -> tuple[list[OutRecord], list[OutRecord]]:
