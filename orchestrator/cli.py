@@ -15,6 +15,7 @@ from orchestrator.commands.due import due_command
 from orchestrator.commands.kafka import kafka_app
 from orchestrator.commands.keys import keys_app
 from orchestrator.commands.lifecycle import lifecycle_command
+from orchestrator.commands.mailbox import mailbox_app
 from orchestrator.commands.quarantine import quarantine_app
 from orchestrator.commands.registry import registry_app
 from orchestrator.commands.schemas import schemas_app
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(keys_app, name="keys")
 app.add_typer(kafka_app, name="kafka")
+app.add_typer(mailbox_app, name="mailbox")
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(registry_app, name="registry")
 app.add_typer(schemas_app, name="schemas")

@@ -14,8 +14,10 @@ import contextlib
 import imaplib
 import re
 import ssl
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -183,12 +185,16 @@ class Session:
         """Return a whole message, unread as before; None if it is gone."""
         return next((body for found, _, body in self._fetch([uid], "(UID BODY.PEEK[])") if found == uid), None)
 
-    def received(self, uid: int) -> bytes | None:
-        """Return when the server took a message in, in its own notation (INTERNALDATE); None if it is gone."""
+    def received(self, uid: int) -> datetime | None:
+        """Return when the server took a message in (INTERNALDATE), in UTC; None if it is gone."""
         with _speaking("fetch"):
             data = _data(self._mailbox.client.uid("FETCH", str(uid), "(UID INTERNALDATE)"), "fetch")
-        lines = [item for item in data if isinstance(item, bytes)]
-        return next((line for line in lines if (found := _UID.search(line)) and int(found[1]) == uid), None)
+            lines = [item for item in data if isinstance(item, bytes)]
+            line = next((line for line in lines if (found := _UID.search(line)) and int(found[1]) == uid), None)
+            local = None if line is None else imaplib.Internaldate2tuple(line)
+        if line is not None and local is None:
+            raise SystemRejected("mailbox_fetch: the server does not say when it took a message in")
+        return None if local is None else datetime.fromtimestamp(time.mktime(local), UTC)
 
     def mark(self, uids: Sequence[int], flag: str) -> None:
         """Add a flag or keyword to messages."""
