@@ -41,6 +41,9 @@ test: lint ## everything: the above, the core's coverage, then all tests on a re
 demo: setup ## the main job, on a real Kafka, in front of your eyes
 	@$(BIN)/dsr demo
 
+fuzz: setup ## damaged input for every decoder: SECONDS_EACH=10, SEED=n
+	@$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS_EACH),10) $(if $(SEED),--first $(SEED))
+
 simulate: setup ## deterministic simulation: SEED=n replays one world, SEEDS=a..b runs many, LARGE=1 large ones
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),0..1000)) $(if $(LARGE),--large)
 
@@ -57,4 +60,4 @@ chaos: setup ## a long run under kills: two workers on PostgreSQL, then one on S
 	@$(CHAOS) --minutes $(CHAOS_MINUTES) --store postgresql --workers 2
 	@$(CHAOS) --minutes $(CHAOS_MINUTES_SQLITE) --store sqlite --no-control
 
-.PHONY: help setup lock lint check test demo bench chaos simulate
+.PHONY: help setup lock lint check test demo bench chaos simulate fuzz

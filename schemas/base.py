@@ -6,22 +6,35 @@ Room rules: frozen, closed (`extra="forbid"`), aware UTC instants, and no input 
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-__all__ = ["Actor", "Instant", "Message", "Reason", "Record"]
+__all__ = ["Actor", "Day", "Instant", "Message", "Reason", "Record"]
+
+
+#: Moments outside these years are slips of the pen, and arithmetic near the ends of the calendar overflows.
+_YEARS = range(1970, 3000)
 
 
 def _as_utc(value: datetime) -> datetime:
     if value.tzinfo is None:
         raise ValueError("needs an offset, for instance 2026-03-05T10:00:00+01:00")
+    _near(value)
     return value.astimezone(UTC)
+
+
+def _near(value: date) -> date:
+    if value.year not in _YEARS:
+        raise ValueError(f"needs a year from {_YEARS.start} to {_YEARS[-1]}")
+    return value
 
 
 #: An aware instant, kept in UTC.
 Instant = Annotated[datetime, AfterValidator(_as_utc)]
+#: A local calendar date.
+Day = Annotated[date, AfterValidator(_near)]
 
 #: Dates and times of day are long numbers that name nobody.
 _MOMENT = re.compile(r"\b(?:19|20)\d{2}-\d{2}-\d{2}\b|\b\d{1,2}:\d{2}(?::\d{2})?\b")

@@ -5,12 +5,11 @@ Room rules: a command may be refused; the refusal names the remedy and goes back
 
 from __future__ import annotations
 
-from datetime import date
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from schemas.base import Actor, Instant, Message, Reason
+from schemas.base import Actor, Day, Instant, Message, Reason
 from schemas.ids import SubjectRequestId, SystemId
 from schemas.vocabulary import ExtensionReason, HoldKind, RefusalGround
 
@@ -47,15 +46,15 @@ class Hold(Command):
 
     type: Literal["Hold"] = "Hold"
     kind: HoldKind
-    asked_on: Annotated[date | None, Field(description="Local date on which the person was asked, for clock pauses")] = None
-    review_on: Annotated[date, Field(description="When somebody looks again: no hold without an end")]
+    asked_on: Annotated[Day | None, Field(description="Local date on which the person was asked, for clock pauses")] = None
+    review_on: Annotated[Day, Field(description="When somebody looks again: no hold without an end")]
 
 
 class Resume(Command):
     """End the hold."""
 
     type: Literal["Resume"] = "Resume"
-    received_on: Annotated[date | None, Field(description="Local date of the person's answer, for clock pauses")] = None
+    received_on: Annotated[Day | None, Field(description="Local date of the person's answer, for clock pauses")] = None
 
 
 class Waive(Command):

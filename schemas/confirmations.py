@@ -5,12 +5,11 @@ Room rules: made only from codes, dates and registry names; still true, and chec
 
 from __future__ import annotations
 
-from datetime import date
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.base import Instant, Message, Record
+from schemas.base import Day, Instant, Message, Record
 from schemas.ids import PortalId, SubjectRequestId, SystemId
 from schemas.outcomes import FinalOutcome
 from schemas.reports import ResultReference
@@ -57,13 +56,11 @@ class DueDates(Record):
     """The legal dates, with the rule they come from. Not legal advice: check with counsel."""
 
     rule: Annotated[str, Field(description="Rule id, see docs/deadlines.md")]
-    due_on: date | None = None
-    extended_due_on: date | None = None
-    acknowledge_by_on: date | None = None
-    notice_by_on: date | None = None
-    applicable_due_on: Annotated[date | None, Field(description="The extended date after a valid extension, else due_on")] = (
-        None
-    )
+    due_on: Day | None = None
+    extended_due_on: Day | None = None
+    acknowledge_by_on: Day | None = None
+    notice_by_on: Day | None = None
+    applicable_due_on: Annotated[Day | None, Field(description="The extended date after a valid extension, else due_on")] = None
     due_at: Annotated[Instant, Field(description="The instant at which the applicable period ends")]
 
 

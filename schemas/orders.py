@@ -5,12 +5,11 @@ Room rules: an order holds only what the registry says that system needs.
 
 from __future__ import annotations
 
-from datetime import date
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.base import Instant, Message
+from schemas.base import Day, Instant, Message
 from schemas.ids import SubjectRequestId, SystemId
 from schemas.sealed import Sealed
 from schemas.vocabulary import Right
@@ -29,7 +28,7 @@ class FulfilmentOrder(Message):
     attempt: Annotated[int, Field(ge=1, le=10_000)]
     issued_at: Instant
     received_at: Annotated[Instant, Field(description="When the person asked (OpenDSR `submitted_time`)")]
-    due_on: Annotated[date, Field(description="Legal due date of the request, controller's local date")]
+    due_on: Annotated[Day, Field(description="Legal due date of the request, controller's local date")]
     respond_by: Annotated[Instant, Field(description="Patience: without a report by then a person is told")]
     sealed: Annotated[Sealed, Field(description="`SubjectData` for this system, bound to the order")]
     registry_version: str

@@ -5,12 +5,11 @@ Room rules: no field may hold an identity. Counts, dates and codes only.
 
 from __future__ import annotations
 
-from datetime import date
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.base import Actor, Instant, Reason, Record
+from schemas.base import Actor, Day, Instant, Reason, Record
 from schemas.vocabulary import FailureReason, NotApplicableReason, OutcomeCode, RetentionGround
 
 __all__ = [
@@ -42,7 +41,7 @@ class Fulfilled(Record):
 
     code: Literal[OutcomeCode.FULFILLED] = OutcomeCode.FULFILLED
     count: Annotated[_Count, Field(description="Records read, changed or deleted")]
-    effective_by: date | None = None
+    effective_by: Day | None = None
 
 
 class NothingHeld(Record):
@@ -63,7 +62,7 @@ class Retained(Record):
 
     code: Literal[OutcomeCode.RETAINED] = OutcomeCode.RETAINED
     ground: RetentionGround
-    until: Annotated[date | None, Field(description="When the ground ends; a reminder is due then")] = None
+    until: Annotated[Day | None, Field(description="When the ground ends; a reminder is due then")] = None
     count: Annotated[_Count, Field(description="Records kept")] = 0
     fulfilled: Annotated[_Count, Field(description="Records deleted all the same")] = 0
     detail: Annotated[str, Field(max_length=120, description="The national law or rule, by its short name")] = ""

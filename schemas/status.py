@@ -5,12 +5,11 @@ Room rules: every event carries request, right, phase, due date and code, so tha
 
 from __future__ import annotations
 
-from datetime import date
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.base import Instant, Message
+from schemas.base import Day, Instant, Message
 from schemas.ids import PortalId, SystemId
 from schemas.vocabulary import EscalationReason, Phase, QuarantineReason, Right, StatusCode
 
@@ -27,7 +26,7 @@ class StatusEvent(Message):
     code: StatusCode
     phase: Phase | None = None
     at: Instant
-    due_on: date | None = None
+    due_on: Day | None = None
     answer_by: Annotated[Instant | None, Field(description="When the wait it tells of ends")] = None
     settled: Annotated[int | None, Field(description="Systems that have answered")] = None
     planned: Annotated[int | None, Field(description="Systems that must answer")] = None

@@ -96,6 +96,8 @@ def examine(path: Path) -> tuple[Registry | None, tuple[Mistake, ...]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         return None, (Mistake(mark.line + 1 if mark else 1, "", f"not YAML: {error.problem or error.context}"),)
+    except RecursionError:
+        return None, (Mistake(1, "", "nested too deeply for a registry"),)
     except (yaml.YAMLError, UnicodeDecodeError):
         return None, (Mistake(1, "", "not YAML: holds bytes that are no UTF-8 text"),)
     if not isinstance(node, MappingNode):

@@ -134,7 +134,7 @@ class DumpLog:
     def _parsed(self, number: int, line: bytes) -> dict[str, Any]:
         try:
             document = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise self._wrong(number) from None
         if not isinstance(document, dict):
             raise self._wrong(number)

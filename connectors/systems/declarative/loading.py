@@ -62,6 +62,8 @@ def parse(text: str, file: str) -> Declaration:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark is not None else 1
         raise ConfigurationError(f"{file}:{line}: is no YAML") from None
+    except RecursionError:
+        raise ConfigurationError(f"{file}:1: is nested too deeply for a declaration") from None
     problems = list(_repeated(node))
     declaration: Declaration | None = None
     if not problems:

@@ -1,0 +1,99 @@
+"""What is fuzzed: everything that turns bytes from outside the process into values.
+
+A target may refuse with the errors it promises and with nothing else; where the bytes may come from a person, the refusal may
+not repeat them.
+
+Room rules: each target is the shipped function; no decoder is wrapped in anything that swallows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from connectors.systems.declarative.loading import SHIPPED, parse
+from connectors.systems.weblogs.columns import Columns
+from orchestrator.adapters import registry_file
+from orchestrator.audit.dump import DumpLog
+from orchestrator.core.state import from_bytes
+from orchestrator.settings import DEPLOY
+from schemas.errors import ConfigurationError, ProtocolViolation
+from schemas.wire import MESSAGES, TYPE_HEADER, decode
+
+__all__ = ["Target", "targets"]
+
+_GOLDEN = Path(__file__).resolve().parent.parent / "schemas" / "golden"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One decoder: well-formed inputs to start from, what to call, what it may raise."""
+
+    name: str
+    seeds: tuple[bytes, ...]
+    run: Callable[[bytes], object]
+    allowed: tuple[type[Exception], ...]
+    #: Whether a refusal must keep the input to itself.
+    is_silent: bool = True
+
+
+def _message(name: str) -> Callable[[bytes], object]:
+    model = MESSAGES[name]
+
+    def run(data: bytes) -> object:
+        """Read it as this message, with the header and, as a client without headers would, from its own type field."""
+        decode(data, [(TYPE_HEADER, name.encode())], (model,))
+        return decode(data, [], MESSAGES.values())
+
+    return run
+
+
+def _through_a_file(data: bytes, read: Callable[[Path], object], suffix: str) -> object:
+    with tempfile.NamedTemporaryFile(suffix=suffix) as file:
+        file.write(data)
+        file.flush()
+        return read(Path(file.name))
+
+
+def _dump(path: Path) -> int:
+    async def count() -> int:
+        log = DumpLog(path)
+        return len([record async for record in log.read(await log.extent())])
+
+    return asyncio.run(count())
+
+
+_DUMPED = (
+    b'{"format":"dsr-dump","version":1,"prefix":"dsr","captured_at":"2026-03-05T09:00:00+00:00","extent":[["dsr.requests.v1",0,0,1]]}\n'
+    b'{"at":["dsr.requests.v1",0,0],"ms":1772701200000,"key":"a2V5","value":"e30=","headers":[["dsr-type","QWRk"]]}\n'
+    b'{"records":1}\n'
+)
+_LOG_LINES = (
+    b'192.0.2.7 - - [05/Mar/2026:09:00:00 +0000] "GET / HTTP/1.1" 200 5 "-" "agent"',
+    b'2001:db8::7 - user1 [05/Mar/2026:09:00:00 +0000] "GET /a\\"b HTTP/1.1" 404 - "-" "-"',
+)
+
+
+def _columns(data: bytes) -> object:
+    columns = Columns(("ip_address", "ident", "account_id", "time", "request", "status", "size"), "%d/%b/%Y:%H:%M:%S %z")
+    return columns.parse(data.decode("utf-8", "surrogateescape"))
+
+
+def targets() -> Iterable[Target]:
+    """Yield every target."""
+    for name in MESSAGES:
+        yield Target(f"wire:{name}", ((_GOLDEN / f"{name}.json").read_bytes(),), _message(name), (ProtocolViolation,))
+    registry = (DEPLOY / "registry" / "example-company.yaml").read_bytes()
+    yield Target(
+        "registry", (registry,), lambda data: _through_a_file(data, registry_file.load, ".yaml"), (ConfigurationError,), False
+    )
+    declared = tuple(path.read_bytes() for path in sorted(SHIPPED.glob("*/connector.yaml")))
+    yield Target(
+        "declarative", declared, lambda data: parse(data.decode("utf-8", "replace"), "f"), (ConfigurationError,), False
+    )
+    yield Target("dump", (_DUMPED,), lambda data: _through_a_file(data, _dump, ".jsonl"), (ConfigurationError,))
+    yield Target("weblogs", _LOG_LINES, _columns, ())
+    yield Target("state", (b'{"phase":"active"}',), from_bytes, (ValueError,), False)
