@@ -15,6 +15,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from orchestrator.adapters import registry_file, topics
+from orchestrator.adapters.broker import connection_to
 from orchestrator.adapters.clock import SystemClock
 from orchestrator.adapters.keys import DevelopmentKeys
 from orchestrator.adapters.metrics import WorkerMetrics
@@ -108,7 +109,7 @@ async def run_worker(
     async with contextlib.AsyncExitStack() as stack:
         store = open_store(settings, upgrade=upgrade_store)
         stack.push_async_callback(store.aclose)
-        publisher = KafkaPublisher(settings.kafka_bootstrap)
+        publisher = KafkaPublisher(settings.kafka_bootstrap, security=connection_to(settings))
         await publisher.start()
         stack.push_async_callback(publisher.aclose)
         keys = development_keys(settings)
@@ -163,7 +164,10 @@ async def _check_base(settings: Settings, registry: Registry) -> None:
     except OSError as error:
         raise ConfigurationError(f"DSR_DATADIR is not writable ({type(error).__name__}): name another folder") from None
     findings = await topics.check(
-        settings.kafka_bootstrap, topic_manifest(settings, registry), replication=settings.replication_factor
+        settings.kafka_bootstrap,
+        topic_manifest(settings, registry),
+        replication=settings.replication_factor,
+        **connection_to(settings),
     )
     if findings:
         raise ConfigurationError("topics are not as they must be: run `dsr topics apply`\n" + "\n".join(map(str, findings)))
@@ -182,6 +186,7 @@ def _app_settings(settings: Settings, translator: Translator) -> AppSettings:
         topics=translator.inputs,
         datadir=settings.datadir,
         instance_id=settings.worker_id,
+        connection=connection_to(settings),
         session_timeout_seconds=settings.session_timeout_seconds,
         commit_interval_seconds=settings.commit_interval_seconds,
     )

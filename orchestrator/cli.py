@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from orchestrator.commands.acl import acl_app
 from orchestrator.commands.audit import audit_command, dump_command
 from orchestrator.commands.bench import bench_command
 from orchestrator.commands.confirmations import confirmations_command
@@ -33,6 +34,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(acl_app, name="acl")
 app.add_typer(keys_app, name="keys")
 app.add_typer(kafka_app, name="kafka")
 app.add_typer(mailbox_app, name="mailbox")

@@ -8,30 +8,35 @@ from __future__ import annotations
 import socket
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from orchestrator.core.policy import Policy
+from schemas.broker import BrokerReach
 from schemas.errors import ConfigurationError
 from schemas.topics import DEFAULT_PREFIX
 from schemas.trust import SigningKey, Trust
 
-__all__ = ["DEPLOY", "Settings", "load_settings"]
+__all__ = ["DEPLOY", "BrokerSettings", "Settings", "load_broker", "load_settings"]
 
 #: The folder of deployment files that is installed beside the packages.
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
 
+S = TypeVar("S", bound=BaseSettings)
 Seconds = Annotated[float, Field(gt=0)]
 
 
-class Settings(BaseSettings):
-    """The worker's and the operators' settings."""
+class BrokerSettings(BrokerReach, BaseSettings):
+    """How to reach the broker: what every command that speaks Kafka reads."""
 
     model_config = SettingsConfigDict(env_prefix="DSR_", extra="ignore", hide_input_in_errors=True)
 
-    kafka_bootstrap: Annotated[str, Field(description="host:port, several joined by commas")] = "127.0.0.1:9092"
+
+class Settings(BrokerSettings):
+    """The worker's and the operators' settings."""
+
     topic_prefix: Annotated[str, Field(description="First part of every topic's and group's name")] = DEFAULT_PREFIX
     registry: Annotated[Path, Field(description="The registry file")] = DEPLOY / "registry" / "example-company.yaml"
     store_url: Annotated[str, Field(description="sqlite:///file or postgresql+psycopg://...")] = "sqlite:///dsr.sqlite"
@@ -97,8 +102,17 @@ def _content(file: Path, variable: str) -> bytes:
 
 def load_settings(**overrides: Any) -> Settings:
     """Return the settings. Raises `ConfigurationError` that names every wrong variable, never its value."""
+    return _load(Settings, overrides)
+
+
+def load_broker() -> BrokerSettings:
+    """Return how to reach the broker. Raises as `load_settings` does."""
+    return _load(BrokerSettings, {})
+
+
+def _load(kind: type[S], overrides: dict[str, Any]) -> S:
     try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+        return kind(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
         wrong = [
             f"DSR_{'_'.join(map(str, one['loc'])).upper()}: {one['msg']}"

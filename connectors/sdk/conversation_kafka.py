@@ -4,7 +4,7 @@ Topics that are looked into are read from their beginnings once and then followe
 partition, offset), so memory grows with the number of keys and not with what was said; a value is fetched when it is asked for.
 No consumer group and no offsets: a restarted process reads again, and so can never believe that it has seen what it has not.
 
-Room rules: only this file and `kafka` know aiokafka; no record's bytes in an error.
+Room rules: only this file, `kafka` and `broker_token` know aiokafka; no record's bytes in an error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from connectors.sdk.conversation import Heard
-from connectors.sdk.kafka import Reach, connection_to
+from connectors.sdk.kafka import connection_to
+from schemas.broker import BrokerReach
 from schemas.errors import SystemRejected, SystemUnavailable
 from schemas.wire import Headers
 
@@ -32,7 +33,7 @@ _RECORDS_AT_ONCE = 2000
 class KafkaConversation:
     """Implements `connectors.sdk.conversation.Conversation`. Connects at the first call, so it can be built without a loop."""
 
-    def __init__(self, reach: Reach, *, says: str, hears: Sequence[str], timeout_seconds: float = 30.0) -> None:
+    def __init__(self, reach: BrokerReach, *, says: str, hears: Sequence[str], timeout_seconds: float = 30.0) -> None:
         self._reach = reach
         self._says = says
         self._hears = tuple(hears)

@@ -1,6 +1,6 @@
 """The bus on Kafka: one consumer group per system, an idempotent producer, every ack awaited.
 
-Room rules: only this file and `conversation_kafka` know aiokafka.
+Room rules: only this file, `conversation_kafka` and `broker_token` know aiokafka.
 """
 
 from __future__ import annotations
@@ -8,18 +8,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaConnectionError, KafkaError
 from aiokafka.helpers import create_ssl_context
 
+from connectors.sdk.broker_token import GrantedBrokerToken
 from connectors.sdk.bus import AckLost, Inbound, Outbound
 from connectors.sdk.settings import RuntimeSettings
+from schemas.broker import BrokerReach
 from schemas.errors import ConfigurationError, OrchestratorError
 
-__all__ = ["KafkaBus", "Reach", "connection_to"]
+__all__ = ["KafkaBus", "connection_to"]
 
 _log = structlog.get_logger("dsr.connector")
 
@@ -30,35 +32,6 @@ _ACK_SECONDS = 30.0
 _MAX_REQUEST_BYTES = 2 * 1024 * 1024
 #: So many refusals in a row mean that another process uses our instance id: both would process everything, unfenced.
 _MOST_REFUSALS = 10
-
-
-class Reach(Protocol):
-    """Settings that say how to reach a broker."""
-
-    @property
-    def kafka_bootstrap(self) -> str:
-        """Brokers, host:port with commas."""
-        ...
-
-    @property
-    def security_protocol(self) -> Literal["PLAINTEXT", "SSL"]:
-        """Whether the brokers speak TLS."""
-        ...
-
-    @property
-    def ssl_ca_file(self) -> Path | None:
-        """Roots to trust; none: the usual ones."""
-        ...
-
-    @property
-    def ssl_cert_file(self) -> Path | None:
-        """Our certificate."""
-        ...
-
-    @property
-    def ssl_key_file(self) -> Path | None:
-        """Its private key."""
-        ...
 
 
 class KafkaBus:
@@ -93,7 +66,10 @@ class KafkaBus:
             await self._consumer.start()
         except KafkaConnectionError:
             await self.stop()
-            raise ConfigurationError("no broker answers: check DSR_KAFKA_BOOTSTRAP and DSR_SECURITY_PROTOCOL") from None
+            raise ConfigurationError(
+                "no broker answers, or it does not let us in: "
+                "check DSR_KAFKA_BOOTSTRAP, DSR_SECURITY_PROTOCOL and the DSR_SASL_ and DSR_SSL_ settings"
+            ) from None
         except KafkaError as error:
             await self.stop()
             raise OrchestratorError(f"the broker refuses to let us join: {type(error).__name__}") from None
@@ -150,19 +126,24 @@ class KafkaBus:
         }
 
 
-def connection_to(settings: Reach) -> dict[str, Any]:
-    """Return what every client of aiokafka takes to reach the broker."""
-    common: dict[str, Any] = {
-        "bootstrap_servers": settings.kafka_bootstrap,
-        "security_protocol": settings.security_protocol,
+def connection_to(reach: BrokerReach) -> dict[str, Any]:
+    """Return what every client of aiokafka takes to reach the broker and to be let in. Raises `ConfigurationError`."""
+    return {
+        "bootstrap_servers": reach.kafka_bootstrap,
         "client_id": "dsr-connector",
+        **reach.client_options(tls=_tls, read=_read, tokens=GrantedBrokerToken),
     }
-    if settings.security_protocol == "SSL":
-        common["ssl_context"] = create_ssl_context(
-            cafile=_text(settings.ssl_ca_file), certfile=_text(settings.ssl_cert_file), keyfile=_text(settings.ssl_key_file)
-        )
-    return common
+
+
+def _tls(reach: BrokerReach) -> Any:
+    return create_ssl_context(
+        cafile=_text(reach.ssl_ca_file), certfile=_text(reach.ssl_cert_file), keyfile=_text(reach.ssl_key_file)
+    )
 
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")

@@ -6,11 +6,12 @@ Room rules: a wrong setting names itself and the remedy and never quotes its val
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from schemas.broker import BrokerReach
 from schemas.errors import ConfigurationError
 from schemas.sealed import SealingKey
 from schemas.topics import DEFAULT_PREFIX, Topics
@@ -27,12 +28,11 @@ class ConnectorSettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
 
-class RuntimeSettings(ConnectorSettings):
+class RuntimeSettings(BrokerReach, ConnectorSettings):
     """What the runtime needs, whatever the system."""
 
     model_config = SettingsConfigDict(env_prefix="DSR_")
 
-    kafka_bootstrap: Annotated[str, Field(description="Brokers, host:port with commas")] = "127.0.0.1:9092"
     topic_prefix: Annotated[str, Field(description="First part of every topic's name")] = DEFAULT_PREFIX
     development_key: Annotated[SecretStr, Field(description="Base64 of 32 bytes shared with the orchestrator, for development")]
     signing_key: Annotated[SecretStr | None, Field(description="Private JWK from `dsr keys new system:ID`")] = None
@@ -42,10 +42,6 @@ class RuntimeSettings(ConnectorSettings):
         str | None, Field(description="Static membership: unique and stable per process, for a quick restart")
     ] = None
     session_timeout_seconds: Annotated[float, Field(ge=1, le=300)] = 20.0
-    security_protocol: Literal["PLAINTEXT", "SSL"] = "PLAINTEXT"
-    ssl_ca_file: Path | None = None
-    ssl_cert_file: Path | None = None
-    ssl_key_file: Path | None = None
     max_tries: Annotated[int, Field(ge=1, description="Calls of the connector's method for one attempt of an order")] = 60
     backoff_base_seconds: Annotated[float, Field(gt=0)] = 5.0
     backoff_max_seconds: Annotated[float, Field(gt=0)] = 3600.0

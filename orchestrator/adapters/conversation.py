@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAuthorizationFailedError
 from aiokafka.structs import TopicPartition
 
 from orchestrator.ports import Record
+from schemas.broker import OPEN, not_reached
 from schemas.errors import ConfigurationError, OrchestratorError
 from schemas.wire import Headers
 
@@ -59,20 +60,27 @@ def _record(found: Any) -> Record:
 
 
 @asynccontextmanager
-async def conversation(bootstrap: str, says: str, hears: Sequence[str]) -> AsyncIterator[Conversation]:
-    """Give a conversation: it says on one topic and hears others. Raises `ConfigurationError` if broker or topic is away."""
+async def conversation(
+    bootstrap: str, says: str, hears: Sequence[str], connection: Mapping[str, Any] = OPEN
+) -> AsyncIterator[Conversation]:
+    """Give a conversation: it says on one topic and hears others. `connection`: aiokafka's options for TLS and SASL.
+
+    Raises `ConfigurationError` if broker or topic is away, or if we may not do it.
+    """
     producer = AIOKafkaProducer(
-        bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, request_timeout_ms=_TIMEOUT_MS
+        bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, request_timeout_ms=_TIMEOUT_MS, **connection
     )
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, **connection)
     try:
         await consumer.start()
         await producer.start()
         await _listen(producer, consumer, says, hears)
         yield Conversation(producer, consumer)
     except KafkaConnectionError:
+        raise not_reached(bootstrap, connection) from None
+    except TopicAuthorizationFailedError:
         raise ConfigurationError(
-            f"No Kafka broker answers at {bootstrap}: check DSR_KAFKA_BOOTSTRAP, or start one with `dsr kafka up`"
+            f"the broker at {bootstrap} does not let us do that: it takes an operator's rules, see `dsr acl show`"
         ) from None
     except KafkaError as error:
         raise OrchestratorError(f"the broker at {bootstrap} did not do it ({type(error).__name__}): try again") from error
@@ -85,7 +93,10 @@ async def _listen(producer: Any, consumer: Any, says: str, hears: Sequence[str])
     there = await consumer.topics()
     missing = ", ".join(sorted({says, *hears} - there))
     if missing:
-        raise ConfigurationError(f"{missing}: no such topic; check DSR_TOPIC_PREFIX, or make them with `dsr topics apply`")
+        raise ConfigurationError(
+            f"{missing}: no such topic, or not for us to see (`dsr acl show`); check DSR_TOPIC_PREFIX, "
+            "or make them with `dsr topics apply`"
+        )
     partitions = [TopicPartition(topic, number) for topic in hears for number in await producer.partitions_for(topic)]
     consumer.assign(partitions)
     for partition, end in (await consumer.end_offsets(partitions)).items():

@@ -17,6 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
 
+from schemas.broker import not_reached
 from schemas.errors import ConfigurationError, OrchestratorError
 from schemas.topics import TopicSpec
 
@@ -226,9 +227,7 @@ async def _admin(bootstrap: str, connection: Mapping[str, Any]) -> AsyncIterator
         await admin.start()
         yield admin
     except KafkaConnectionError:
-        raise ConfigurationError(
-            f"No Kafka broker answers at {bootstrap}: check DSR_KAFKA_BOOTSTRAP, or start one with `dsr kafka up`"
-        ) from None
+        raise not_reached(bootstrap, connection) from None
     except (KafkaError, TimeoutError) as error:
         raise OrchestratorError(f"The broker at {bootstrap} did not do it ({type(error).__name__}): try again") from error
     finally:

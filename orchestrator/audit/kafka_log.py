@@ -14,10 +14,11 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAuthorizationFailedError
 from aiokafka.structs import TopicPartition
 
 from orchestrator.audit.records import Extent, LogRecord, Place, Span
+from schemas.broker import OPEN, not_reached
 from schemas.errors import ConfigurationError, OrchestratorError
 from schemas.topics import Topics
 
@@ -44,7 +45,10 @@ class KafkaLog:
         needed = self._only or {topics.requests, topics.journal, topics.confirmations}
         missing = ", ".join(sorted(name for name in needed if not there.get(name)))
         if missing:
-            raise ConfigurationError(f"{missing}: no such topic; check DSR_TOPIC_PREFIX, or make them with `dsr topics apply`")
+            raise ConfigurationError(
+                f"{missing}: no such topic, or not for us to see (`dsr acl show`); check DSR_TOPIC_PREFIX, "
+                "or make them with `dsr topics apply`"
+            )
         inputs = {topics.requests, topics.commands, topics.reports}
         extent: dict[tuple[str, int], Span] = {}
         for group in ([n for n in names if n in inputs], [n for n in names if n not in inputs]):
@@ -131,17 +135,26 @@ class _Merge:
 
 
 @asynccontextmanager
-async def connected(bootstrap: str, topics: Topics, only: Sequence[str] = ()) -> AsyncIterator[KafkaLog]:
-    """Give the log while the block runs. Raises `ConfigurationError` when no broker answers."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest")
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+async def connected(
+    bootstrap: str, topics: Topics, only: Sequence[str] = (), *, connection: Mapping[str, Any] = OPEN
+) -> AsyncIterator[KafkaLog]:
+    """Give the log while the block runs. `connection`: aiokafka's options for TLS and SASL.
+
+    Raises `ConfigurationError` when no broker answers, or when we may not read.
+    """
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest", **connection
+    )
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, **connection)
     try:
         await admin.start()
         await consumer.start()
         yield KafkaLog(consumer, admin, topics, only)
     except KafkaConnectionError:
+        raise not_reached(bootstrap, connection) from None
+    except TopicAuthorizationFailedError:
         raise ConfigurationError(
-            f"No Kafka broker answers at {bootstrap}: check DSR_KAFKA_BOOTSTRAP, or start one with `dsr kafka up`"
+            f"the broker at {bootstrap} does not let us read that: see `dsr acl show` for who may"
         ) from None
     except (KafkaError, TimeoutError) as error:
         raise OrchestratorError(f"the broker at {bootstrap} did not do it ({type(error).__name__}): try again") from error

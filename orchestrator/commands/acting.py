@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestrator.commands.folding import RequestView
+from orchestrator.commands.kafka import current_connection
 from orchestrator.commands.reading import Dossier, fold_record
 from schemas.commands import Command, Withdraw
 from schemas.confirmations import Confirmation
@@ -54,7 +55,7 @@ async def act(bootstrap: str, topics: Topics, message: Command | ConfirmIdentity
 
     says = topics.commands if isinstance(message, Command) else topics.requests
     hears = (topics.journal, topics.quarantine, topics.confirmations)
-    async with conversation(bootstrap, says, hears) as talk:
+    async with conversation(bootstrap, says, hears, current_connection()) as talk:
         place = await talk.say(says, message.subject_request_id.encode(), encode(message), headers_of(message))
         found = await _answer(talk, topics, message, place, seconds)
         if found.word == ALREADY:
@@ -104,7 +105,7 @@ async def follow(bootstrap: str, topics: Topics, message: SubmitRequest, *, seco
     request = message.subject_request_id
     dossier = Dossier(RequestView(request))
     hears = (topics.journal, topics.status, topics.confirmations, topics.quarantine)
-    async with conversation(bootstrap, topics.requests, hears) as talk:
+    async with conversation(bootstrap, topics.requests, hears, current_connection()) as talk:
         place = await talk.say(topics.requests, request.encode(), encode(message), headers_of(message))
         if seconds <= 0:
             return Answer(SILENT, place, dossier=dossier)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import ValidationError
 
-from orchestrator.commands.kafka import current_bootstrap, progress
+from orchestrator.commands.kafka import current_bootstrap, current_connection, progress
 from schemas.errors import ConfigurationError, DsrError
 from schemas.topics import DEFAULT_PREFIX, Topics
 
@@ -186,7 +186,7 @@ async def _audit_live(
         with _counting("read") as count:
             return await audit(log, topics, as_of=at, slack=slack, search=search, progress=count)
 
-    async with connected(bootstrap, topics) as log:
+    async with connected(bootstrap, topics, connection=current_connection()) as log:
         verdict = await once(log)
         if verdict.is_clean or not grace:
             return verdict
@@ -199,7 +199,7 @@ async def _dump(path: Path, bootstrap: str, topics: Topics) -> int:
     from orchestrator.audit.dump import write_dump
     from orchestrator.audit.kafka_log import connected
 
-    async with connected(bootstrap, topics) as log:
+    async with connected(bootstrap, topics, connection=current_connection()) as log:
         with _counting("written") as count:
             now = SystemClock().now()
             return await write_dump(log, path, prefix=topics.prefix, captured_at=now, progress=count)

@@ -20,7 +20,7 @@ from schemas.errors import ConfigurationError
 if TYPE_CHECKING:
     from orchestrator.adapters.local_kafka import LocalKafka
 
-__all__ = ["current_bootstrap", "kafka_app", "progress", "state_dir"]
+__all__ = ["current_bootstrap", "current_connection", "kafka_app", "progress", "state_dir"]
 
 BOOTSTRAP_VARIABLE = "DSR_KAFKA_BOOTSTRAP"
 EXIT_SILENT = 3
@@ -51,6 +51,17 @@ def current_bootstrap() -> str:
     if not kafka.runs:
         raise ConfigurationError(f"No Kafka broker is known: set {BOOTSTRAP_VARIABLE}, or start one with `dsr kafka up`")
     return kafka.bootstrap
+
+
+def current_connection() -> dict[str, Any]:
+    """Return aiokafka's options for TLS and SASL, from DSR_SECURITY_PROTOCOL and the settings beside it.
+
+    Does not imply that the broker lets us in. Raises `ConfigurationError` naming the variable.
+    """
+    from orchestrator.adapters.broker import connection_to
+    from orchestrator.settings import load_broker
+
+    return connection_to(load_broker())
 
 
 @contextmanager
@@ -131,7 +142,7 @@ def status(as_json: _Json = False) -> None:
         kafka = _local()
         facts = _facts(kafka) if kafka.runs else {"bootstrap": None, "from": "dsr kafka up", "data_dir": str(kafka.data_dir)}
     bootstrap = facts["bootstrap"]
-    facts["answers"] = bootstrap is not None and answers(str(bootstrap))
+    facts["answers"] = bootstrap is not None and answers(str(bootstrap), connection=current_connection() if given else None)
     if as_json:
         _print_json(facts)
     elif bootstrap is None:
@@ -147,7 +158,7 @@ def status(as_json: _Json = False) -> None:
 def _given_is_up(bootstrap: str, *, as_json: bool) -> None:
     from orchestrator.adapters.local_kafka import answers
 
-    if not answers(bootstrap):
+    if not answers(bootstrap, connection=current_connection()):
         raise ConfigurationError(
             f"No Kafka broker answers at {bootstrap}: correct {BOOTSTRAP_VARIABLE}, or unset it to have one started here"
         )

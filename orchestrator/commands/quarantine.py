@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.commands.audit import topics_of, usage
-from orchestrator.commands.kafka import current_bootstrap
+from orchestrator.commands.kafka import current_bootstrap, current_connection
 from schemas.errors import ConfigurationError, DsrError
 from schemas.topics import DEFAULT_PREFIX, Topics
 from schemas.vocabulary import QuarantineReason
@@ -152,7 +152,7 @@ async def _read(bootstrap: str, topics: Topics, wanted: tuple[int, int] | None =
     from orchestrator.audit.kafka_log import connected
     from orchestrator.audit.records import Span
 
-    async with connected(bootstrap, topics, only=(topics.quarantine,)) as log:
+    async with connected(bootstrap, topics, only=(topics.quarantine,), connection=current_connection()) as log:
         extent = dict(await log.extent())
         if wanted is not None:
             partition, offset = wanted

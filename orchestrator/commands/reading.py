@@ -16,7 +16,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.commands.folding import RequestView
-from orchestrator.commands.kafka import progress
+from orchestrator.commands.kafka import current_connection, progress
 from schemas.base import Message
 from schemas.confirmations import Confirmation
 from schemas.errors import ConfigurationError, OrchestratorError
@@ -109,7 +109,7 @@ async def read_request(bootstrap: str, topics: Topics, request: str) -> Dossier:
 
     names = (topics.journal, topics.status, topics.confirmations)
     dossier = Dossier(RequestView(request))
-    async with connected(bootstrap, topics, only=names) as log:
+    async with connected(bootstrap, topics, only=names, connection=current_connection()) as log:
         extent = await log.extent()
         near = _near(extent, request)
         await _fold_all(dossier, topics, log, near)
@@ -144,7 +144,7 @@ async def fold_journal(bootstrap: str, topics: Topics) -> tuple[dict[str, Reques
 
     views: dict[str, RequestView] = {}
     count = 0
-    async with connected(bootstrap, topics, only=(topics.journal,)) as log:
+    async with connected(bootstrap, topics, only=(topics.journal,), connection=current_connection()) as log:
         extent = await log.extent()
         total = sum(span.end - span.beginning for span in extent.values())
         with progress() as tell:
@@ -164,7 +164,7 @@ async def read_confirmations(bootstrap: str, topics: Topics) -> dict[str, Confir
     from orchestrator.audit.kafka_log import connected
 
     found: dict[str, Confirmation] = {}
-    async with connected(bootstrap, topics, only=(topics.confirmations,)) as log:
+    async with connected(bootstrap, topics, only=(topics.confirmations,), connection=current_connection()) as log:
         async for record in log.read(await log.extent()):
             if record.value is not None:
                 confirmation = _read(Confirmation, record.value, topics.confirmations)

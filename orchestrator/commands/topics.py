@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.commands.kafka import current_bootstrap
+from orchestrator.commands.kafka import current_bootstrap, current_connection
 from orchestrator.commands.registry import default_registry
 from schemas.errors import ConfigurationError
 from schemas.ids import SystemId
@@ -74,8 +74,8 @@ def apply(
 
     _quiet()
     specs, broker = _specs(registry, system, partitions, prefix), bootstrap or current_bootstrap()
-    done = asyncio.run(topics.apply(broker, specs, replication=replication))
-    findings = asyncio.run(topics.check(broker, specs, replication=replication))
+    done = asyncio.run(topics.apply(broker, specs, replication=replication, **current_connection()))
+    findings = asyncio.run(topics.check(broker, specs, replication=replication, **current_connection()))
     if as_json:
         _print_json({"bootstrap": broker, "done": done, "findings": [asdict(finding) for finding in findings]})
     else:
@@ -106,7 +106,7 @@ def check(
 
     _quiet()
     specs, broker = _specs(registry, system, partitions, prefix), bootstrap or current_bootstrap()
-    findings = asyncio.run(topics.check(broker, specs, replication=replication))
+    findings = asyncio.run(topics.check(broker, specs, replication=replication, **current_connection()))
     if as_json:
         _print_json({"bootstrap": broker, "findings": [asdict(finding) for finding in findings]})
     else:

@@ -6,13 +6,14 @@ Room rules: settings and three lines of loop; each setting that is not Faust's d
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import faust
 import structlog
+from faust.auth import OAuthCredentials
 from faust.streams import _CStreamIterator
 from faust.transport.drivers import TRANSPORTS
 
@@ -21,7 +22,7 @@ from orchestrator.shell.points import Points
 from schemas.errors import ConfigurationError
 from schemas.metrics import BATCH_RECORDS, BATCH_SECONDS, Metrics
 
-__all__ = ["AppSettings", "WorkerDeck", "create_app"]
+__all__ = ["AppSettings", "WorkerDeck", "create_app", "credentials"]
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +55,8 @@ class AppSettings:
     datadir: Path
     #: Unique and stable per worker: a restart takes its partitions back in two seconds instead of a session timeout.
     instance_id: str | None = None
-    credentials: Any = None
+    #: aiokafka's options for TLS and SASL, without the address.
+    connection: Mapping[str, Any] = field(default_factory=dict, repr=False)
     session_timeout_seconds: float = 20.0
     commit_interval_seconds: float = 1.0
 
@@ -68,7 +70,7 @@ def create_app(settings: AppSettings, inbox: Inbox, deck: WorkerDeck) -> faust.A
     app = faust.App(
         settings.group,
         broker=f"kafka://{settings.bootstrap.replace(',', ';')}",
-        broker_credentials=settings.credentials,
+        broker_credentials=credentials(settings.connection),
         autodiscover=False,
         datadir=settings.datadir,
         store="memory://",
@@ -100,6 +102,21 @@ def create_app(settings: AppSettings, inbox: Inbox, deck: WorkerDeck) -> faust.A
 
     app.agent(channel, name=f"{settings.group}-inbox")(drain)
     return app
+
+
+def credentials(connection: Mapping[str, Any]) -> faust.Credentials | None:
+    """Return aiokafka's options for TLS and SASL as Faust takes them, so that both come from the same settings."""
+    tls = connection.get("ssl_context")
+    if "sasl_oauth_token_provider" in connection:
+        return OAuthCredentials(oauth_cb=connection["sasl_oauth_token_provider"], ssl_context=tls)
+    if "sasl_mechanism" in connection:
+        return faust.SASLCredentials(
+            username=connection["sasl_plain_username"],
+            password=connection["sasl_plain_password"],
+            mechanism=connection["sasl_mechanism"],
+            ssl_context=tls,
+        )
+    return None if tls is None else faust.SSLCredentials(tls)
 
 
 async def _drain(app: faust.App, inbox: Inbox, deck: WorkerDeck) -> None:

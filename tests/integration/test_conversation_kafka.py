@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -11,21 +10,14 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from connectors.sdk.conversation_kafka import KafkaConversation
 from connectors.sdk.standin import closed_port_url
+from schemas.broker import BrokerReach
 from schemas.errors import SystemRejected, SystemUnavailable
 
 pytestmark = pytest.mark.kafka
 
 
-class Reach:
-    """Where the broker is."""
-
-    security_protocol = "PLAINTEXT"
-    ssl_ca_file: Path | None = None
-    ssl_cert_file: Path | None = None
-    ssl_key_file: Path | None = None
-
-    def __init__(self, bootstrap):
-        self.kafka_bootstrap = bootstrap
+def reach(bootstrap):
+    return BrokerReach(kafka_bootstrap=bootstrap)
 
 
 @pytest.fixture
@@ -35,7 +27,7 @@ async def names(fresh_kafka):
 
 @pytest.fixture
 async def conversation(fresh_kafka, names):
-    made = KafkaConversation(Reach(fresh_kafka.bootstrap), says=names.requests, hears=(names.confirmations, names.status))
+    made = KafkaConversation(reach(fresh_kafka.bootstrap), says=names.requests, hears=(names.confirmations, names.status))
     yield made
     await made.aclose()
 
@@ -82,7 +74,7 @@ async def test_words_that_retention_took_are_no_longer_heard(conversation, names
 
 async def test_a_missing_topic_is_named(fresh_kafka, names):
     """The check says which topic is not there; nothing is created."""
-    made = KafkaConversation(Reach(fresh_kafka.bootstrap), says=f"{names.prefix}.nowhere.v1", hears=(names.status,))
+    made = KafkaConversation(reach(fresh_kafka.bootstrap), says=f"{names.prefix}.nowhere.v1", hears=(names.status,))
     with pytest.raises(SystemRejected, match=r"nowhere\.v1"):
         await made.check()
     await made.aclose()
@@ -91,7 +83,7 @@ async def test_a_missing_topic_is_named(fresh_kafka, names):
 async def test_no_broker_is_tried_again_later():
     """A broker that is not there is unavailable, in the time allowed, and leaves nothing open."""
     with closed_port_url() as url:
-        made = KafkaConversation(Reach(url.removeprefix("http://")), says="a", hears=("b",), timeout_seconds=2)
+        made = KafkaConversation(reach(url.removeprefix("http://")), says="a", hears=("b",), timeout_seconds=2)
         for _ in range(2):
             with pytest.raises(SystemUnavailable):
                 await made.heard(b"key")

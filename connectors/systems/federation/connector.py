@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime, time, timedelta
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import structlog
@@ -22,6 +21,7 @@ from connectors.sdk.protocol import Job, Result, Throttle
 from connectors.sdk.settings import ConnectorSettings, read
 from connectors.systems.federation.answer import ended_as, result_of
 from connectors.systems.federation.client import Child, ChildBus
+from schemas.broker import BrokerReach
 from schemas.confirmations import Confirmation
 from schemas.errors import ConfigurationError, ProtocolViolation, SystemRejected
 from schemas.ids import PortalId
@@ -43,7 +43,7 @@ _MAX_GENERATIONS = 20
 _LOOKS_EVERY_SECONDS = 0.25
 
 
-class FederationSettings(ConnectorSettings):
+class FederationSettings(BrokerReach, ConnectorSettings):
     """One child, from the environment (`DSR_FEDERATION_...`). Two subsidiaries are two processes with two environments."""
 
     model_config = SettingsConfigDict(env_prefix="DSR_FEDERATION_")
@@ -65,10 +65,6 @@ class FederationSettings(ConnectorSettings):
         float, Field(ge=0, le=60, description="How long a new request waits for the child's due date before it is reported")
     ] = 5.0
     id_version: Annotated[Literal[4, 5], Field(description="Version digit of request ids; their derivation is a 5")] = 4
-    security_protocol: Literal["PLAINTEXT", "SSL"] = "PLAINTEXT"
-    ssl_ca_file: Path | None = None
-    ssl_cert_file: Path | None = None
-    ssl_key_file: Path | None = None
     timeout_seconds: Annotated[float, Field(gt=0, description="For one publication or one look at the answers")] = 30.0
     concurrent: Annotated[int, Field(ge=1)] = 8
 

@@ -16,7 +16,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -48,9 +48,10 @@ class LocalKafkaFailed(OrchestratorError):
     """The broker did not come up or did not stop; the message says where its log is."""
 
 
-def answers(bootstrap: str, *, timeout_seconds: float = 5.0) -> bool:
+def answers(bootstrap: str, *, timeout_seconds: float = 5.0, connection: Mapping[str, Any] | None = None) -> bool:
     """Tell whether a broker answers a metadata request there and knows its controller.
 
+    `connection` goes to aiokafka's admin client (security_protocol and the like).
     A true answer does not imply that any topic exists. May be called with or without a running event loop; it blocks.
     """
     host, _, port = bootstrap.split(",", maxsplit=1)[0].rpartition(":")
@@ -59,11 +60,11 @@ def answers(bootstrap: str, *, timeout_seconds: float = 5.0) -> bool:
     except (OSError, ValueError):
         return False
     with ThreadPoolExecutor(1) as own_loop:
-        return own_loop.submit(asyncio.run, _has_brokers(bootstrap, timeout_seconds)).result()
+        return own_loop.submit(asyncio.run, _has_brokers(bootstrap, timeout_seconds, connection or {})).result()
 
 
-async def _has_brokers(bootstrap: str, timeout_seconds: float) -> bool:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=int(timeout_seconds * 1000))
+async def _has_brokers(bootstrap: str, timeout_seconds: float, connection: Mapping[str, Any]) -> bool:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=int(timeout_seconds * 1000), **connection)
     try:
         async with asyncio.timeout(timeout_seconds):
             await admin.start()
@@ -96,14 +97,23 @@ class LocalKafka:
     """One broker with its own directory, port and log.
 
     The same directory started again has the same data and, unless `port` says otherwise, the same port. `overrides` are
-    broker settings that win over `deploy/local/server.properties` (not in Docker).
+    broker settings that win over `deploy/local/server.properties`, `formatting` are further words of `kafka-storage format`,
+    for instance `--add-scram` (neither in Docker).
     Every method blocks; from a coroutine call it through `asyncio.to_thread`. Nothing listens beyond 127.0.0.1.
     """
 
-    def __init__(self, data_dir: Path, port: int | None = None, *, overrides: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        port: int | None = None,
+        *,
+        overrides: Mapping[str, str] | None = None,
+        formatting: Sequence[str] = (),
+    ) -> None:
         self.data_dir = data_dir.resolve()
         self._wanted_port = port
         self._overrides = dict(overrides or {})
+        self._formatting = tuple(formatting)
         self._child: subprocess.Popen[bytes] | None = None
         self._watch: subprocess.Popen[bytes] | None = None
 
@@ -249,6 +259,7 @@ class LocalKafka:
             return
         cluster = base64.urlsafe_b64encode(b"\0" + secrets.token_bytes(15)).decode().rstrip("=")
         command = [*run, "kafka.tools.StorageTool", "format", "-c", "server.properties", f"--cluster-id={cluster}"]
+        command += self._formatting
         done = subprocess.run(command, cwd=self.data_dir, stdout=log, stderr=log, check=False)  # noqa: S603 - our own line
         if done.returncode != 0:
             raise LocalKafkaFailed(f"the data directory could not be formatted: {self._last_error()}; see {self.log_path}")
