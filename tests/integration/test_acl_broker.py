@@ -1,0 +1,413 @@
+"""A real broker that denies whatever no rule allows: who is refused what, and that the rules are enough to work with.
+
+What rules cannot tell apart, because it is written to one topic, is whose report or request it is: signatures do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from urllib.parse import parse_qs
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError
+from secured_kafka import ADMIN, SecuredKafka, password_of, secured_kafka
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from test_connector_runtime import running
+from typer.testing import CliRunner
+from worker_kit import KEY, request, settings_for, worker
+
+from connectors.sdk.kafka import connection_to as kit_connection_to
+from connectors.sdk.loader import build_standin
+from connectors.sdk.standin import serve
+from connectors.systems.hubspot.standin import TOKEN
+from orchestrator.adapters import acl
+from orchestrator.adapters.broker import connection_to
+from orchestrator.adapters.topics import apply
+from orchestrator.cli import app
+from schemas.acl import AclRule, Operation, Pattern, ResourceType, holders, principal_name, rules
+from schemas.broker import BrokerReach
+from schemas.confirmations import Confirmation
+from schemas.topics import Topics, manifest
+from schemas.vocabulary import RequestResult
+from schemas.wire import encode, headers_of
+
+pytestmark = pytest.mark.kafka
+
+SYSTEMS, PORTALS = ("crm", "newsletter"), ("website",)
+NAMED = {"operators": ("alice",), "auditors": ("inspector",), "archives": ("vault",)}
+WHO = holders(systems=SYSTEMS, portals=PORTALS, **NAMED)
+USERS = [principal_name(holder) for holder in WHO]
+TABLE = Topics(prefix="table")
+NAMES = {
+    "requests": TABLE.requests,
+    "commands": TABLE.commands,
+    "reports": TABLE.reports,
+    "status": TABLE.status,
+    "confirmations": TABLE.confirmations,
+    "journal": TABLE.journal,
+    "quarantine": TABLE.quarantine,
+    "crm's orders": TABLE.orders("crm"),
+    "newsletter's orders": TABLE.orders("newsletter"),
+}
+#: Said once more, in words of this test: whatever is not here must be refused.
+MAY_WRITE = {
+    "orchestrator": {"crm's orders", "newsletter's orders", "status", "confirmations", "journal", "quarantine"},
+    "system-crm": {"reports", "quarantine"},
+    "system-newsletter": {"reports", "quarantine"},
+    "portal-website": {"requests"},
+    "operator-alice": {"commands", "requests"},
+    "auditor-inspector": set(),
+    "archive-vault": set(),
+    "nobody": set(),
+}
+MAY_READ = {
+    "orchestrator": {"requests", "commands", "reports"},
+    "system-crm": {"crm's orders"},
+    "system-newsletter": {"newsletter's orders"},
+    "portal-website": {"status", "confirmations"},
+    "operator-alice": {"journal", "status", "confirmations", "quarantine"},
+    "auditor-inspector": set(NAMES),
+    "archive-vault": {"confirmations"},
+    "nobody": set(),
+}
+GROUPS = {
+    "orchestrator": (TABLE.requests, "orchestrator"),
+    "system-crm": (TABLE.orders("crm"), "connector.crm"),
+    "system-newsletter": (TABLE.orders("newsletter"), "connector.newsletter"),
+    "portal-website": (TABLE.status, "portal.website"),
+    "archive-vault": (TABLE.confirmations, "archive.vault"),
+}
+
+
+async def prepared(kafka: SecuredKafka, topics: Topics, *, partitions: int = 4) -> None:
+    """Make topics and rules, as a super user."""
+    root = kafka.connection(ADMIN)
+    await apply(kafka.sasl, manifest(SYSTEMS, partitions=partitions, prefix=topics.prefix), **root)
+    await acl.add(kafka.sasl, rules(WHO, topics), **root)
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
+    """Give a broker with the users of all principals and the rules of the table's topics."""
+    kafka = secured_kafka(tmp_path_factory.mktemp("secured"), USERS)
+    with kafka.broker:
+        asyncio.run(prepared(kafka, TABLE, partitions=1))
+        yield kafka
+
+
+@pytest.fixture(scope="module")
+def outcomes(secured: SecuredKafka) -> dict[tuple[str, str, str], bool]:
+    """Try everything once, all users side by side: (user, operation, what) -> was it done."""
+    return asyncio.run(_everything_tried(secured))
+
+
+async def _everything_tried(kafka: SecuredKafka) -> dict[tuple[str, str, str], bool]:
+    root = kafka.connection(ADMIN)
+    async with AIOKafkaProducer(bootstrap_servers=kafka.sasl, **root) as producer:
+        for topic in NAMES.values():
+            await producer.send_and_wait(topic, b"something to read", key=b"k")
+    users = {user: (kafka.sasl, kafka.connection(user)) for user in USERS} | {"nobody": (kafka.broker.bootstrap, {})}
+    tried = await asyncio.gather(*(_tried(user, *how) for user, how in users.items()))
+    return {key: done for found in tried for key, done in found.items()}
+
+
+async def _tried(user: str, bootstrap: str, connection: dict) -> dict[tuple[str, str, str], bool]:
+    found = {}
+    # A broker gives the number that idempotence takes only to those who may write to some topic.
+    sure = bool(MAY_WRITE[user])
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap, enable_idempotence=sure, **connection) as producer:
+        for name, topic in NAMES.items():
+            found[user, "write", name] = await _done(
+                producer.send_and_wait(topic, b"written", key=b"k"), TopicAuthorizationFailedError
+            )
+    for name, topic in NAMES.items():
+        found[user, "read", name] = await _done(_one(topic, bootstrap, connection), TopicAuthorizationFailedError)
+    for group_of, (topic, group) in GROUPS.items():
+        if user != "nobody" and name_of(topic) in MAY_READ[user]:
+            joined = _one(topic, bootstrap, connection, TABLE.group(group))
+            found[user, "join", group_of] = await _done(joined, GroupAuthorizationFailedError)
+    return found
+
+
+def name_of(topic: str) -> str:
+    """Return what this test calls a topic."""
+    return next(name for name, one in NAMES.items() if one == topic)
+
+
+async def _one(topic: str, bootstrap: str, connection: dict, group: str | None = None) -> None:
+    more = {"group_id": group, "group_instance_id": "one", "enable_auto_commit": False} if group else {}
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest", **more, **connection)
+    try:
+        await consumer.start()
+        await consumer.getone()
+        if group:
+            await consumer.commit()
+    finally:
+        await consumer.stop()
+
+
+async def _done(attempt: object, refusal: type[KafkaError]) -> bool:
+    try:
+        async with asyncio.timeout(20):
+            await attempt  # type: ignore[misc]
+    except refusal:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("user", MAY_WRITE)
+def test_who_may_write_what(outcomes: dict, user: str, name: str) -> None:
+    """Each principal writes what the table lets it write, by an idempotent producer, and is refused everything else."""
+    assert outcomes[user, "write", name] is (name in MAY_WRITE[user])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("user", MAY_READ)
+def test_who_may_read_what(outcomes: dict, user: str, name: str) -> None:
+    """Each principal reads what the table lets it read, and is refused everything else."""
+    assert outcomes[user, "read", name] is (name in MAY_READ[user])
+
+
+def test_a_group_belongs_to_its_reader(outcomes: dict) -> None:
+    """Whoever may read a topic may still not move the place of another reader of it."""
+    joins = {(user, group): done for (user, kind, group), done in outcomes.items() if kind == "join"}
+    assert {pair for pair, done in joins.items() if done} == {(user, user) for user in GROUPS}
+    assert {("auditor-inspector", group) for group in GROUPS} <= joins.keys()
+
+
+def test_a_wrong_password_is_nobody(secured: SecuredKafka) -> None:
+    """A principal that cannot prove itself is told so by every command, and nothing of the password is shown."""
+    told = _dsr(secured, "system-crm", "topics", "check", DSR_SASL_PASSWORD="not-the-password")
+    assert told.returncode == 1
+    assert "does not let us in" in told.stderr and "not-the-password" not in told.stderr
+
+
+def _dsr(kafka: SecuredKafka, user: str, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DSR_")}
+    environment |= {
+        "DSR_KAFKA_BOOTSTRAP": kafka.sasl,
+        "DSR_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+        "DSR_SASL_MECHANISM": "SCRAM-SHA-512",
+        "DSR_SASL_USERNAME": user,
+        "DSR_SASL_PASSWORD": password_of(user),
+        **more,
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli", *words], env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.fixture
+def registry(tmp_path):
+    path = tmp_path / "company.yaml"
+    path.write_text(REGISTRY)
+    return path
+
+
+REGISTRY = """
+version: test-1
+controller: {title: Example company, zone: Europe/Amsterdam, calendar: NL, regime: eu.gdpr}
+portals: [{id: website, title: Website, owner: Web team}]
+systems:
+  - {id: crm, title: CRM, role: processor, owner: Sales, connector: hubspot,
+     rights: [access, erasure], needs: [{kind: email}]}
+"""
+
+
+def test_rules_are_made_checked_and_taken_away(secured, registry, topics, monkeypatch):
+    """`dsr acl apply` makes what is missing and says what is too much; `--remove-surplus` takes that away; then all is well."""
+    for name, value in {
+        "DSR_KAFKA_BOOTSTRAP": secured.sasl,
+        "DSR_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+        "DSR_SASL_USERNAME": ADMIN,
+        "DSR_SASL_PASSWORD": password_of(ADMIN),
+        "DSR_TOPIC_PREFIX": topics.prefix,
+        "DSR_REGISTRY": str(registry),
+        "DSR_ACL_PRINCIPAL": f"User:{topics.prefix}-{{name}}",
+    }.items():
+        monkeypatch.setenv(name, value)
+    mallory = {"principal": "User:mallory", "operation": Operation.READ, "resource": ResourceType.TOPIC}
+    surplus = AclRule(**mallory, name=topics.orders("crm"))
+    wider = AclRule(**mallory, name=topics.prefix[:2], pattern=Pattern.PREFIXED)
+    asyncio.run(acl.add(secured.sasl, [surplus, wider], **secured.connection(ADMIN)))
+    run = CliRunner()
+    try:
+        before = run.invoke(app, ["acl", "check", "--json"])
+        assert before.exit_code == 1
+        told = json.loads(before.stdout)
+        assert len(told["missing"]) == 11 + 4 + 4
+        assert [rule["principal"] for rule in told["surplus"] + told["wider"]] == ["User:mallory"] * 2
+        applied = run.invoke(app, ["acl", "apply"])
+        assert applied.exit_code == 1 and "19 added, 0 removed" in applied.stdout, applied.output
+        assert "surplus: somebody may do more" in applied.stdout
+        cleaned = run.invoke(app, ["acl", "apply", "--remove-surplus"])
+        assert cleaned.exit_code == 1 and "0 added, 1 removed" in cleaned.stdout, cleaned.output
+        assert "wider: a rule of somebody else's" in cleaned.stdout
+        asyncio.run(acl.remove(secured.sasl, [wider], **secured.connection(ADMIN)))
+        clean = run.invoke(app, ["acl", "check"])
+        assert clean.exit_code == 0 and "19 rules" in clean.stdout and "as the registry says" in clean.stdout
+    finally:
+        asyncio.run(acl.remove(secured.sasl, [surplus, wider], **secured.connection(ADMIN)))
+
+
+def test_rules_are_not_everybodys_to_see(secured):
+    """A connector may not even look at the rules; an auditor may, and may not change them."""
+    words = ("--prefix", TABLE.prefix, "--auditor", "inspector", "--json")
+    assert "Describe on the cluster" in _dsr(secured, "system-crm", "acl", "check", *words).stderr
+    seen = _dsr(secured, "auditor-inspector", "acl", "check", *words)
+    assert seen.returncode == 1 and "missing" in json.loads(seen.stdout), seen.stderr
+    assert "to change them takes Alter" in _dsr(secured, "auditor-inspector", "acl", "apply", *words).stderr
+
+
+def test_without_an_authorizer_the_rules_are_said_to_mean_nothing(kafka_bootstrap):
+    """A broker that keeps no rules is not called right."""
+    told = CliRunner().invoke(app, ["acl", "check", "--bootstrap", kafka_bootstrap])
+    assert "authorizer.class.name" in str(told.exception)
+
+
+class Tokens:
+    """A token endpoint: it knows the users' secrets and says who they are in an unsigned token, which this broker believes."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self) -> Starlette:
+        return Starlette(routes=[Route("/token", self.issue, methods=["POST"])])
+
+    async def issue(self, asked):
+        form = {name: values[0] for name, values in parse_qs((await asked.body()).decode()).items()}
+        user = form["client_id"]
+        if form["grant_type"] != "client_credentials" or form["client_secret"] != password_of(user):
+            return JSONResponse({"error": "invalid_client"}, 401)
+        self.asked.append(user)
+        now = int(time.time())
+        parts = ({"alg": "none"}, {"sub": user, "iat": now, "exp": now + 600})
+        words = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts]
+        return JSONResponse({"access_token": ".".join([*words, ""]), "token_type": "bearer", "expires_in": 600})
+
+
+@pytest.fixture
+def tokens():
+    with serve(made := Tokens()) as made.url:
+        yield made
+
+
+WAYS = ("scram", "scram_under_tls", "certificates", "bearer")
+
+
+@pytest.fixture
+def ways(secured, tokens, tmp_path):
+    """Give, for each way of saying who one is, a function from a user to its settings."""
+
+    def scram(user: str) -> dict[str, object]:
+        return {**_open(secured.sasl, "SASL_PLAINTEXT"), "sasl_username": user, "sasl_password": password_of(user)}
+
+    def scram_under_tls(user: str) -> dict[str, object]:
+        secret = tmp_path / f"{user}.password"
+        secret.write_text(password_of(user) + "\n")
+        files = {"ssl_ca_file": secured.authority.roots, "sasl_password_file": secret}
+        return {**_open(secured.sasl_tls, "SASL_SSL"), "sasl_username": user, **files}
+
+    def certificates(user: str) -> dict[str, object]:
+        certificate, key, _ = secured.authority.issue(user)
+        files = {"ssl_ca_file": secured.authority.roots, "ssl_cert_file": certificate, "ssl_key_file": key}
+        return {**_open(secured.tls, "SSL"), **files}
+
+    def bearer(user: str) -> dict[str, object]:
+        client = {"sasl_oauth_client_id": user, "sasl_oauth_client_secret": password_of(user)}
+        endpoint = {"sasl_mechanism": "OAUTHBEARER", "sasl_oauth_token_url": f"{tokens.url}/token"}
+        return {**_open(secured.bearer, "SASL_PLAINTEXT"), **endpoint, **client}
+
+    return dict(zip(WAYS, (scram, scram_under_tls, certificates, bearer), strict=True))
+
+
+def _open(bootstrap: str, protocol: str) -> dict[str, object]:
+    return {"kafka_bootstrap": bootstrap, "security_protocol": protocol}
+
+
+def _environment(settings: dict[str, object]) -> dict[str, str]:
+    return {f"DSR_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+@pytest.mark.parametrize("name", WAYS)
+async def test_both_sides_say_who_they_are(ways, name):
+    """From the same settings, the orchestrator's clients and the connectors' are let in by each way there is."""
+    reach = BrokerReach(**ways[name]("system-crm"))
+    for connection in ({"bootstrap_servers": reach.kafka_bootstrap, **connection_to(reach)}, kit_connection_to(reach)):
+        async with AIOKafkaConsumer(**connection) as consumer:
+            # Describe comes with Write and Read: what is listed says as whom we were let in.
+            seen = {topic for topic in await consumer.topics() if topic.startswith(f"{TABLE.prefix}.")}
+            assert seen == {TABLE.orders("crm"), TABLE.reports, TABLE.quarantine}
+
+
+@pytest.mark.parametrize(
+    ("worker_way", "connector_way", "portal_way"),
+    [("scram_under_tls", "bearer", "certificates"), ("bearer", "scram_under_tls", "scram")],
+)
+async def test_a_request_is_completed_with_only_these_rules(
+    worker_way, connector_way, portal_way, ways, secured, registry, topics, tmp_path
+):
+    """Portal, worker and a real connector, each with its own rules and nothing more, bring a request to its confirmation."""
+    await prepared(secured, topics)
+    own = ways[worker_way]("orchestrator")
+    settings = settings_for(tmp_path, secured.sasl, topics, **{**own, "registry": registry})
+    standin = build_standin("hubspot")
+    system = {"DSR_HUBSPOT_TOKEN": TOKEN, "DSR_DEVELOPMENT_KEY": KEY}
+    system |= _environment(ways[connector_way]("system-crm"))
+    asked = request()
+    place = Place(settings.kafka_bootstrap, topics)
+    with serve(standin) as standin.base_url:
+        standin.add(email="person@example.org")
+        system["DSR_HUBSPOT_BASE_URL"] = standin.base_url
+        with running("hubspot", place, tmp_path, **system) as connector:
+            async with worker(settings):
+                confirmation = await _asked_as_a_portal(BrokerReach(**ways[portal_way]("portal-website")), topics, asked)
+            assert connector.terminate() == 0
+    assert confirmation.subject_request_id == asked.subject_request_id
+    assert confirmation.result is RequestResult.FULFILLED
+    assert not standin.holding("person@example.org")
+    if worker_way == "scram_under_tls":
+        await _operators_and_auditors_see_it(secured, topics, asked.subject_request_id)
+
+
+class Place:
+    """Where a connector's process finds its orders."""
+
+    def __init__(self, bootstrap: str, topics: Topics) -> None:
+        self.bootstrap, self.topics = bootstrap, topics
+
+
+async def _asked_as_a_portal(reach: BrokerReach, topics: Topics, asked) -> Confirmation:
+    connection = {"bootstrap_servers": reach.kafka_bootstrap, **connection_to(reach)}
+    group = topics.group("portal.website")
+    async with (
+        AIOKafkaProducer(acks="all", enable_idempotence=True, **connection) as producer,
+        AIOKafkaConsumer(topics.confirmations, group_id=group, auto_offset_reset="earliest", **connection) as consumer,
+    ):
+        await producer.send_and_wait(
+            topics.requests, encode(asked), key=asked.subject_request_id.encode(), headers=headers_of(asked)
+        )
+        async with asyncio.timeout(30):
+            record = await consumer.getone()
+        await consumer.commit()
+    return Confirmation.model_validate_json(record.value)
+
+
+async def _operators_and_auditors_see_it(secured: SecuredKafka, topics: Topics, asked: str) -> None:
+    """With their own rules an operator looks a request up and an auditor finds the whole log in order."""
+    told = await asyncio.gather(
+        asyncio.to_thread(_dsr, secured, "operator-alice", "status", asked, "--prefix", topics.prefix),
+        asyncio.to_thread(_dsr, secured, "auditor-inspector", "audit", "--prefix", topics.prefix),
+    )
+    assert [one.returncode for one in told] == [0, 0], [one.stderr + one.stdout for one in told]
