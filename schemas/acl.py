@@ -231,7 +231,15 @@ def holders(
 
 
 def rules(who: Iterable[Holder], topics: Topics, *, principal_form: str = PRINCIPAL_FORM) -> tuple[AclRule, ...]:
-    """Return the rules of these principals. Raises `ConfigurationError` if `principal_form` does not hold `{name}`."""
+    """Return the rules of these principals.
+
+    Raises `ConfigurationError` if `principal_form` does not hold `{name}`, or if two principals would have one name.
+    """
+    who = tuple(who)
+    names = [principal_name(holder) for holder in who]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigurationError(f"two principals would both be {name}: give one of them another id")
     if "{name}" not in principal_form or ":" not in principal_form.split("{name}", maxsplit=1)[0]:
         raise ConfigurationError("the form of principals needs a type and {name}, for instance User:{name}")
     return tuple(

@@ -22,6 +22,7 @@ from rich.table import Table
 from orchestrator.commands.kafka import current_bootstrap, current_connection
 from orchestrator.commands.registry import default_registry
 from schemas.acl import PRINCIPAL_FORM, AclDifference, AclRule, Pattern, ResourceType, difference, holders, rules
+from schemas.base import Actor
 from schemas.errors import ConfigurationError
 from schemas.ids import SystemId
 from schemas.topics import DEFAULT_PREFIX, Topics
@@ -192,18 +193,19 @@ def _wanted(registry: Path, topics: Topics, form: str, **named: Sequence[str] | 
     given = {kind: tuple(names or ()) for kind, names in named.items()}
     for kind, names in given.items():
         for name in names:
-            _demand(name, f"--{kind.removesuffix('s')}")
+            _demand(name, kind)
     company = load(registry)
     who = holders(systems=[s.id for s in company.active()], portals=[p.id for p in company.portals], **given)
     return rules(who, topics, principal_form=form)
 
 
-def _demand(name: str, option: str) -> None:
+def _demand(name: str, kind: str) -> None:
+    """Operators are called as they sign their commands (DSR_ACTOR), the others as systems are."""
     try:
-        TypeAdapter(SystemId).validate_python(name)
+        TypeAdapter(Actor if kind == "operators" else SystemId).validate_python(name)
     except ValidationError:
         raise ConfigurationError(
-            f"{option} {name}: use lower-case letters, digits, '-' and '_', a letter first, at most 40"
+            f"--{kind.removesuffix('s')} {name}: use lower-case letters, digits, '-' and '_', a letter first, at most 40"
         ) from None
 
 

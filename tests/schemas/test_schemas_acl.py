@@ -48,6 +48,8 @@ def test_names_are_those_of_the_keys():
     assert [principal_name(one) for one in named] == ["orchestrator-one", "orchestrator-two"]
     of_certificates = rules(named, TOPICS, principal_form="User:CN={name},O=Example")
     assert of_certificates[0].principal == "User:CN=orchestrator-one,O=Example"
+    with pytest.raises(ConfigurationError, match="both be operator-ops-alice"):
+        rules(holders(systems=[], portals=[], operators=["ops:alice", "ops-alice"]), TOPICS)
     for wrong in ("User:everybody", "{name}"):
         with pytest.raises(ConfigurationError, match="needs a type and"):
             rules(named, TOPICS, principal_form=wrong)
