@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from email.errors import MessageError
+from email.header import decode_header, make_header
 from email.message import Message
-from email.parser import BytesParser
+from email.parser import BytesHeaderParser, BytesParser
 from email.policy import compat32
 from email.utils import getaddresses
 
 from schemas.vocabulary import Language, Right
 
-__all__ = ["Guess", "automatic", "guess", "new_text", "parsed", "sender_of"]
+__all__ = ["Guess", "automatic", "guess", "new_text", "parsed", "sender_of", "subject_of", "text_of"]
 
 #: Local parts behind which nobody reads.
 _NOBODY = frozenset({"mailer-daemon", "postmaster", "no-reply", "noreply", "do-not-reply", "donotreply", "geen-antwoord"})
+#: Letters of a text that are looked at: it may have been written to cost time.
+_MAX_TEXT = 32 * 1024
 _QUOTED = re.compile(r"^\s*[>|]")
 _REST_IS_QUOTED = re.compile(r"^\s*-{2,}\s*(original message|oorspronkelijk bericht)", re.IGNORECASE)
 _WORDS: dict[Right, str] = {
@@ -41,7 +45,14 @@ _WORDS: dict[Right, str] = {
     Right.OBJECTION: r"\bi object\b|object to|objection|direct marketing|bezwaar\w*|geen reclame",
     Right.UNSUBSCRIBE: r"unsubscrib\w+|stop (sending )?(me )?(the |your )?newsletter|uitschrijv\w+|afmeld\w+|schrijf mij uit",
 }  # fmt: skip
-_PATTERNS = {right: re.compile(words, re.IGNORECASE) for right, words in _WORDS.items()}
+
+
+def _bounded(words: str) -> re.Pattern[str]:
+    """Compile with an end to every word: one without would take the square of its length."""
+    return re.compile(words.replace(r"\w+", r"\w{1,20}").replace(r"\w*", r"\w{0,20}"), re.IGNORECASE)
+
+
+_PATTERNS = {right: _bounded(words) for right, words in _WORDS.items()}
 _DUTCH = re.compile(r"\b(ik|mijn|wil|graag|van|het|een|niet|en|u|uw|gegevens|met vriendelijke groet)\b", re.IGNORECASE)
 _ENGLISH = re.compile(r"\b(i|my|would|like|please|the|a|not|and|you|your|data|kind regards)\b", re.IGNORECASE)
 
@@ -56,8 +67,37 @@ class Guess:
 
 
 def parsed(raw: bytes) -> Message:
-    """Return a message or its header."""
-    return BytesParser(policy=compat32).parsebytes(raw)
+    """Return a message or its header. One whose parts are nested without end is read as its header alone."""
+    try:
+        return BytesParser(policy=compat32).parsebytes(raw)
+    except RecursionError:
+        return BytesHeaderParser(policy=compat32).parsebytes(raw)
+
+
+def subject_of(message: Message) -> str:
+    """Return the subject in letters."""
+    subject = _first(message, "Subject")
+    try:
+        return str(make_header(decode_header(subject)))
+    except (MessageError, LookupError, ValueError):
+        return subject
+
+
+def text_of(message: Message) -> str:
+    """Return the first text of a message, HTML with its tags if there is no other."""
+    parts = [part for part in message.walk() if part.get_content_maintype() == "text"]
+    plain = [part for part in parts if part.get_content_subtype() == "plain"]
+    return next(map(_text, plain or parts), "")
+
+
+def _text(part: Message) -> str:
+    content = part.get_payload(decode=True)
+    if not isinstance(content, bytes):
+        return ""
+    try:
+        return content.decode(part.get_content_charset("utf-8"), "replace")[:_MAX_TEXT]
+    except (LookupError, ValueError):
+        return content.decode("utf-8", "replace")[:_MAX_TEXT]
 
 
 def automatic(message: Message) -> str | None:

@@ -22,7 +22,7 @@ import typer
 from orchestrator.commands.acting import follow
 from orchestrator.commands.audit import topics_of, usage
 from orchestrator.commands.kafka import current_bootstrap
-from orchestrator.commands.mail_reading import Guess, automatic, guess, parsed, sender_of
+from orchestrator.commands.mail_reading import Guess, automatic, guess, parsed, sender_of, subject_of, text_of
 from orchestrator.commands.reading import Bootstrap, JsonOutput, Prefix, print_json
 from orchestrator.commands.submit import _key
 from schemas.errors import ConfigurationError, ProtocolViolation
@@ -45,7 +45,9 @@ mailbox_app = typer.Typer(
 )
 
 _Folder = Annotated[str, typer.Option(help="Folder of the mailbox")]
-_MAX_TEXT = 256 * 1024
+#: A larger message is guessed at from its header: people do not write so much, they attach it.
+_MAX_BYTES = 1024 * 1024
+_PAGE = 200
 _FLAG = "\\Flagged"
 
 
@@ -97,17 +99,18 @@ def sort(
 
     Example: dsr mailbox sort
     """
+    from connectors.systems.mailbox.client import in_pages
+
     with usage(), _opened() as session:
         validity = session.select(folder, readonly=True)
-        drafts = [_read(session, validity, uid) for uid in session.every()]
-        moved = {draft.handle: draft.automatic for draft in drafts if draft is not None and draft.automatic}
-        if moved:
-            _move(session, folder, validity, [_uid_of(handle, validity) for handle in moved], apart)
+        moved = {uid: why for uid in session.every() if (why := automatic(parsed(session.header(uid) or b""))) is not None}
+        for page in in_pages(list(moved), _PAGE):
+            _move(session, folder, validity, list(page), apart)
     if as_json:
-        print_json(moved)
+        print_json({f"{validity}-{uid}": why for uid, why in moved.items()})
         return
-    for handle, why in moved.items():
-        print(f"{handle}  {why}")
+    for uid, why in moved.items():
+        print(f"{validity}-{uid}  {why}")
     print(f"{len(moved)} moved to {apart}")
 
 
@@ -173,17 +176,15 @@ def _opened() -> Iterator[Session]:
 
 def _read(session: Session, validity: int, uid: int) -> _Draft | None:
     """Return what a message seems to be, None if it is gone."""
-    from imap_tools import MailMessage
-
     page = session.messages([uid])
-    is_short = bool(page) and page[0].size <= _MAX_TEXT
+    is_short = bool(page) and page[0].size <= _MAX_BYTES
     raw = session.content(uid) if is_short else session.header(uid)
     received_at = session.received(uid)
     if raw is None or received_at is None:
         return None
-    shown = MailMessage.from_bytes(raw)
     message = parsed(raw)
-    return _Draft(f"{validity}-{uid}", received_at, automatic(message), guess(shown.subject, shown.text or shown.html), message)
+    guessed = guess(subject_of(message), text_of(message))
+    return _Draft(f"{validity}-{uid}", received_at, automatic(message), guessed, message)
 
 
 def _uid_of(handle: str, validity: int) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from orchestrator.commands.mail_reading import automatic, guess, new_text, parsed, sender_of
+from orchestrator.commands.mail_reading import automatic, guess, new_text, parsed, sender_of, subject_of, text_of
 from schemas.vocabulary import Language, Right
 
 
@@ -81,3 +83,42 @@ def test_what_machines_write_is_recognised(header, why):
 def test_one_sender_or_none(header, sender):
     """Two addresses are for a person to choose from."""
     assert sender_of(parsed(f"{header}\n\nHello".encode())) == sender
+
+
+def deep(parts):
+    """Return a message that is nested without end."""
+    boundaries = (f"Content-Type: multipart/mixed; boundary=b{n}\r\n\r\n--b{n}\r\n" for n in range(parts))
+    return f"From: a@example.org\r\nAuto-Submitted: auto-replied\r\n{''.join(boundaries)}\r\nHello\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("raw", "subject", "text"),
+    [
+        (b"Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\n\nHello", "Grüße", "Hello"),
+        (b"Subject: =?utf-8?b?A?=\n\nHello", "=?utf-8?b?A?=", "Hello"),
+        (b"Subject: =?nonsense?q?x?=\n\nHello", "=?nonsense?q?x?=", "Hello"),
+        (b"Content-Type: text/plain; charset=nonsense\n\nGr\xc3\xbc\xc3\x9fe", "", "Grüße"),
+        (b"Content-Type: text/plain; charset=a\x00b\n\nHello", "", "Hello"),
+        (b"Content-Type: text/html\n\n<p>Hello</p>", "", "<p>Hello</p>"),
+        (b"Content-Type: image/png\n\nHello", "", ""),
+        (b"", "", ""),
+    ],
+)
+def test_a_malformed_message_is_read_as_far_as_it_goes(raw, subject, text):
+    """Nobody has to write well, and nothing malformed raises."""
+    message = parsed(raw)
+    assert (subject_of(message), text_of(message)) == (subject, text)
+
+
+def test_a_message_nested_without_end_is_read_by_its_header():
+    """A message that is sent to do harm does not keep the others from being listed."""
+    message = parsed(deep(5000))
+    assert automatic(message) == "auto_reply"
+    assert guess(subject_of(message), text_of(message)).right is None
+
+
+def test_a_text_that_is_written_to_cost_time_costs_none():
+    """Words without end are looked at for a bounded length."""
+    begun = time.process_time()
+    guess("", "delet" * 50_000)
+    assert time.process_time() - begun < 2

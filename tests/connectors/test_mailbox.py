@@ -14,7 +14,7 @@ from connectors.sdk.perform import perform
 from connectors.sdk.standin import closed_port_url
 from connectors.sdk.testing import ADA, BOB, NOW, ConnectorContract, job_for, traces_in
 from connectors.systems.mailbox.addresses import normal, read_addresses
-from connectors.systems.mailbox.connector import MailboxConnector, MailboxSettings, build
+from connectors.systems.mailbox.connector import MailboxConnector, MailboxSettings, _shown, build
 from connectors.systems.mailbox.standin import PASSWORD, USERNAME, MailboxStandIn, mail
 from schemas.errors import ConfigurationError, CredentialsRefused, SystemRejected, SystemUnavailable
 from schemas.vocabulary import IdentifierKind, OutcomeCode, Right
@@ -170,6 +170,7 @@ async def test_an_export_holds_whole_messages_of_all_folders(mailbox):
         b"From: ada.lovelace@example.org\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\nno part\r\n",
         b"From: ada.lovelace@example.org\r\nSubject: =?utf-8?b?////?=\r\nDate: never\r\n\r\n",
         b"From: \xe4 <ada.lovelace@example.org>\r\nTo: \xff\r\n\r\nHello\r\n",
+        b"From: ada.lovelace@example.org, =?n\x01pe?q?b=40x?=\r\nSubject: =?utf-8?b?A?=\r\n\r\nHello\r\n",
     ],
 )
 async def test_a_malformed_message_is_exported_as_it_is(mailbox, raw):
@@ -177,6 +178,12 @@ async def test_a_malformed_message_is_exported_as_it_is(mailbox, raw):
     mailbox.put(raw)
     result = await do(mailbox, Right.ACCESS)
     assert base64.b64decode(result.exports[0].content[0]["message"]) == raw
+
+
+def test_a_message_nested_without_end_is_exported_whole():
+    """A message that is sent to do harm does not keep the others from the person."""
+    raw = b"From: ada.lovelace@example.org\r\n" + b"Content-Type: message/rfc822\r\n\r\n" * 3000 + b"Hello\r\n"
+    assert _shown(raw) == {"message": base64.b64encode(raw).decode()}
 
 
 async def test_erasure_takes_only_the_persons_messages_and_not_what_others_have_marked(mailbox):

@@ -9,7 +9,7 @@ import contextlib
 import unicodedata
 from dataclasses import dataclass, field
 from email import message_from_string, policy
-from email.errors import HeaderParseError
+from email.errors import MessageError
 from email.header import decode_header, make_header
 from email.utils import getaddresses
 
@@ -76,5 +76,5 @@ def _decoded(address: str) -> str:
         return address
     try:
         return str(make_header(decode_header(address)))
-    except (HeaderParseError, LookupError, UnicodeError):
+    except (MessageError, LookupError, ValueError):
         return address

@@ -158,13 +158,12 @@ class Session:
         """Return the numbers of messages that nobody has read."""
         return self._search("UNSEEN")
 
-    def mentioning(self, addresses: Sequence[str]) -> list[int]:
-        """Return the numbers of messages whose address headers contain one of the texts: only candidates (RFC 9051, 6.4.4)."""
-        if any(not text.isascii() or not text.isprintable() for text in addresses):
+    def mentioning(self, address: str) -> list[int]:
+        """Return the numbers of messages whose address headers contain a text: only candidates (RFC 9051, 6.4.4)."""
+        if not address.isascii() or not address.isprintable():
             raise SystemRejected("email: holds characters that cannot be searched for: correct the address")
-        texts = list(addresses)
-        headers = [H(name, text) for name in ("Sender", "Reply-To") for text in texts]
-        return self._search(str(OR(from_=texts, to=texts, cc=texts, bcc=texts, header=headers)))
+        others = [H(name, address) for name in ("Sender", "Reply-To")]
+        return self._search(str(OR(from_=address, to=address, cc=address, bcc=address, header=others)))
 
     def still_there(self, uids: Sequence[int]) -> list[int]:
         """Return those of the numbers that the folder still has."""

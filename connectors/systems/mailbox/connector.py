@@ -11,6 +11,7 @@ import base64
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from email.errors import MessageError
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -65,8 +66,8 @@ class MailboxSettings(ConnectorSettings):
         int | None, Field(ge=0, le=365, description="The server purges the trash after so long; needed with erase_by trash")
     ] = None
     max_messages: Annotated[int, Field(ge=1, description="More messages of one person are for a person to look at")] = 2000
-    max_export_bytes: Annotated[int, Field(ge=1, description="More than this is handed over by a person")] = 100 * 1024 * 1024
-    page_size: Annotated[int, Field(ge=1, le=1000, description="Messages of one command")] = 200
+    max_export_bytes: Annotated[int, Field(ge=1, description="More than this is handed over by a person")] = 50 * 1024 * 1024
+    page_size: Annotated[int, Field(ge=1, le=500, description="Messages of one command")] = 200
     timeout_seconds: Annotated[float, Field(gt=0, description="For each answer of the server")] = 60.0
 
     @model_validator(mode="after")
@@ -236,7 +237,9 @@ class MailboxConnector:
     def _candidates(self, session: Session, wanted: frozenset[str]) -> Iterator[Message]:
         """Yield what may be the person's, page by page: a server's search is of parts of words, and of ASCII letters."""
         is_searched = self._settings.search_by == "server" and all(map(is_plain, wanted))
-        uids = session.mentioning(sorted(wanted)) if is_searched else session.every()
+        # An address a search: a command with all of them could be longer than servers take (RFC 7162 section 4: 8192 bytes).
+        found = [session.mentioning(address) for address in sorted(wanted)] if is_searched else [session.every()]
+        uids = sorted({uid for uids in found for uid in uids})
         for page in in_pages(uids, self._settings.page_size):
             yield from session.messages(page)
 
@@ -251,14 +254,23 @@ class MailboxConnector:
 
 
 def _shown(raw: bytes) -> dict[str, Any]:
-    """Return a message for the person: readable, and whole as the mailbox holds it (RFC 5322, in Base64)."""
-    message = MailMessage.from_bytes(raw)
+    """Return a message for the person: readable, and whole as the mailbox holds it (RFC 5322, in Base64).
+
+    A message that no parser reads, as some that are sent to do harm, is exported whole and not readable.
+    """
+    try:
+        readable = _readable(MailMessage.from_bytes(raw))
+    except (MessageError, LookupError, ValueError, RecursionError):
+        readable = {}
+    return {**readable, "message": base64.b64encode(raw).decode()}
+
+
+def _readable(message: MailMessage) -> dict[str, Any]:
     return {
         **{name.lower(): ", ".join(map(str, message.obj.get_all(name, ()))) for name in ("From", "To", "Cc", "Date")},
         "subject": message.subject,
         "text": message.text or message.html,
         "attachments": [{"name": part.filename, "type": part.content_type, "bytes": part.size} for part in message.attachments],
-        "message": base64.b64encode(raw).decode(),
     }
 
 
