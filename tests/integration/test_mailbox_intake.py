@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -13,17 +12,18 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer
+from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parent))
 from worker_kit import KEY, World, settings_for, worker
 
 from connectors.systems.mailbox.standin import PASSWORD, USERNAME, MailboxStandIn, mail
+from orchestrator.cli import app
 from schemas.requests import SubmitRequest
 from schemas.status import StatusEvent
 from schemas.vocabulary import StatusCode
 
 pytestmark = pytest.mark.kafka
-ROOT = Path(__file__).resolve().parents[2]
 PERSON = "someone@example.org"
 
 
@@ -31,7 +31,7 @@ class Desk:
     """A terminal of the service desk."""
 
     def __init__(self, mailbox: MailboxStandIn, bootstrap: str, prefix: str) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("DSR_")}
+        kept: dict[str, str | None] = {name: None for name in os.environ if name.startswith("DSR_")}
         self.env = kept | {
             "DSR_KAFKA_BOOTSTRAP": bootstrap,
             "DSR_TOPIC_PREFIX": prefix,
@@ -41,16 +41,12 @@ class Desk:
             "DSR_MAILBOX_SECURITY": "plaintext",
             "DSR_MAILBOX_USERNAME": USERNAME,
             "DSR_MAILBOX_PASSWORD": PASSWORD,
-            "PYTHONPATH": str(ROOT),
         }
 
     async def dsr(self, *arguments: str, code: int = 0) -> str:
-        command = [sys.executable, "-m", "orchestrator.cli", *arguments]
-        done = await asyncio.to_thread(
-            subprocess.run, command, env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=90
-        )
-        assert done.returncode == code, done
-        assert PERSON not in done.stdout + done.stderr
+        done = await asyncio.to_thread(CliRunner().invoke, app, list(arguments), env=self.env)
+        assert done.exit_code == code, (done.output, done.exception)
+        assert PERSON not in done.output
         return done.stdout
 
 
