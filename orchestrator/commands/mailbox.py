@@ -177,14 +177,14 @@ def _opened() -> Iterator[Session]:
 def _read(session: Session, validity: int, uid: int) -> _Draft | None:
     """Return what a message seems to be, None if it is gone."""
     page = session.messages([uid])
-    is_short = bool(page) and page[0].size <= _MAX_BYTES
-    raw = session.content(uid) if is_short else session.header(uid)
-    received_at = session.received(uid)
-    if raw is None or received_at is None:
+    if not page:
+        return None
+    raw = session.content(uid) if page[0].size <= _MAX_BYTES else session.header(uid)
+    if raw is None:
         return None
     message = parsed(raw)
     guessed = guess(subject_of(message), text_of(message))
-    return _Draft(f"{validity}-{uid}", received_at, automatic(message), guessed, message)
+    return _Draft(f"{validity}-{uid}", page[0].received_at, automatic(message), guessed, message)
 
 
 def _uid_of(handle: str, validity: int) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import traceback
 from contextlib import closing
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 import pytest
@@ -209,6 +210,29 @@ async def test_what_lies_in_the_trash_is_gone_by_a_date(mailbox):
     assert (await do(mailbox, Right.ACCESS, **trash)).outcome.count == 1
 
 
+KEPT = {"kept_folders": ("Sent",), "kept_ground": "art17_3_b", "kept_detail": "AWR art. 52"}
+
+
+async def test_messages_of_kept_folders_stay_for_a_ground_until_a_date(mailbox):
+    """The others go; what stays is counted with ground and day, shown for access, and goes when its time has passed."""
+    mailbox.put(mail({"from": ADA.email}))
+    mailbox.put(mail({"from": USERNAME, "to": ADA.email}), "Sent")
+    received = datetime.now(UTC)
+    connector = connect(mailbox, **KEPT, kept_days=2555)
+    today = replace(job(), now=received)
+    result = await perform(connector, today)
+    outcome = result.outcome
+    assert (outcome.code, outcome.ground, outcome.detail) == (OutcomeCode.RETAINED, "art17_3_b", "AWR art. 52")
+    assert (outcome.count, outcome.fulfilled) == (1, 1)
+    assert abs((outcome.until - received.date()).days - 2556) <= 1
+    assert (await do(mailbox, Right.ACCESS, **KEPT)).outcome.count == 1
+    assert (await perform(connect(mailbox, **KEPT), today)).outcome.until is None
+    later = await perform(connector, replace(today, now=received + timedelta(days=2557)))
+    assert (later.outcome.code, later.outcome.count) == (OutcomeCode.FULFILLED, 1)
+    with pytest.raises(SystemRejected, match="KEPT_FOLDERS"):
+        await do(mailbox, **KEPT | {"kept_folders": ("Archive",)})
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 async def test_large_folders_are_read_in_pages(mailbox, count):
     """Pages of two: each message is found and taken once."""
@@ -371,6 +395,7 @@ async def test_without_uidplus_nothing_is_expunged(mailbox, monkeypatch):
         ({"PASSWORD": None}, "PASSWORD"),
         ({"ACCESS_TOKEN": "x"}, "ACCESS_TOKEN"),
         ({"ERASE_BY": "trash"}, "TRASH_FOLDER"),
+        ({"KEPT_FOLDERS": '["Sent"]'}, "KEPT_GROUND"),
         ({"SECURITY": "none"}, "DSR_MAILBOX_SECURITY"),
     ],
 )

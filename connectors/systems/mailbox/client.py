@@ -71,10 +71,11 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a page: its number in the folder, its size in bytes, and its address headers."""
+    """One message of a page: its number in the folder, its size in bytes, when the server took it in, its address headers."""
 
     uid: int
     size: int
+    received_at: datetime
     header: bytes = field(repr=False)
 
 
@@ -170,11 +171,9 @@ class Session:
         return self._search(f"UID {_set(uids)}") if uids else []
 
     def messages(self, uids: Sequence[int]) -> list[Message]:
-        """Return size and address headers of one page of messages; what vanished meanwhile is left out."""
-        return [
-            Message(uid, int(found[1]) if (found := _SIZE.search(told)) else 0, body)
-            for uid, told, body in self._fetch(uids, f"(UID RFC822.SIZE {_FIELDS})")
-        ]
+        """Return one page of messages; what vanished meanwhile is left out."""
+        found = self._fetch(uids, f"(UID RFC822.SIZE INTERNALDATE {_FIELDS})")
+        return [Message(uid, _size(told), _received_at(told), body) for uid, told, body in found]
 
     def header(self, uid: int) -> bytes | None:
         """Return a message's whole header, None if it is gone."""
@@ -183,17 +182,6 @@ class Session:
     def content(self, uid: int) -> bytes | None:
         """Return a whole message, unread as before; None if it is gone."""
         return next((body for found, _, body in self._fetch([uid], "(UID BODY.PEEK[])") if found == uid), None)
-
-    def received(self, uid: int) -> datetime | None:
-        """Return when the server took a message in (INTERNALDATE), in UTC; None if it is gone."""
-        with _speaking("fetch"):
-            data = _data(self._mailbox.client.uid("FETCH", str(uid), "(UID INTERNALDATE)"), "fetch")
-            lines = [item for item in data if isinstance(item, bytes)]
-            line = next((line for line in lines if (found := _UID.search(line)) and int(found[1]) == uid), None)
-            local = None if line is None else imaplib.Internaldate2tuple(line)
-        if line is not None and local is None:
-            raise SystemRejected("mailbox_fetch: the server does not say when it took a message in")
-        return None if local is None else datetime.fromtimestamp(time.mktime(local), UTC)
 
     def mark(self, uids: Sequence[int], flag: str) -> None:
         """Add a flag or keyword to messages."""
@@ -275,6 +263,18 @@ def in_pages(uids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     """Yield numbers in pages: one command for a whole mailbox is more than servers take."""
     for start in range(0, len(uids), size):
         yield uids[start : start + size]
+
+
+def _size(told: bytes) -> int:
+    found = _SIZE.search(told)
+    return int(found[1]) if found else 0
+
+
+def _received_at(told: bytes) -> datetime:
+    local = imaplib.Internaldate2tuple(told)
+    if local is None:
+        raise SystemRejected("mailbox_fetch: the server does not say when it took a message in")
+    return datetime.fromtimestamp(time.mktime(local), UTC)
 
 
 def _set(uids: Sequence[int]) -> str:

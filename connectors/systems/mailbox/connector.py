@@ -10,7 +10,7 @@ import asyncio
 import base64
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from email.errors import MessageError
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -25,8 +25,8 @@ from connectors.sdk.work import take_turn
 from connectors.systems.mailbox.addresses import is_plain, normal, read_addresses
 from connectors.systems.mailbox.client import Account, Message, Security, Session, in_pages
 from schemas.errors import SystemRejected, SystemUnavailable
-from schemas.outcomes import Fulfilled, NothingHeld
-from schemas.vocabulary import FailureReason, IdentifierKind, Right
+from schemas.outcomes import Fulfilled, NothingHeld, Retained
+from schemas.vocabulary import FailureReason, IdentifierKind, RetentionGround, Right
 
 __all__ = ["MailboxConnector", "MailboxSettings", "build"]
 
@@ -65,6 +65,14 @@ class MailboxSettings(ConnectorSettings):
     trash_purged_after_days: Annotated[
         int | None, Field(ge=0, le=365, description="The server purges the trash after so long; needed with erase_by trash")
     ] = None
+    kept_folders: Annotated[
+        tuple[str, ...], Field(description="Folders whose messages erasure must leave; access shows them like all others")
+    ] = ()
+    kept_days: Annotated[
+        int | None, Field(ge=1, description="Kept for so long after the server took a message in; without it: until further")
+    ] = None
+    kept_ground: Annotated[RetentionGround | None, Field(description="In law, why; needed with kept_folders")] = None
+    kept_detail: Annotated[str, Field(max_length=120, description="The rule, by its short name")] = ""
     max_messages: Annotated[int, Field(ge=1, description="More messages of one person are for a person to look at")] = 2000
     max_export_bytes: Annotated[int, Field(ge=1, description="More than this is handed over by a person")] = 50 * 1024 * 1024
     page_size: Annotated[int, Field(ge=1, le=500, description="Messages of one command")] = 200
@@ -76,6 +84,8 @@ class MailboxSettings(ConnectorSettings):
             raise ValueError("set one of PASSWORD and ACCESS_TOKEN")
         if self.erase_by == "trash" and (not self.trash_folder or self.trash_purged_after_days is None):
             raise ValueError("ERASE_BY=trash needs TRASH_FOLDER and TRASH_PURGED_AFTER_DAYS: it is no erasure until then")
+        if self.kept_folders and self.kept_ground is None:
+            raise ValueError("KEPT_FOLDERS needs KEPT_GROUND: ask the privacy office for the ground in law")
         return self
 
     @property
@@ -105,6 +115,15 @@ class _Hits:
     @property
     def uids(self) -> list[int]:
         return [message.uid for message in self.messages]
+
+
+@dataclass(slots=True)
+class _Sweep:
+    """What one erasure did."""
+
+    erased: int = 0
+    unread: int = 0
+    kept: list[Message] = field(default_factory=list, repr=False)
 
 
 class MailboxConnector:
@@ -141,16 +160,21 @@ class MailboxConnector:
         """Take away every message that names the address in its headers (GDPR Art. 17), and look again.
 
         Expunged: gone from the mailbox. Moved to the trash: `effective_by` is the day by which the server purges it.
+        `Retained` where some stand in a folder whose messages must be kept; the others are gone all the same.
         """
         wanted = self._wanted(job)
         await take_turn()
-        count, unread = await asyncio.to_thread(self._erased, wanted)
-        if not count:
-            return Result(NothingHeld(), notes=_notes(unread))
+        sweep = await asyncio.to_thread(self._erased, wanted, job.now)
+        notes = _notes(sweep.unread)
         days = self._settings.trash_purged_after_days
-        if self._settings.erase_by == "trash" and days is not None:
-            return Result(Fulfilled(count=count, effective_by=job.now.date() + timedelta(days=days)), notes=_notes(unread))
-        return Result(Fulfilled(count=count), notes=_notes(unread))
+        purged_on = job.now.date() + timedelta(days=days) if days is not None and self._settings.erase_by == "trash" else None
+        if sweep.kept:
+            return self._retained(
+                sweep, notes if purged_on is None or not sweep.erased else ("purged_from_the_trash_later", *notes)
+            )
+        if not sweep.erased:
+            return Result(NothingHeld(), notes=notes)
+        return Result(Fulfilled(count=sweep.erased, effective_by=purged_on), notes=notes)
 
     async def poll(self, job: Job, handle: str) -> Result:
         """Refuse: a mailbox starts no jobs."""
@@ -190,15 +214,34 @@ class MailboxConnector:
                         content.append({"folder": hits.folder, **_shown(raw)})
         return content, sum(hits.unread for hits in found)
 
-    def _erased(self, wanted: frozenset[str]) -> tuple[int, int]:
-        settings = self._settings
+    def _erased(self, wanted: frozenset[str], now: datetime) -> _Sweep:
+        settings, sweep = self._settings, _Sweep()
         with Session(settings.account) as session:
-            found = self._find(session, wanted, with_trash=settings.erase_by == "expunge")
-            for hits in found:
-                if hits.messages:
+            for hits in self._find(session, wanted, with_trash=settings.erase_by == "expunge"):
+                going = [message.uid for message in hits.messages if not self._is_kept(hits.folder, message, now)]
+                if going:
                     self._reopen(session, hits, readonly=False)
-                    self._take_away(session, hits.uids)
-        return sum(len(hits.messages) for hits in found), sum(hits.unread for hits in found)
+                    self._take_away(session, going)
+                sweep.erased += len(going)
+                sweep.unread += hits.unread
+                sweep.kept += [message for message in hits.messages if message.uid not in going]
+        return sweep
+
+    def _is_kept(self, folder: str, message: Message, now: datetime) -> bool:
+        days = self._settings.kept_days
+        return folder in self._settings.kept_folders and (days is None or message.received_at + timedelta(days=days) > now)
+
+    def _retained(self, sweep: _Sweep, notes: tuple[str, ...]) -> Result:
+        settings = self._settings
+        assert settings.kept_ground is not None, "the settings ask for a ground"
+        until = None
+        if settings.kept_days is not None:
+            newest_at = max(message.received_at for message in sweep.kept)
+            # The first day on which the last of them may go.
+            until = (newest_at + timedelta(days=settings.kept_days)).date() + timedelta(days=1)
+        kept, detail = len(sweep.kept), settings.kept_detail
+        outcome = Retained(ground=settings.kept_ground, until=until, count=kept, fulfilled=sweep.erased, detail=detail)
+        return Result(outcome, notes=notes)
 
     def _take_away(self, session: Session, uids: list[int]) -> None:
         for page in in_pages(uids, self._settings.page_size):
@@ -246,9 +289,9 @@ class MailboxConnector:
     def _folders(self, session: Session, *, with_trash: bool) -> list[str]:
         """Return the folders of an order. A name that names nothing would pass for absence: `SystemRejected`."""
         settings, listed = self._settings, session.folders()
-        named = {*settings.folders, *([settings.trash_folder] if settings.erase_by == "trash" else ())}
+        named = {*settings.folders, *settings.kept_folders, *([settings.trash_folder] if settings.erase_by == "trash" else ())}
         if not named <= set(listed):
-            raise SystemRejected("DSR_MAILBOX_FOLDERS or TRASH_FOLDER: the mailbox has no folder of one of these names")
+            raise SystemRejected("DSR_MAILBOX_FOLDERS, KEPT_FOLDERS or TRASH_FOLDER: the mailbox has no such folder")
         left_out = {*settings.skip_folders, *(() if with_trash else (settings.trash_folder,))}
         return [folder for folder in (settings.folders or listed) if folder not in left_out]
 
