@@ -67,6 +67,22 @@ class Running:
             last = self.log.read_bytes()[-2000:].decode(errors="replace")
             raise RuntimeError(f"{self.name} ended with {self.process.returncode} during the measurement:\n{last}")
 
+    async def ready(self, *, within_seconds: float = 120.0) -> None:
+        """Wait until it works: a player has said so, a worker answers /readyz. Raises `TimeoutError`."""
+        async with asyncio.timeout(within_seconds):
+            while not await asyncio.to_thread(self._is_ready):
+                self.check()
+                await asyncio.sleep(0.02)
+
+    def _is_ready(self) -> bool:
+        if not self.port:
+            return b"ready" in self.log.read_bytes()
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5):
+                return True
+        except OSError:
+            return False
+
     @property
     def resident_mb(self) -> float:
         """Return the memory it holds now, in MB."""

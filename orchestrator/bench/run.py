@@ -5,6 +5,7 @@ Room rules: starts its own processes and stops them; prints nothing.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import secrets
@@ -45,7 +46,7 @@ class Side:
     throughput: Throughput
     latency: Latency
     records: int
-    #: What the measured processes took for the backlog, start included.
+    #: What the measured processes took for the backlog, from being ready on.
     cpu: Cpu
 
 
@@ -106,6 +107,7 @@ async def _side(plan: Plan, name: str, say: Callable[[str], None]) -> Side:
         ours = partial(worker, plan.bootstrap, topics, names, plan.folder, key=key, store_url=store_url)
         starts += [ours(number=number) for number in numbers]
         running = [await stack.enter_async_context(start) for start in starts]
+        await asyncio.gather(*(one.ready() for one in running))
         measured = [one for one in running if one.name != "respond"]
         at_start = [one.cpu_seconds() for one in measured]
         wanted = {record.key for record in backlog}

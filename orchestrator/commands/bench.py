@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import platform
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -24,20 +26,26 @@ def bench_command(
     latency_requests: Annotated[int, typer.Option(min=100, help="Requests at a quarter of the peak rate.")] = 2_000,
     scale: Annotated[bool, typer.Option("--scale", help="Measure sizes instead: workers, systems, open requests.")] = False,
     full: Annotated[bool, typer.Option("--full", help="With --scale: also a million open requests (2.5 GB on disk).")] = False,
+    write: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --scale: put the figures into this page, between its two markers.", exists=True, dir_okay=False
+        ),
+    ] = None,
 ) -> None:
     """Measure requests per second and the time to the confirmation, beside plain aiokafka (the floor).
 
     Prints a table, and on the last line one JSON object. It is a measurement, not a test: nothing fails for being slow.
     Figures of two runs compare only on the same idle machine.
 
-    Example: dsr bench --requests 20000
+    Example: dsr bench --requests 20000; dsr bench --scale --full --write docs/performance.md
     """
     from orchestrator.adapters.local_kafka import LocalKafka
     from orchestrator.bench.run import Plan, compare
 
     say: Any = lambda line: typer.echo(f"bench: {line}")  # noqa: E731 - one line
     if scale:
-        _scale(full, say)
+        _scale(full, write, say)
         return
     with tempfile.TemporaryDirectory(prefix="dsr-bench-") as folder:
         kafka = LocalKafka(Path(folder) / "kafka")
@@ -86,11 +94,27 @@ def _show(figures: dict[str, float | int]) -> None:
     typer.echo(json.dumps(figures))
 
 
-def _scale(full: bool, say: Any) -> None:
-    """Measure each size on a broker of its own and print the table as Markdown."""
-    from orchestrator.adapters.local_kafka import LocalKafka
-    from orchestrator.bench.scale import CASES, Case, as_markdown, measure_case
+#: What `--write` replaces stands between these lines of the page.
+_BEGIN, _END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
 
+
+def _scale(full: bool, page: Path | None, say: Any) -> None:
+    """Measure each size on a broker of its own and print the tables as Markdown."""
+    import uvloop
+
+    from orchestrator.adapters.local_kafka import LocalKafka
+    from orchestrator.bench.run import Plan, compare
+    from orchestrator.bench.scale import CASES, Case, as_markdown, measure_case
+    from orchestrator.bench.stages import measure_stages, stages_as_markdown
+
+    if page is not None and not (_BEGIN in (text := page.read_text()) and _END in text):
+        raise typer.BadParameter(f"{page} lacks the lines {_BEGIN.strip()} and {_END.strip()}", param_hint="--write")
+    with tempfile.TemporaryDirectory(prefix="dsr-bench-") as name:
+        say("measuring where the time goes")
+        stages = uvloop.run(measure_stages(Path(name)))
+        with LocalKafka(Path(name) / "kafka") as kafka:
+            plan = Plan(bootstrap=kafka.bootstrap, folder=Path(name), requests=10_000, latency_requests=1_000)
+            found = asyncio.run(compare(plan, say)).as_json()
     rows = []
     for store, workers, systems, already_open in CASES if full else CASES[:-1]:
         with tempfile.TemporaryDirectory(prefix="dsr-bench-") as name, _store(store, Path(name)) as url:
@@ -100,8 +124,27 @@ def _scale(full: bool, say: Any) -> None:
             case = Case(store_url=url, workers=workers, systems=systems, already_open=already_open)
             with LocalKafka(Path(name) / "kafka") as kafka:
                 rows.append(asyncio.run(measure_case(kafka.bootstrap, Path(name), case, say)))
-    typer.echo(as_markdown(rows))
-    typer.echo(json.dumps([{**asdict(row), "case": {**asdict(row.case), "store_url": row.case.store}} for row in rows]))
+    made = f"{_comparison(found)}\n{as_markdown(rows)}\n{stages_as_markdown(stages)}"
+    typer.echo(made)
+    if page is not None:
+        before, _, rest = page.read_text().partition(_BEGIN)
+        page.write_text(f"{before}{_BEGIN}\n{made}\n{_END}{rest.partition(_END)[2]}")
+    sizes = [{**asdict(row), "case": {**asdict(row.case), "store_url": row.case.store}} for row in rows]
+    typer.echo(json.dumps({"comparison": found, "sizes": sizes, "stages": [asdict(share) for share in stages]}))
+
+
+def _comparison(found: dict[str, Any]) -> str:
+    head = (
+        f"{found['requests']:,} requests, {found['systems']} systems, one worker on SQLite, {os.cpu_count()} cores,"
+        f" Python {platform.python_version()}; ratio {found['ratio']:.2f}.\n\n"
+        "| | requests/s | CPU ms a request | p50 ms | p99 ms | records a request |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: |\n"
+    )
+    return head + "".join(
+        f"| {title} | {found[f'{speed}_per_s']:,.0f} | {found[f'{key}cpu_ms_per_request']:.2f} |"
+        f" {found[f'{key}p50_ms']:.0f} | {found[f'{key}p99_ms']:.0f} | {found[f'{key}records_per_request']:.1f} |\n"
+        for title, speed, key in (("the floor", "floor", "floor_"), ("a worker", "ours", ""))
+    )
 
 
 @contextlib.contextmanager
