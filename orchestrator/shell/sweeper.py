@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 #: Refusals are forgotten when no topic that is read can still have the record: three times their longest retention.
 REFUSALS_KEPT = timedelta(days=90)
 _FORGET_EVERY = timedelta(hours=6)
+#: A count of everything rests so many times as long as it took: it grows with the number of open requests.
+_CENSUS_REST = 20
 #: Requests woken in one transaction.
 _AT_ONCE = 500
 
@@ -82,7 +84,8 @@ class Sweeper:
         if now >= self._census_at:
             census = await self._inbox.patiently(StoreOperation.LOAD, partial(self._ground.store.census, now))
             measure_census(self._metrics, census, now)
-            self._census_at = now + self._census_every
+            done = self._clock.now()
+            self._census_at = done + max(self._census_every, (done - now) * _CENSUS_REST)
         self._metrics.observe(SWEEP_SECONDS, perf_counter() - started)
         return woken
 

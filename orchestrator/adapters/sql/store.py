@@ -1,7 +1,7 @@
 """`orchestrator.ports.Store` on SQLAlchemy Core: the same statements for SQLite and PostgreSQL.
 
 All calls of one store run in one thread of its own, in order: the event loop never waits for a disk, and a worker never
-races with itself.
+races with itself. Only the census, which reads every open request and decides nothing, has a thread and a connection beside it.
 
 Room rules: statements only; no decision, no clock. Parameters never appear in an error.
 """
@@ -45,8 +45,14 @@ def make_engine(url: str) -> Engine:
     )
     if is_sqlite:
         event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Take the write lock at once, where something may be written: a lock wanted later could be refused."""
+    reads = connection.get_execution_options().get("reads", False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
@@ -63,6 +69,7 @@ class SqlStore:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+        self._census_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="census")
         dialect: Any = postgresql if engine.dialect.name == "postgresql" else sqlite
         self._upsert_request = _upsert_versioned(dialect.insert(requests), requests.c.subject_request_id, requests.c.version)
         self._upsert_subject = _upsert_versioned(dialect.insert(subjects), subjects.c.person, subjects.c.version)
@@ -77,10 +84,12 @@ class SqlStore:
         )
         self._insert_registry = dialect.insert(registries).on_conflict_do_nothing()
 
-    async def _run(self, work: Callable[[Connection], T]) -> T:
+    async def _run(self, work: Callable[[Connection], T], *, aside: bool = False) -> T:
+        """Do `work` in one transaction; `aside`: only reading, beside whatever is going on."""
+
         def call() -> T:
             try:
-                with self._engine.begin() as connection:
+                with self._engine.connect().execution_options(reads=aside) as connection, connection.begin():
                     return work(connection)
             except IntegrityError:
                 raise Conflict from None
@@ -89,7 +98,8 @@ class SqlStore:
             except SQLAlchemyError as error:
                 raise StoreUnavailable(f"the store did not answer ({type(error).__name__})") from None
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+        thread = self._census_thread if aside else self._thread
+        return await asyncio.get_running_loop().run_in_executor(thread, call)
 
     async def load(self, ids: Iterable[str]) -> dict[str, Row]:
         """Return the stored rows of these requests."""
@@ -240,7 +250,7 @@ class SqlStore:
 
     async def census(self, now: datetime) -> Census:
         """Return the counts for the gauges."""
-        return await self._run(lambda connection: _census(connection, now))
+        return await self._run(lambda connection: _census(connection, now), aside=True)
 
     async def ping(self) -> None:
         """Raise `StoreUnavailable` if the store does not answer."""
@@ -248,6 +258,7 @@ class SqlStore:
 
     async def aclose(self) -> None:
         """Close all connections."""
+        self._census_thread.shutdown(wait=True)
         self._thread.shutdown(wait=True)
         self._engine.dispose()
 
@@ -331,27 +342,24 @@ _BUCKETS = (("overdue", 0), ("0-2", 3), ("3-7", 8), ("8-14", 15))
 
 
 def _census(connection: Connection, now: datetime) -> Census:
-    open_requests = requests.c.phase != "closed"
-    by_phase = select(requests.c.phase, requests.c.right, func.count(), func.min(requests.c.received_at)).where(open_requests)
+    # One pass over the open requests: at a million of them each pass reads gigabytes.
+    ends = [(requests.c.due_at < _micros(now) + day * _DAY, bucket) for bucket, day in _BUCKETS]
+    columns = (requests.c.phase, requests.c.right, case(*ends, else_="15+").label("bucket"), requests.c.awaited)
+    query = select(*columns, func.count(), func.min(requests.c.received_at)).where(requests.c.phase != "closed")
+    groups = query.group_by(requests.c.phase, requests.c.right, text("bucket"), requests.c.awaited)
     counts: dict[tuple[str, str], int] = {}
     oldest: dict[str, datetime] = {}
-    for phase, right, count, first in connection.execute(by_phase.group_by(requests.c.phase, requests.c.right)):
-        counts[phase, right] = count
+    due: dict[tuple[str, str], int] = {}
+    awaited: dict[tuple[str, str], int] = {}
+    for phase, right, bucket, systems, count, first in connection.execute(groups):
+        counts[phase, right] = counts.get((phase, right), 0) + count
+        due[right, bucket] = due.get((right, bucket), 0) + count
         at = _instant(first)
         if at is not None:
             oldest[phase] = min(at, oldest.get(phase, at))
-    due: dict[tuple[str, str], int] = {}
-    ends = [(requests.c.due_at < _micros(now) + day * _DAY, bucket) for bucket, day in _BUCKETS]
-    bucket_of = case(*ends, else_="15+").label("bucket")
-    by_bucket = select(requests.c.right, bucket_of, func.count()).where(open_requests)
-    for right, bucket, count in connection.execute(by_bucket.group_by(requests.c.right, text("bucket"))):
-        due[right, bucket] = count
-    awaited: dict[tuple[str, str], int] = {}
-    by_awaited = select(requests.c.awaited, func.count()).where(open_requests, requests.c.awaited != "")
-    for text_, count in connection.execute(by_awaited.group_by(requests.c.awaited)):
-        for item in text_.split(","):
-            system, _, phase = item.partition(":")
-            awaited[system, phase] = awaited.get((system, phase), 0) + count
+        for item in systems.split(",") if systems else ():
+            system, _, order_phase = item.partition(":")
+            awaited[system, order_phase] = awaited.get((system, order_phase), 0) + count
     waiting = connection.execute(select(func.count()).select_from(outbox)).scalar_one()
     wakes = connection.execute(select(func.count()).where(requests.c.wake_at <= _micros(now))).scalar_one()
     return Census(counts, oldest, due, awaited, waiting, wakes)
