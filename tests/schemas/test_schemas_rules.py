@@ -15,13 +15,25 @@ from pydantic import TypeAdapter, ValidationError
 
 import schemas
 from schemas import topics, vocabulary
-from schemas.base import Actor, Instant, Reason
+from schemas.base import Actor, Day, Instant, Reason
 from schemas.registry import Registry, find_cycle
 from schemas.subject import in_form
 from schemas.vocabulary import IdentifierForm
 
 ROOT = Path(schemas.__file__).parent
 MODULES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem != "__init__")
+
+
+# --- moments are of our time ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-12:00", "1969-12-31T00:00:00Z"])
+def test_moments_at_the_ends_of_the_calendar_are_refused(text: str):
+    """Arithmetic there overflows, which would end the worker on every replay: such a moment is a field's error instead."""
+    with pytest.raises(ValidationError, match="needs a year from 1970 to 2999"):
+        TypeAdapter(Instant).validate_python(text)
+    with pytest.raises(ValidationError, match="needs a year from 1970 to 2999"):
+        TypeAdapter(Day).validate_python(text[:10])
 
 
 # --- free text names nobody -------------------------------------------------------------------------------------------
