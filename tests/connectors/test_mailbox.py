@@ -16,7 +16,7 @@ from connectors.sdk.standin import closed_port_url
 from connectors.sdk.testing import ADA, BOB, NOW, ConnectorContract, job_for, traces_in
 from connectors.systems.mailbox.addresses import normal, read_addresses
 from connectors.systems.mailbox.connector import MailboxConnector, MailboxSettings, _shown, build
-from connectors.systems.mailbox.standin import PASSWORD, USERNAME, MailboxStandIn, mail
+from connectors.systems.mailbox.standin import PASSWORD, TOKEN, USERNAME, MailboxStandIn, mail
 from schemas.errors import ConfigurationError, CredentialsRefused, SystemRejected, SystemUnavailable
 from schemas.vocabulary import IdentifierKind, OutcomeCode, Right
 
@@ -283,6 +283,15 @@ async def test_a_login_is_refused_for_good_or_for_now(mailbox):
     mailbox.imap_fail("LOGIN", "no")
     with pytest.raises(SystemUnavailable):
         await do(mailbox)
+
+
+async def test_a_token_logs_in_instead_of_a_password(mailbox):
+    """XOAUTH2; a token that has ended is the owner's to renew."""
+    mailbox.put(mail({"from": ADA.email}))
+    assert (await do(mailbox, password=None, access_token=TOKEN)).outcome.count == 1
+    assert mailbox.commands["AUTHENTICATE"] == 1
+    with pytest.raises(CredentialsRefused, match="ACCESS_TOKEN"):
+        await do(mailbox, password=None, access_token="ended")
 
 
 async def test_nobody_listens(mailbox):

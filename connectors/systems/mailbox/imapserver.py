@@ -29,9 +29,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from proxyprotocol.noop import ProxyProtocolNoop
 from proxyprotocol.reader import ProxyProtocolReader
-from pymap.backend.dict import Config, Login
+from pymap.backend.dict import Config, Identity, Login
+from pymap.exceptions import InvalidAuth
 from pymap.imap import IMAPServer
 from pymap.user import Passwords, UserMetadata
+from pysasl import SASLAuth
+from pysasl.creds.external import ExternalCredentials, ExternalVerificationRequired
+from pysasl.creds.server import ServerCredentials
 from pysasl.hashing import BuiltinHash
 
 __all__ = ["HOST", "ImapServer", "Wrong"]
@@ -47,16 +51,40 @@ _START_SECONDS = 10.0
 logging.getLogger("pymap").setLevel(logging.WARNING)
 
 
+class _Config(Config):
+    """Takes OAuth tokens beside passwords, as large providers do."""
+
+    @property
+    def tls_auth(self) -> SASLAuth:
+        return SASLAuth.named([b"PLAIN", b"LOGIN", b"XOAUTH2"])
+
+
+class _Login(Login):
+    """Takes one token; passwords as pymap does."""
+
+    token: str
+
+    async def authenticate(self, credentials: ServerCredentials) -> Identity:
+        if not isinstance(credentials, ExternalCredentials):
+            return await super().authenticate(credentials)
+        try:
+            credentials.verify(None)
+        except ExternalVerificationRequired as asked:
+            if asked.token == self.token:
+                return Identity(credentials.authzid, self, None, frozenset())
+        raise InvalidAuth
+
+
 class ImapServer:
     """The server; it listens when this returns, until `close`. `authority` is the certificate to trust, in PEM."""
 
-    def __init__(self, username: str, password: str) -> None:
+    def __init__(self, username: str, password: str, token: str) -> None:
         #: Security -> port; `inner` is behind the gate.
         self.ports: dict[str, int] = {}
         #: Commands by name, as the gate has seen them.
         self.commands: Counter[str] = Counter()
         self.fault: tuple[str, Wrong, int] | None = None
-        self._credentials = (username, password)
+        self._credentials, self._token = (username, password), token
         self._boxes: Any = None
         self._tls, self.authority = _context()
         self._loop = asyncio.new_event_loop()
@@ -110,7 +138,7 @@ class ImapServer:
     async def _pymap(self, *, tls: ssl.SSLContext | None, at_once: bool) -> AsyncIterator[int]:
         """Run one listener of the account and give its port; all listeners share the messages."""
         username, password = self._credentials
-        config = Config(
+        config = _Config(
             Namespace(passlib_cfg=None, proxy_protocol=None), host=HOST, port=0, demo_data=False, demo_user=username,
             demo_password=password, hash_context=BuiltinHash(rounds=1), invalid_user_sleep=0.0, ssl_context=tls,
             tls_enabled=tls is not None and not at_once,
@@ -119,7 +147,8 @@ class ImapServer:
         if self._boxes is None:
             self._boxes = config.set_cache
         config.set_cache = self._boxes
-        login = Login(config)
+        login = _Login(config)
+        login.token = self._token
         hashed = await Passwords(config).hash_password(password)
         await login.demo_user_identity.set(UserMetadata(config, username, password=hashed))
         callback = ProxyProtocolReader(ProxyProtocolNoop()).get_callback(IMAPServer(login, config))

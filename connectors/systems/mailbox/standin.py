@@ -29,9 +29,9 @@ from schemas.errors import ConfigurationError
 if TYPE_CHECKING:
     from connectors.systems.mailbox.imapserver import Wrong
 
-__all__ = ["PASSWORD", "USERNAME", "MailboxStandIn", "build", "mail"]
+__all__ = ["PASSWORD", "TOKEN", "USERNAME", "MailboxStandIn", "build", "mail"]
 
-USERNAME, PASSWORD = "support@example.org", "stand-in-password"
+USERNAME, PASSWORD, TOKEN = "support@example.org", "stand-in-password", "stand-in-token"
 
 
 def mail(values: Mapping[str, Any]) -> bytes:
@@ -66,7 +66,7 @@ class MailboxStandIn(StandIn):
         except ModuleNotFoundError:
             raise ConfigurationError("the stand-in is pymap, which is not installed: take the extra `demo`") from None
         self._host = HOST
-        self.server = ImapServer(USERNAME, PASSWORD)
+        self.server = ImapServer(USERNAME, PASSWORD, TOKEN)
         with self.opened() as box:
             for folder in ("Sent", "Trash"):
                 box.folder.create(folder)
