@@ -9,6 +9,7 @@ Room rules: nothing here is reachable from production code paths; people live on
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -89,6 +90,8 @@ class MailboxStandIn(StandIn):
     def opened(self) -> Iterator[BaseMailBox]:
         """Give a connection of the mailbox's owner, past the gate."""
         box = MailBoxUnencrypted(self._host, self.ports["inner"], timeout=10)
+        # A message is sent in two parts, of which the second would wait for the first one's acknowledgement.
+        box.client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with box.login(USERNAME, PASSWORD, initial_folder=None):
             yield box
 
