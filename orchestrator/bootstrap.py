@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 
-from orchestrator.adapters import registry_file, topics
+from orchestrator.adapters import broker_clock, registry_file, topics
 from orchestrator.adapters.broker import connection_to
 from orchestrator.adapters.clock import SystemClock
 from orchestrator.adapters.keys import DevelopmentKeys
@@ -99,11 +99,12 @@ async def run_worker(
     """Run a worker in this loop while the block runs, by the system's clock unless another is given.
 
     Refuses to start on a wrong base (`ConfigurationError`): topics missing or wrong, store at another revision, registry
-    unreadable, data folder not writable. Publishes first what an earlier life left in the outbox.
+    unreadable, data folder not writable, clock far from the broker's. Publishes first what an earlier life left in the outbox.
     """
     registry = load_registry(settings)
     await _check_base(settings, registry)
     clock = clock or SystemClock()
+    await _check_clock(settings, clock)
     metrics = WorkerMetrics(CollectorRegistry())
     metrics.set(BUILD_INFO, 1, version=__version__, registry=registry.version)
     async with contextlib.AsyncExitStack() as stack:
@@ -171,6 +172,19 @@ async def _check_base(settings: Settings, registry: Registry) -> None:
     )
     if findings:
         raise ConfigurationError("topics are not as they must be: run `dsr topics apply`\n" + "\n".join(map(str, findings)))
+
+
+async def _check_clock(settings: Settings, clock: Clock) -> None:
+    """Refuse a clock that would make due dates wrong: every moment in the journal is this machine's."""
+    if not settings.clock_skew_seconds:
+        return
+    topic = Topics(prefix=settings.topic_prefix).clock
+    ahead = await broker_clock.skew(settings.kafka_bootstrap, topic, clock, **connection_to(settings))
+    if abs(ahead.total_seconds()) > settings.clock_skew_seconds:
+        raise ConfigurationError(
+            f"this machine's clock is {abs(ahead.total_seconds()):.0f} s {'ahead of' if ahead.days >= 0 else 'behind'} the"
+            f" broker's, more than DSR_CLOCK_SKEW_SECONDS ({settings.clock_skew_seconds:g}): synchronise both (NTP)"
+        )
 
 
 async def _registries(store: SqlStore, registry: Registry) -> dict[str, Registry]:

@@ -62,6 +62,9 @@ class Settings(BrokerSettings):
     watchdog_seconds: Annotated[
         float, Field(ge=0, description="Lag without a commit for so long makes /healthz fail; 0 never")
     ] = 120.0
+    clock_skew_seconds: Annotated[
+        float, Field(ge=0, description="A worker whose clock is further from the broker's does not start; 0 does not ask")
+    ] = 30.0
     watchdog_ends_process: bool = False
     fault_point: Annotated[str | None, Field(description="For tests: where the process kills itself, as after_save:3")] = None
     replication_factor: Annotated[int, Field(ge=1)] = 1

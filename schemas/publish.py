@@ -72,7 +72,8 @@ def _schema(model: type[BaseModel], name: str) -> dict[str, Any]:
 
 
 def _asyncapi() -> dict[str, Any]:
-    topics = manifest([_SYSTEM])
+    # A topic that nobody reads carries no message: it is there for the broker's answer.
+    topics = [topic for topic in manifest([_SYSTEM]) if topic.readers]
     return {
         "asyncapi": "3.0.0",
         "info": {

@@ -73,6 +73,11 @@ class Topics(Record):
         """Return the topic of records that cannot be processed."""
         return f"{self.prefix}.quarantine.v1"
 
+    @property
+    def clock(self) -> str:
+        """Return the topic on which a worker asks the broker for the time when it starts."""
+        return f"{self.prefix}.clock.v1"
+
     def orders(self, system: str) -> str:
         """Return the topic on which one system's connector gets its orders."""
         return f"{self.prefix}.orders.{system}.v1"
@@ -103,6 +108,10 @@ class TopicSpec(Record):
     cleanup: Literal["delete", "compact"]
     retention_ms: Annotated[int, Field(description="-1 keeps for ever; for compacted topics it does not apply")]
     max_message_bytes: int = _MIB
+    timestamps: Annotated[
+        Literal["CreateTime", "LogAppendTime"],
+        Field(description="Whose clock stamps a record: its writer's, or the broker's"),
+    ] = "CreateTime"
     writers: tuple[str, ...]
     readers: tuple[str, ...]
 
@@ -133,6 +142,8 @@ def manifest(systems: Iterable[str], *, partitions: int = 4, prefix: str = DEFAU
                   writers=("orchestrator",), readers=("auditors",)),
         TopicSpec(name=topics.quarantine, partitions=1, cleanup="delete", retention_ms=30 * _DAY_MS, max_message_bytes=2 * _MIB,
                   writers=("orchestrator", "connectors"), readers=("operators",)),
+        TopicSpec(name=topics.clock, partitions=1, cleanup="delete", retention_ms=_DAY_MS, timestamps="LogAppendTime",
+                  writers=("orchestrator",), readers=()),
     )  # fmt: skip
     orders = tuple(
         TopicSpec(name=topics.orders(system), partitions=partitions, cleanup="delete", retention_ms=7 * _DAY_MS,

@@ -24,7 +24,16 @@ from schemas.topics import TopicSpec
 __all__ = ["Finding", "Kind", "apply", "check", "topic_config"]
 
 Kind = Literal[
-    "missing", "partitions", "cleanup", "retention", "message_size", "replication", "min_insync", "auto_creation", "unreadable"
+    "missing",
+    "partitions",
+    "cleanup",
+    "retention",
+    "message_size",
+    "timestamps",
+    "replication",
+    "min_insync",
+    "auto_creation",
+    "unreadable",
 ]
 
 _SET_ON_TOPIC = 1  # DescribeConfigs' config_source of a value that somebody gave to this very topic
@@ -35,6 +44,7 @@ _KINDS: Mapping[str, Kind] = {
     "retention.ms": "retention",
     "segment.ms": "retention",
     "max.message.bytes": "message_size",
+    "message.timestamp.type": "timestamps",
     "min.insync.replicas": "min_insync",
 }
 
@@ -62,6 +72,7 @@ def topic_config(spec: TopicSpec, *, replication: int) -> dict[str, str]:
     config = {
         "cleanup.policy": spec.cleanup,
         "max.message.bytes": str(spec.max_message_bytes),
+        "message.timestamp.type": spec.timestamps,
         "min.insync.replicas": str(max(1, replication - 1)),
     }
     if spec.cleanup == "delete":

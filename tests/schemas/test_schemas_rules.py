@@ -158,17 +158,17 @@ def test_find_cycle_takes_diamonds():
 
 
 def test_manifest_has_every_topic_once():
-    """The manifest has the seven common topics and one for orders per system, each with writers and readers."""
+    """The manifest has the eight common topics and one for orders per system, each with writers, and readers but for one."""
     specs = topics.manifest(["newsletter", "crm"])
     names = [spec.name for spec in specs]
     assert names == [
         topics.REQUESTS, topics.COMMANDS, topics.REPORTS, topics.STATUS, topics.CONFIRMATIONS, topics.JOURNAL,
-        topics.QUARANTINE, "dsr.orders.crm.v1", "dsr.orders.newsletter.v1",
+        topics.QUARANTINE, "dsr.clock.v1", "dsr.orders.crm.v1", "dsr.orders.newsletter.v1",
     ]  # fmt: skip
     assert len(set(names)) == len(names)
     for spec in specs:
         assert spec.writers
-        assert spec.readers
+        assert bool(spec.readers) == (spec.timestamps == "CreateTime")
         assert len(spec.name) <= 249
 
 

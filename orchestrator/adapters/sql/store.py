@@ -13,9 +13,10 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, and_, case, create_engine, delete, event, func, make_url, or_, select, text
+from sqlalchemy import Connection, Engine, TextClause, case, create_engine, delete, event, func, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
@@ -190,13 +191,13 @@ class SqlStore:
 
     async def refusals(self, spans: Mapping[tuple[str, int], tuple[int, int]]) -> set[Refusal]:
         """Return what was refused among these offsets."""
-        c = refusals.c
-        inside = [
-            and_(c.topic == topic, c.partition == partition, c.offset.between(first, last))
-            for (topic, partition), (first, last) in spans.items()
-        ]
-        query = select(c.topic, c.partition, c.offset, c.content).where(or_(False, *inside))
-        return await self._run(lambda connection: {Refusal(*row) for row in connection.execute(query)}) if spans else set()
+        if not spans:
+            return set()
+        query = _refusals_among(len(spans))
+        given: dict[str, str | int] = {}
+        for number, ((topic, partition), (first, last)) in enumerate(spans.items()):
+            given |= {f"t{number}": topic, f"p{number}": partition, f"f{number}": first, f"l{number}": last}
+        return await self._run(lambda connection: {Refusal(*row) for row in connection.execute(query, given)})
 
     async def forget_refusals(self, before: datetime) -> None:
         """Forget old refusals."""
@@ -261,6 +262,13 @@ class SqlStore:
         self._census_thread.shutdown(wait=True)
         self._thread.shutdown(wait=True)
         self._engine.dispose()
+
+
+@cache
+def _refusals_among(partitions: int) -> TextClause:
+    """Return a question for so many partitions. It is asked for every batch, so nothing is built anew for it."""
+    inside = (f'(topic = :t{n} AND "partition" = :p{n} AND "offset" BETWEEN :f{n} AND :l{n})' for n in range(partitions))
+    return text(f'SELECT topic, "partition", "offset", content FROM refusals WHERE {" OR ".join(inside)}')  # noqa: S608 - numbers
 
 
 def _refuse(connection: Connection, change: Change) -> None:
