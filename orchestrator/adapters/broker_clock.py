@@ -6,6 +6,7 @@ Room rules: one question, one answer; what is too far is decided by whoever asks
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -18,15 +19,18 @@ __all__ = ["skew"]
 _ANSWERS_WITHIN_SECONDS = 30.0
 
 
-async def skew(bootstrap: str, topic: str, clock: Clock) -> timedelta:
+async def skew(bootstrap: str, topic: str, clock: Clock, **connection: Any) -> timedelta:
     """Return by how much `clock` is at least ahead of the leader's of `topic`; negative if it is behind.
 
     Writes one record of a byte to a topic with `message.timestamp.type=LogAppendTime`: the broker answers with its own time, in
     milliseconds. That moment lies between the sending and the answer, so whatever falls in between is no difference, and a
-    slow network makes the answer smaller, never larger. Other brokers of the cluster are not asked.
+    slow network makes the answer smaller, never larger. Other brokers of the cluster are not asked. `connection` goes to
+    aiokafka's producer.
     Raises `OrchestratorError` if the broker does not answer, `ConfigurationError` if it answers with the writer's own time.
     """
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", request_timeout_ms=int(_ANSWERS_WITHIN_SECONDS * 1000))
+    producer = AIOKafkaProducer(
+        bootstrap_servers=bootstrap, acks="all", request_timeout_ms=int(_ANSWERS_WITHIN_SECONDS * 1000), **connection
+    )
     try:
         await producer.start()
         await producer.partitions_for(topic)
