@@ -38,7 +38,7 @@ def letters(standin, person, *, but=()):
 
 
 class MailboxMixin(ConnectorContract):
-    settings: ClassVar[dict[str, Any]] = {}
+    settings: ClassVar[dict[str, Any]] = {"restricted_folder": "Restricted"}
     left: ClassVar[tuple[str, ...]] = ()
 
     @pytest.fixture(autouse=True)
@@ -46,7 +46,10 @@ class MailboxMixin(ConnectorContract):
         self._ca_file = tmp_path / "ca.pem"
 
     def open_system(self, clock):
-        return closing(MailboxStandIn(clock))
+        standin = MailboxStandIn(clock)
+        with standin.opened() as box:
+            box.folder.create("Restricted")
+        return closing(standin)
 
     def connect(self, system):
         self._ca_file.write_bytes(system.server.authority)
@@ -70,6 +73,7 @@ class TestMailboxContractOtherwise(MailboxMixin):
     """The whole contract over TLS, found by reading all headers and moved to the trash."""
 
     settings: ClassVar[dict[str, Any]] = {
+        "restricted_folder": "Restricted",
         "security": "ssl",
         "search_by": "headers",
         "erase_by": "trash",
@@ -208,6 +212,24 @@ async def test_what_lies_in_the_trash_is_gone_by_a_date(mailbox):
     assert len(mailbox.messages()["Trash"]) == 1
     assert (await do(mailbox, **trash)).outcome.code is OutcomeCode.NOTHING_HELD
     assert (await do(mailbox, Right.ACCESS, **trash)).outcome.count == 1
+
+
+async def test_restricted_messages_lie_where_nobody_works(mailbox):
+    """Moved from every folder but the kept ones, counted again when asked again, and still found for access and erasure."""
+    with mailbox.opened() as box:
+        box.folder.create("Restricted")
+    for folder in ("INBOX", "Trash", "Sent"):
+        mailbox.put(mail({"from": ADA.email}), folder)
+    mailbox.put(mail({"from": BOB.email}))
+    settings = {"restricted_folder": "Restricted", **KEPT}
+    for _ in range(2):
+        assert (await do(mailbox, Right.RESTRICTION, **settings)).outcome.count == 2
+        held = {folder: len(messages) for folder, messages in mailbox.messages().items()}
+        assert held == {"INBOX": 1, "Restricted": 2, "Sent": 1, "Trash": 0}
+    assert (await do(mailbox, Right.ACCESS, **settings)).outcome.count == 3
+    assert (await do(mailbox, **settings)).outcome.fulfilled == 2
+    not_offered = await do(mailbox, Right.RESTRICTION)
+    assert (not_offered.outcome.code, not_offered.outcome.reason) == (OutcomeCode.NOT_APPLICABLE, "right_not_offered")
 
 
 KEPT = {"kept_folders": ("Sent",), "kept_ground": "art17_3_b", "kept_detail": "AWR art. 52"}

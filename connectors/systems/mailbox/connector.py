@@ -1,4 +1,4 @@
-"""What a mailbox can do for a data subject: show the messages that name the person's address, and lose them.
+"""What a mailbox can do for a data subject: show the messages that name the person's address, set them aside, and lose them.
 
 Room rules: decisions only, IMAP lives in `client`; every order has a connection of its own, in a thread; every method may be
 repeated at any point.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from email.errors import MessageError
@@ -25,8 +25,8 @@ from connectors.sdk.work import take_turn
 from connectors.systems.mailbox.addresses import is_plain, normal, read_addresses
 from connectors.systems.mailbox.client import Account, Message, Security, Session, in_pages
 from schemas.errors import SystemRejected, SystemUnavailable
-from schemas.outcomes import Fulfilled, NothingHeld, Retained
-from schemas.vocabulary import FailureReason, IdentifierKind, RetentionGround, Right
+from schemas.outcomes import Fulfilled, NotApplicable, NothingHeld, Retained
+from schemas.vocabulary import FailureReason, IdentifierKind, NotApplicableReason, RetentionGround, Right
 
 __all__ = ["MailboxConnector", "MailboxSettings", "build"]
 
@@ -73,6 +73,9 @@ class MailboxSettings(ConnectorSettings):
     ] = None
     kept_ground: Annotated[RetentionGround | None, Field(description="In law, why; needed with kept_folders")] = None
     kept_detail: Annotated[str, Field(max_length=120, description="The rule, by its short name")] = ""
+    restricted_folder: Annotated[
+        str, Field(description="Where restriction moves messages, a folder on which nobody works; empty: not offered")
+    ] = ""
     max_messages: Annotated[int, Field(ge=1, description="More messages of one person are for a person to look at")] = 2000
     max_export_bytes: Annotated[int, Field(ge=1, description="More than this is handed over by a person")] = 50 * 1024 * 1024
     page_size: Annotated[int, Field(ge=1, le=500, description="Messages of one command")] = 200
@@ -119,9 +122,10 @@ class _Hits:
 
 @dataclass(slots=True)
 class _Sweep:
-    """What one erasure did."""
+    """What one run did."""
 
     erased: int = 0
+    moved: int = 0
     unread: int = 0
     kept: list[Message] = field(default_factory=list, repr=False)
 
@@ -130,7 +134,7 @@ class MailboxConnector:
     """One mailbox."""
 
     name: ClassVar[str] = "mailbox"
-    rights: ClassVar[frozenset[Right]] = frozenset({Right.ACCESS, Right.ERASURE})
+    rights: ClassVar[frozenset[Right]] = frozenset({Right.ACCESS, Right.ERASURE, Right.RESTRICTION})
     needs: ClassVar[frozenset[IdentifierKind]] = frozenset({IdentifierKind.EMAIL})
     yields: ClassVar[frozenset[IdentifierKind]] = frozenset()
 
@@ -175,6 +179,20 @@ class MailboxConnector:
         if not sweep.erased:
             return Result(NothingHeld(), notes=notes)
         return Result(Fulfilled(count=sweep.erased, effective_by=purged_on), notes=notes)
+
+    async def restrict(self, job: Job) -> Result:
+        """Move the person's messages to a folder on which nobody works (GDPR Art. 18, recital 67), except those that are kept.
+
+        `not_applicable` without a folder in the settings. That nobody works on the folder is the owner's to see to.
+        """
+        if not self._settings.restricted_folder:
+            return Result(NotApplicable(reason=NotApplicableReason.RIGHT_NOT_OFFERED))
+        wanted = self._wanted(job)
+        await take_turn()
+        sweep = await asyncio.to_thread(self._restricted, wanted)
+        if not sweep.moved:
+            return Result(NothingHeld(), notes=_notes(sweep.unread))
+        return Result(Fulfilled(count=sweep.moved), notes=_notes(sweep.unread))
 
     async def poll(self, job: Job, handle: str) -> Result:
         """Refuse: a mailbox starts no jobs."""
@@ -227,6 +245,21 @@ class MailboxConnector:
                 sweep.kept += [message for message in hits.messages if message.uid not in going]
         return sweep
 
+    def _restricted(self, wanted: frozenset[str]) -> _Sweep:
+        settings, sweep = self._settings, _Sweep()
+        with Session(settings.account) as session:
+            for hits in self._find(session, wanted, with_trash=True):
+                sweep.unread += hits.unread
+                if hits.folder in settings.kept_folders:
+                    continue
+                sweep.moved += len(hits.messages)
+                if hits.messages and hits.folder != settings.restricted_folder:
+                    self._reopen(session, hits, readonly=False)
+                    for page in in_pages(hits.uids, settings.page_size):
+                        session.move(page, settings.restricted_folder)
+                        self._verify_gone(session, page)
+        return sweep
+
     def _is_kept(self, folder: str, message: Message, now: datetime) -> bool:
         days = self._settings.kept_days
         return folder in self._settings.kept_folders and (days is None or message.received_at + timedelta(days=days) > now)
@@ -249,10 +282,12 @@ class MailboxConnector:
                 session.move(page, self._settings.trash_folder)
             else:
                 session.delete(page)
-            if session.still_there(page):
-                raise SystemUnavailable(
-                    "mailbox_search: messages are still there after deletion", reason=FailureReason.VERIFICATION_FAILED
-                )
+            self._verify_gone(session, page)
+
+    @staticmethod
+    def _verify_gone(session: Session, page: Sequence[int]) -> None:
+        if session.still_there(page):
+            raise SystemUnavailable("mailbox_search: messages are still there", reason=FailureReason.VERIFICATION_FAILED)
 
     @staticmethod
     def _reopen(session: Session, hits: _Hits, *, readonly: bool) -> None:
@@ -289,9 +324,12 @@ class MailboxConnector:
     def _folders(self, session: Session, *, with_trash: bool) -> list[str]:
         """Return the folders of an order. A name that names nothing would pass for absence: `SystemRejected`."""
         settings, listed = self._settings, session.folders()
-        named = {*settings.folders, *settings.kept_folders, *([settings.trash_folder] if settings.erase_by == "trash" else ())}
+        named = {*settings.folders, *settings.kept_folders, settings.restricted_folder} - {""}
+        named |= {settings.trash_folder} if settings.erase_by == "trash" else set()
         if not named <= set(listed):
-            raise SystemRejected("DSR_MAILBOX_FOLDERS, KEPT_FOLDERS or TRASH_FOLDER: the mailbox has no such folder")
+            raise SystemRejected(
+                "DSR_MAILBOX_FOLDERS, KEPT_FOLDERS, RESTRICTED_FOLDER or TRASH_FOLDER: the mailbox has no folder of that name"
+            )
         left_out = {*settings.skip_folders, *(() if with_trash else (settings.trash_folder,))}
         return [folder for folder in (settings.folders or listed) if folder not in left_out]
 
