@@ -242,10 +242,10 @@ def test_rules_are_made_checked_and_taken_away(secured, registry, topics, monkey
         before = run.invoke(app, ["acl", "check", "--json"])
         assert before.exit_code == 1
         told = json.loads(before.stdout)
-        assert len(told["missing"]) == 11 + 4 + 4
+        assert len(told["missing"]) == 12 + 4 + 4
         assert [rule["principal"] for rule in told["surplus"] + told["wider"]] == ["User:mallory"] * 2
         applied = run.invoke(app, ["acl", "apply"])
-        assert applied.exit_code == 1 and "19 added, 0 removed" in applied.stdout, applied.output
+        assert applied.exit_code == 1 and "20 added, 0 removed" in applied.stdout, applied.output
         assert "surplus: somebody may do more" in applied.stdout
         cleaned = run.invoke(app, ["acl", "apply", "--remove-surplus"])
         assert cleaned.exit_code == 1 and "0 added, 1 removed" in cleaned.stdout, cleaned.output
