@@ -83,7 +83,7 @@ def list_drafts(
         print_json([_document(draft) for draft in found])
         return
     for draft in found:
-        what = f"set apart: {draft.automatic}" if draft.automatic else _words(draft.guess)
+        what = f"a machine? {draft.automatic}" if draft.automatic else _words(draft.guess)
         print(f"{draft.handle}  {draft.received_at:%Y-%m-%d %H:%M}  {what}")
     print("guesses from words: read each message before you file it" if found else f"{folder} is empty")
 
