@@ -17,6 +17,7 @@ from faust.auth import OAuthCredentials
 from faust.streams import _CStreamIterator
 from faust.transport.drivers import TRANSPORTS
 
+from orchestrator.shell import any_header
 from orchestrator.shell.inbox import Fatal, Inbox
 from orchestrator.shell.points import Points
 from schemas.errors import ConfigurationError
@@ -66,6 +67,7 @@ def create_app(settings: AppSettings, inbox: Inbox, deck: WorkerDeck) -> faust.A
     if _CStreamIterator is None:
         # The pure-Python stream acknowledges events that it skipped.
         raise ConfigurationError("faust runs without its compiled streams: install the wheel, unset NO_CYTHON")
+    any_header.install()
     TRANSPORTS.aliases["kafka"] = "orchestrator.shell.consumer:BatchTransport"
     app = faust.App(
         settings.group,

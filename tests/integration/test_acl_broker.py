@@ -252,7 +252,7 @@ def test_rules_are_made_checked_and_taken_away(secured, registry, topics, monkey
         assert "wider: a rule of somebody else's" in cleaned.stdout
         asyncio.run(acl.remove(secured.sasl, [wider], **secured.connection(ADMIN)))
         clean = run.invoke(app, ["acl", "check"])
-        assert clean.exit_code == 0 and "19 rules" in clean.stdout and "as the registry says" in clean.stdout
+        assert clean.exit_code == 0 and "20 rules" in clean.stdout and "as the registry says" in clean.stdout
     finally:
         asyncio.run(acl.remove(secured.sasl, [surplus, wider], **secured.connection(ADMIN)))
 
