@@ -24,7 +24,7 @@ from schemas.vocabulary import IdentifierKind, OutcomeCode, Right
 def connect(standin, **settings):
     security = settings.get("security", "plaintext")
     given = {"host": "127.0.0.1", "port": standin.ports[security], "security": security, "username": USERNAME}
-    defaults = {"password": PASSWORD, "timeout_seconds": 1.0, "page_size": 2}
+    defaults = {"password": PASSWORD, "timeout_seconds": 10.0, "page_size": 2}
     return build(MailboxSettings(**{**given, **defaults, **settings}))
 
 
