@@ -19,7 +19,10 @@ from schemas.errors import ProtocolViolation
 from schemas.ids import SubjectRequestId
 from schemas.requests import ConfirmIdentity, RefuseIdentity, SubmitRequest, Verification, WithdrawRequest
 from schemas.sealed import SealingKey, seal
+from schemas.signatures import sign_records
 from schemas.subject import FieldChange, SubjectData
+from schemas.topics import REQUESTS
+from schemas.trust import SigningKey, portal_principal
 from schemas.vocabulary import IdentifierKind, Language, QuarantineReason, Right
 from schemas.wire import MAX_VALUE_BYTES, Headers, encode, headers_of
 
@@ -90,9 +93,22 @@ def build_request(
     return request
 
 
-def record_of(message: SubmitRequest | ConfirmIdentity | RefuseIdentity | WithdrawRequest) -> PortalRecord:
-    """Return the record to publish on `Topics().requests`: its key keeps a request's records in order."""
-    return PortalRecord(message.subject_request_id.encode(), encode(message), headers_of(message))
+def record_of(
+    message: SubmitRequest | ConfirmIdentity | RefuseIdentity | WithdrawRequest, signer: SigningKey | None = None
+) -> PortalRecord:
+    """Return the record to publish on `Topics().requests`, signed: its key keeps a request's records in order.
+
+    `signer` is the portal's own key (`dsr keys new portal:ID`); without it an installation that requires signatures, as all do
+    by default, sets the record aside. Raises `ProtocolViolation(signature_foreign)` for a key that is not the portal's.
+    """
+    key, value, headers = message.subject_request_id.encode(), encode(message), headers_of(message)
+    if signer is None:
+        return PortalRecord(key, value, headers)
+    if signer.principal != portal_principal(message.portal):
+        remedy = f"sign with the key of {portal_principal(message.portal)}"
+        raise ProtocolViolation(QuarantineReason.SIGNATURE_FOREIGN, field="portal", remedy=remedy)
+    (signed,) = sign_records([(REQUESTS, key, value, headers)], signer)
+    return PortalRecord(key, value, signed)
 
 
 def _subject(

@@ -23,6 +23,7 @@ __all__ = [
     "STATUS",
     "TopicSpec",
     "Topics",
+    "kind_of",
     "manifest",
     "orders_topic",
 ]
@@ -114,6 +115,11 @@ class TopicSpec(Record):
     ] = "CreateTime"
     writers: tuple[str, ...]
     readers: tuple[str, ...]
+
+
+def kind_of(topic: str) -> str:
+    """Return what a topic of any installation carries: `requests` of `dsr.requests.v1`, `orders` of `dsr.orders.crm.v1`."""
+    return topic.split(".")[1]
 
 
 def orders_topic(system: str, *, prefix: str = DEFAULT_PREFIX) -> str:
