@@ -30,6 +30,7 @@ from orchestrator.shell.consumer import end_process
 from orchestrator.shell.faust_app import AppSettings, WorkerDeck, create_app
 from orchestrator.shell.inbox import Fatal, Inbox, QuarantineLimit
 from orchestrator.shell.points import KillPoint, Points
+from orchestrator.shell.signing import Speakers
 from orchestrator.shell.sweeper import Sweeper
 from orchestrator.shell.translate import Translator
 from orchestrator.shell.watchdog import Watchdog
@@ -40,6 +41,7 @@ from schemas.metrics import BUILD_INFO
 from schemas.registry import Registry
 from schemas.sealed import SealingKey
 from schemas.topics import Topics, manifest
+from schemas.trust import ORCHESTRATOR, SigningKey
 from schemas.vocabulary import Right
 
 __all__ = ["Worker", "development_keys", "load_registry", "open_store", "run_worker", "topic_manifest"]
@@ -99,11 +101,13 @@ async def run_worker(
     """Run a worker in this loop while the block runs, by the system's clock unless another is given.
 
     Refuses to start on a wrong base (`ConfigurationError`): topics missing or wrong, store at another revision, registry
-    unreadable, data folder not writable, clock far from the broker's. Publishes first what an earlier life left in the outbox.
+    unreadable, data folder not writable, clock far from the broker's, signatures required and no keys for them. Publishes
+    first what an earlier life left in the outbox.
     """
     registry = load_registry(settings)
-    await _check_base(settings, registry)
     clock = clock or SystemClock()
+    signatures = _signatures(settings, clock)
+    await _check_base(settings, registry)
     await _check_clock(settings, clock)
     metrics = WorkerMetrics(CollectorRegistry())
     metrics.set(BUILD_INFO, 1, version=__version__, registry=registry.version)
@@ -114,7 +118,7 @@ async def run_worker(
         await publisher.start()
         stack.push_async_callback(publisher.aclose)
         keys = development_keys(settings)
-        translator = Translator(keys, Topics(prefix=settings.topic_prefix))
+        translator = Translator(keys, Topics(prefix=settings.topic_prefix), signatures.speakers)
         ground = Ground(
             store=store,
             keys=keys,
@@ -126,7 +130,7 @@ async def run_worker(
         )
         limit = QuarantineLimit(clock, at_most=settings.quarantine_limit)
         points = _points(settings)
-        inbox = Inbox(ground, publisher, clock, metrics, limit, points=points)
+        inbox = Inbox(ground, publisher, clock, metrics, limit, points=points, signer=signatures.signer)
         deck = WorkerDeck(metrics=metrics, end=die, batch_records=settings.batch_records, points=points)
         app = create_app(_app_settings(settings, translator), inbox, deck)
         sweeper = _sweeper(settings, ground, inbox, clock, metrics)
@@ -147,6 +151,37 @@ async def run_worker(
             stack.push_async_callback(_cancel, task)
         log.info("worker_ready", worker=settings.worker_id, registry=registry.version, port=http.port)
         yield Worker(app, inbox, sweeper, metrics, http, deck)
+
+
+@dataclass(frozen=True, slots=True)
+class _Signatures:
+    """Both None: signatures are off."""
+
+    speakers: Speakers | None = None
+    signer: SigningKey | None = None
+
+
+def _signatures(settings: Settings, clock: Clock) -> _Signatures:
+    if settings.signatures == "off":
+        log.warning("signatures_off", action="set DSR_SIGNATURES=required outside a laptop or a test")
+        return _Signatures()
+    trust, signer = settings.trust(), settings.signer()
+    if trust is None:
+        raise ConfigurationError(
+            "DSR_TRUST_FILE is not set: name the JWK set of those who may speak (`dsr keys new`), or choose DSR_SIGNATURES=off"
+        )
+    if signer is None:
+        raise ConfigurationError(
+            "DSR_SIGNING_KEY_FILE is not set: make a key with `dsr keys new orchestrator`, or choose DSR_SIGNATURES=off"
+        )
+    if signer.principal != ORCHESTRATOR:
+        raise ConfigurationError(f"DSR_SIGNING_KEY_FILE is the key of {signer.principal}: a worker signs as {ORCHESTRATOR}")
+    known = trust.key(signer.kid)
+    if known is None or known.principal != ORCHESTRATOR:
+        raise ConfigurationError(
+            "DSR_TRUST_FILE lacks the public half of DSR_SIGNING_KEY_FILE: add it, or nobody can check a confirmation"
+        )
+    return _Signatures(Speakers(trust, clock), signer)
 
 
 def _points(settings: Settings) -> Points | None:

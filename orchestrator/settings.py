@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -41,6 +41,9 @@ class Settings(BrokerSettings):
     registry: Annotated[Path, Field(description="The registry file")] = DEPLOY / "registry" / "example-company.yaml"
     store_url: Annotated[str, Field(description="sqlite:///file or postgresql+psycopg://...")] = "sqlite:///dsr.sqlite"
     development_key: Annotated[SecretStr | None, Field(description="base64 of 32 bytes: openssl rand -base64 32")] = None
+    signatures: Annotated[
+        Literal["required", "off"], Field(description="off believes whoever can write to a topic: laptops and tests only")
+    ] = "required"
     trust_file: Annotated[Path | None, Field(description="JWK set: whose signatures are believed, see `dsr keys`")] = None
     signing_key: Annotated[SecretStr | None, Field(description="Private JWK of whoever runs this: `dsr keys new`")] = None
     signing_key_file: Annotated[Path | None, Field(description="The same, in a file")] = None

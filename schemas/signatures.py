@@ -24,9 +24,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 
+from schemas.base import Message
+from schemas.commands import Command
 from schemas.errors import ProtocolViolation
+from schemas.reports import FulfilmentReport
+from schemas.requests import ConfirmIdentity, RefuseIdentity, SubmitRequest, WithdrawRequest
 from schemas.topics import kind_of
-from schemas.trust import SigningKey, Trust, TrustedKey
+from schemas.trust import (
+    ORCHESTRATOR,
+    SigningKey,
+    Trust,
+    TrustedKey,
+    operator_principal,
+    portal_principal,
+    system_principal,
+)
 from schemas.vocabulary import QuarantineReason
 from schemas.wire import TYPE_HEADER, Headers
 
@@ -41,6 +53,7 @@ __all__ = [
     "sign_all",
     "sign_records",
     "signature_in",
+    "speaker_of",
 ]
 
 SIGNATURE_HEADER = "dsr-signature"
@@ -109,6 +122,19 @@ def sign_records(records: Iterable[tuple[str, bytes, bytes, Headers]], key: Sign
 
 def _type_of(headers: Headers) -> str:
     return next(value for name, value in headers if name == TYPE_HEADER).decode()
+
+
+def speaker_of(message: Message) -> str:
+    """Return the principal that alone may say this."""
+    match message:
+        case FulfilmentReport():
+            return system_principal(message.system)
+        case SubmitRequest() | ConfirmIdentity() | RefuseIdentity() | WithdrawRequest():
+            return portal_principal(message.portal)
+        case Command():
+            return operator_principal(message.actor)
+        case _:
+            return ORCHESTRATOR
 
 
 def _path(levels: Sequence[Sequence[bytes]], index: int) -> bytes:

@@ -26,7 +26,9 @@ from connectors.sdk.protocol import Connector
 from connectors.sdk.retry import Backoff
 from connectors.sdk.runtime import Runtime
 from connectors.sdk.settings import RuntimeSettings, read
+from connectors.sdk.speaking import signer_of
 from schemas.errors import SystemUnavailable, Throttled
+from schemas.trust import SigningKey
 
 __all__ = ["run_connector"]
 
@@ -36,12 +38,14 @@ _log = structlog.get_logger("dsr.connector")
 async def run_connector(name: str, system: str) -> None:
     """Run a connector for a system until SIGTERM or SIGINT. Raises what the process must end with."""
     settings = read(RuntimeSettings)
-    keys = DevelopmentKeys(settings.sealing_key)
+    keys, signer = DevelopmentKeys(settings.sealing_key), signer_of(settings, system)
     connector = build_connector(name)
     metrics = ConnectorMetrics(CollectorRegistry())
     with contextlib.ExitStack() as stack:
         journal = stack.enter_context(Journal(settings.state_dir / f"{system}.journal.sqlite"))
-        runtime = _runtime(settings, system=system, connector=connector, journal=journal, keys=keys, metrics=metrics)
+        runtime = _runtime(
+            settings, system=system, connector=connector, journal=journal, keys=keys, metrics=metrics, signer=signer
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, runtime.stop)
         try:
@@ -73,6 +77,7 @@ def _runtime(
     journal: Journal,
     keys: DevelopmentKeys,
     metrics: ConnectorMetrics,
+    signer: SigningKey | None,
 ) -> Runtime:
     topics = settings.topics
     return Runtime(
@@ -85,6 +90,7 @@ def _runtime(
         clock=SystemClock(),
         topics=topics,
         metrics=metrics,
+        signer=signer,
         limits=Limits(
             retry=Backoff(settings.backoff_base_seconds, settings.backoff_max_seconds),
             poll=Backoff(settings.poll_base_seconds, settings.poll_max_seconds),

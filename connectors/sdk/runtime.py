@@ -22,13 +22,14 @@ import structlog
 from connectors.sdk.attempts import Attempts, Limits
 from connectors.sdk.blobs import BlobStore
 from connectors.sdk.breaker import Breaker
-from connectors.sdk.bus import Bus, Inbound, Outbound
+from connectors.sdk.bus import Bus, Inbound
 from connectors.sdk.clock import Clock
 from connectors.sdk.conclusion import Conclusion, settle
 from connectors.sdk.intake import Batch, quarantined, read_batch, take
 from connectors.sdk.journal import Entry, Journal, OrderState
 from connectors.sdk.keys import OrderKeys
 from connectors.sdk.protocol import Connector
+from connectors.sdk.speaking import outbound_reports
 from connectors.sdk.throttle import Gate
 from schemas.errors import OrchestratorError
 from schemas.metric_labels import TopicPartition
@@ -44,8 +45,8 @@ from schemas.metrics import (
     Metrics,
 )
 from schemas.topics import Topics
+from schemas.trust import SigningKey
 from schemas.vocabulary import QuarantineReason, Right
-from schemas.wire import encode, headers_of
 
 __all__ = ["Runtime"]
 
@@ -75,7 +76,10 @@ class Runtime:
         journal_kept: timedelta = timedelta(days=45),
         failures_kept: timedelta = timedelta(days=400),
         grace_seconds: float = 20.0,
+        signer: SigningKey | None = None,
     ) -> None:
+        """Without `signer` reports go out unsigned: for installations that have signatures off."""
+        self._signer = signer
         self._system = system
         self._bus = bus
         self._journal = journal
@@ -254,17 +258,8 @@ class Runtime:
                 unsent = page.unsent(_PUBLISH_AT_ONCE)
             if not unsent:
                 return
-            await self._bus.publish(
-                [
-                    Outbound(
-                        self._topics.reports,
-                        stored.report.subject_request_id.encode(),
-                        encode(stored.report),
-                        headers_of(stored.report),
-                    )
-                    for stored in unsent
-                ]
-            )
+            reports = [stored.report for stored in unsent]
+            await self._bus.publish(outbound_reports(self._topics.reports, reports, self._signer))
             with self._journal.transaction() as page:
                 page.mark_sent(unsent)
             for stored in unsent:

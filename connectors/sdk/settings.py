@@ -6,7 +6,7 @@ Room rules: a wrong setting names itself and the remedy and never quotes its val
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -17,7 +17,7 @@ from schemas.sealed import SealingKey
 from schemas.topics import DEFAULT_PREFIX, Topics
 from schemas.trust import SigningKey
 
-__all__ = ["ConnectorSettings", "RuntimeSettings", "read"]
+__all__ = ["ConnectorSettings", "RuntimeSettings", "SigningSettings", "content_of", "read"]
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -28,15 +28,40 @@ class ConnectorSettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
 
-class RuntimeSettings(BrokerReach, ConnectorSettings):
+class SigningSettings(ConnectorSettings):
+    """What it takes to sign what is published: a key, or the explicit choice to do without."""
+
+    signatures: Annotated[Literal["required", "off"], Field(description="off publishes unsigned: laptops and tests only")] = (
+        "required"
+    )
+    signing_key: Annotated[SecretStr | None, Field(description="Private JWK, from `dsr keys new PRINCIPAL`")] = None
+    signing_key_file: Annotated[Path | None, Field(description="The same, in a file")] = None
+
+    def signer(self, principal: str) -> SigningKey | None:
+        """Return the key of this principal, None if signatures are off. Raises `ConfigurationError`."""
+        if self.signatures == "off":
+            return None
+        prefix = str(self.model_config.get("env_prefix") or "")
+        if self.signing_key is not None:
+            key = SigningKey.from_json(self.signing_key.get_secret_value())
+        elif self.signing_key_file is not None:
+            key = SigningKey.from_json(content_of(self.signing_key_file, f"{prefix}SIGNING_KEY_FILE"))
+        else:
+            raise ConfigurationError(
+                f"{prefix}SIGNING_KEY_FILE: set it to a key from `dsr keys new {principal}`, or choose {prefix}SIGNATURES=off"
+            )
+        if key.principal != principal:
+            raise ConfigurationError(f"{prefix}SIGNING_KEY_FILE: this is the key of {key.principal}; sign as {principal}")
+        return key
+
+
+class RuntimeSettings(BrokerReach, SigningSettings):
     """What the runtime needs, whatever the system."""
 
     model_config = SettingsConfigDict(env_prefix="DSR_")
 
     topic_prefix: Annotated[str, Field(description="First part of every topic's name")] = DEFAULT_PREFIX
     development_key: Annotated[SecretStr, Field(description="Base64 of 32 bytes shared with the orchestrator, for development")]
-    signing_key: Annotated[SecretStr | None, Field(description="Private JWK from `dsr keys new system:ID`")] = None
-    signing_key_file: Annotated[Path | None, Field(description="The same, in a file")] = None
     state_dir: Annotated[Path, Field(description="Folder of the journal and of exported data")] = Path(".dsr")
     group_instance_id: Annotated[
         str | None, Field(description="Static membership: unique and stable per process, for a quick restart")
@@ -67,16 +92,9 @@ class RuntimeSettings(BrokerReach, ConnectorSettings):
         """Return the development key, named `dev`. Raises `ConfigurationError`."""
         return SealingKey.from_base64("dev", self.development_key.get_secret_value())
 
-    def signer(self) -> SigningKey | None:
-        """Return the key that this connector signs with, None if none is set. Raises `ConfigurationError`."""
-        if self.signing_key is not None:
-            return SigningKey.from_json(self.signing_key.get_secret_value())
-        if self.signing_key_file is not None:
-            return SigningKey.from_json(_content(self.signing_key_file, "DSR_SIGNING_KEY_FILE"))
-        return None
 
-
-def _content(file: Path, variable: str) -> bytes:
+def content_of(file: Path, variable: str) -> bytes:
+    """Return a file's bytes. Raises `ConfigurationError` that names the variable."""
     try:
         return file.read_bytes()
     except OSError as error:

@@ -1,6 +1,6 @@
 """A portal: file one request, and print what is said of it until it is confirmed.
 
-Run it: DSR_KAFKA_BOOTSTRAP=... DSR_DEVELOPMENT_KEY=... python docs/examples/portal.py someone@example.org
+With DSR_KAFKA_BOOTSTRAP, DSR_DEVELOPMENT_KEY and DSR_SIGNING_KEY_FILE set: python docs/examples/portal.py someone@example.org
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import sys
 import uuid
 from datetime import UTC, datetime
+from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
@@ -17,9 +18,12 @@ from schemas.portal import build_request, intake_key, record_of
 from schemas.requests import SubmitRequest, Verification
 from schemas.sealed import SealingKey
 from schemas.topics import Topics
+from schemas.trust import SigningKey
 from schemas.vocabulary import AssuranceLevel, Right
 
 BOOTSTRAP = os.environ.get("DSR_KAFKA_BOOTSTRAP", "127.0.0.1:9092")
+#: The portal's own key, from `dsr keys new portal:website`; the orchestrator has its public half.
+SIGNER = SigningKey.from_json(Path(os.environ["DSR_SIGNING_KEY_FILE"]).read_bytes())
 TOPICS = Topics(prefix=os.environ.get("DSR_TOPIC_PREFIX", "dsr"))
 
 
@@ -40,7 +44,7 @@ def erasure(email: str) -> SubmitRequest:
 async def main(email: str) -> None:
     """Publish, then read the topics of status and confirmations."""
     request = erasure(email)
-    record = record_of(request)
+    record = record_of(request, SIGNER)
     producer = AIOKafkaProducer(bootstrap_servers=BOOTSTRAP, enable_idempotence=True)
     # A portal that runs for long adds group_id=TOPICS.group("portal.website") and goes on where it stopped.
     answers = AIOKafkaConsumer(TOPICS.status, TOPICS.confirmations, bootstrap_servers=BOOTSTRAP, auto_offset_reset="earliest")

@@ -9,7 +9,7 @@ import asyncio
 import sys
 
 from aiokafka import AIOKafkaProducer
-from portal import BOOTSTRAP, TOPICS, erasure
+from portal import BOOTSTRAP, SIGNER, TOPICS, erasure
 
 from schemas.portal import record_of
 from schemas.requests import SubmitRequest
@@ -21,7 +21,7 @@ def publish(request: SubmitRequest) -> None:
 
 
 async def _publish(request: SubmitRequest) -> None:
-    record = record_of(request)
+    record = record_of(request, SIGNER)
     async with AIOKafkaProducer(bootstrap_servers=BOOTSTRAP, enable_idempotence=True) as producer:
         await producer.send_and_wait(TOPICS.requests, record.value, key=record.key, headers=record.headers)
 

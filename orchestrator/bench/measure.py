@@ -22,8 +22,10 @@ from orchestrator.adapters.producer import KafkaPublisher
 from orchestrator.ports import OutRecord
 from schemas.requests import SubmitRequest, Verification
 from schemas.sealed import SealingKey, seal
+from schemas.signatures import sign_records
 from schemas.subject import SubjectData
 from schemas.topics import Topics
+from schemas.trust import SigningKey
 from schemas.vocabulary import AssuranceLevel, IdentifierKind, Right
 from schemas.wire import encode, headers_of
 
@@ -52,8 +54,19 @@ class Latency:
     p99_ms: float
 
 
-def make_requests(count: int, topics: Topics, key: SealingKey, right: Right = Right.ACCESS) -> list[OutRecord]:
-    """Return verified requests of `count` different people on `example.org`, sealed as a portal would."""
+def make_requests(
+    count: int,
+    topics: Topics,
+    key: SealingKey,
+    right: Right = Right.ACCESS,
+    *,
+    signer: SigningKey | None = None,
+    together: int = 1,
+) -> list[OutRecord]:
+    """Return verified requests of `count` different people on `example.org`, sealed as a portal would.
+
+    With a signer they are signed, so many together as a portal would publish at once.
+    """
     intake = key.derive("intake")
     now = datetime.now(UTC)  # noqa: TID251 - the bench plays a portal
     verification = Verification(method="login", level=AssuranceLevel.SUBSTANTIAL, verified_at=now)
@@ -70,7 +83,16 @@ def make_requests(count: int, topics: Topics, key: SealingKey, right: Right = Ri
             verification=verification,
         )
         records.append(OutRecord(topics.requests, request.encode(), encode(message), headers_of(message)))
-    return records
+    return records if signer is None else _signed(records, signer, together)
+
+
+def _signed(records: list[OutRecord], signer: SigningKey, together: int) -> list[OutRecord]:
+    made = []
+    for start in range(0, len(records), together):
+        batch = records[start : start + together]
+        headers = sign_records([(one.topic, one.key, one.value, one.headers) for one in batch], signer)
+        made += [OutRecord(one.topic, one.key, one.value, own) for one, own in zip(batch, headers, strict=True)]
+    return made
 
 
 async def publish(bootstrap: str, records: Sequence[OutRecord]) -> None:

@@ -9,9 +9,11 @@ Room rules: as little work as possible per record, the same for both sides of th
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -20,9 +22,14 @@ from pydantic_core import from_json
 
 from orchestrator.ports import OutRecord
 from schemas.ids import report_id
+from schemas.signatures import sign_records
 from schemas.topics import Topics
+from schemas.trust import SigningKey
 
-__all__ = ["answer_to", "floor", "main", "respond"]
+__all__ = ["KEYS_VARIABLE", "answer_to", "floor", "main", "respond"]
+
+#: Names the folder of signing keys, `system-<id>.jwk`; without it reports are unsigned.
+KEYS_VARIABLE = "DSR_BENCH_KEYS"
 
 _REPORT = (
     '{"version":1,"type":"FulfilmentReport","report_id":"%s","order_id":"%s","subject_request_id":"%s","system":"%s",'
@@ -64,7 +71,24 @@ async def respond(bootstrap: str, prefix: str, systems: list[str]) -> None:
     """Answer every order with `fulfilled`."""
     topics = Topics(prefix=prefix)
     names = [topics.orders(system) for system in systems]
-    await _serve(bootstrap, names, topics.group("bench-connectors"), lambda record: [answer_to(record, topics)])
+    signers = _signers(systems)
+
+    def answers(records: list[Any]) -> list[OutRecord]:
+        made = [answer_to(record, topics) for record in records]
+        if not signers:
+            return made
+        by_system: dict[str, list[OutRecord]] = {}
+        for record, out in zip(records, made, strict=True):
+            by_system.setdefault(record.topic.split(".")[2], []).append(out)
+        return [
+            OutRecord(out.topic, out.key, out.value, headers)
+            for system, outs in by_system.items()
+            for out, headers in zip(
+                outs, sign_records([(o.topic, o.key, o.value, o.headers) for o in outs], signers[system]), strict=True
+            )
+        ]
+
+    await _serve(bootstrap, names, topics.group("bench-connectors"), answers)
 
 
 def answer_to(record: Any, topics: Topics) -> OutRecord:
@@ -80,6 +104,14 @@ def answer_to(record: Any, topics: Topics) -> OutRecord:
         order["issued_at"],
     )
     return OutRecord(topics.reports, record.key, value.encode(), _HEADERS)
+
+
+def _signers(systems: list[str]) -> dict[str, SigningKey]:
+    """Return the systems' keys from the folder that the environment names; none if it names none."""
+    folder = os.environ.get(KEYS_VARIABLE)
+    if folder is None:
+        return {}
+    return {one: SigningKey.from_json((Path(folder) / f"system-{one}.jwk").read_bytes()) for one in systems}
 
 
 async def floor(bootstrap: str, prefix: str, systems: list[str]) -> None:
@@ -112,11 +144,14 @@ async def floor(bootstrap: str, prefix: str, systems: list[str]) -> None:
         del counts[key]
         return [OutRecord(topics.confirmations, key, b'{"result":"fulfilled","padding":"' + padding.encode() * 3 + b'"}', [])]
 
-    await _serve(bootstrap, [topics.requests, topics.reports], topics.group("bench-floor"), decide, plain=True)
+    def decided(records: list[Any]) -> list[OutRecord]:
+        return [made for record in records for made in decide(record)]
+
+    await _serve(bootstrap, [topics.requests, topics.reports], topics.group("bench-floor"), decided, plain=True)
 
 
 async def _serve(
-    bootstrap: str, names: list[str], group: str, work: Callable[[Any], list[Any]], *, plain: bool = False
+    bootstrap: str, names: list[str], group: str, work: Callable[[list[Any]], list[Any]], *, plain: bool = False
 ) -> None:
     consumer = AIOKafkaConsumer(
         *names,
@@ -133,7 +168,7 @@ async def _serve(
     print("ready", flush=True)
     while True:
         fetched = await consumer.getmany(timeout_ms=1000, max_records=2000)
-        out = [made for records in fetched.values() for record in records for made in work(record)]
+        out = work([record for records in fetched.values() for record in records])
         if out:
             await sender.send(out)
 

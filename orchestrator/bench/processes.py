@@ -16,8 +16,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.bench.players import KEYS_VARIABLE
+from orchestrator.demo.keyring import Keyring
 from schemas.registry import Registry
 from schemas.topics import Topics
+from schemas.trust import ORCHESTRATOR
 
 __all__ = ["Cpu", "Running", "player", "registry_of", "worker"]
 
@@ -104,18 +107,29 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def player(role: str, bootstrap: str, topics: Topics, systems: list[str], folder: Path) -> AsyncIterator[Running]:
-    """Run a player of `orchestrator.bench.players` while the block runs."""
+async def player(
+    role: str, bootstrap: str, topics: Topics, systems: list[str], folder: Path, *, keyring: Keyring | None = None
+) -> AsyncIterator[Running]:
+    """Run a player of `orchestrator.bench.players` while the block runs; with signing keys its reports are signed."""
+    keys = {} if keyring is None else {KEYS_VARIABLE: str(keyring.folder)}
     command = [sys.executable, "-m", "orchestrator.bench.players", role, bootstrap, topics.prefix, *systems]
-    async with _process(command, role, {}, folder / f"{topics.prefix}-{role}.log") as running:
+    async with _process(command, role, keys, folder / f"{topics.prefix}-{role}.log") as running:
         yield running
 
 
 @contextlib.asynccontextmanager
 async def worker(
-    bootstrap: str, topics: Topics, systems: list[str], folder: Path, *, key: str, store_url: str, number: int = 0
+    bootstrap: str,
+    topics: Topics,
+    systems: list[str],
+    folder: Path,
+    *,
+    key: str,
+    store_url: str,
+    number: int = 0,
+    keyring: Keyring | None = None,
 ) -> AsyncIterator[Running]:
-    """Run a worker of the product while the block runs."""
+    """Run a worker of the product while the block runs; without signing keys it has signatures off."""
     registry = folder / f"{topics.prefix}.yaml"
     # JSON is YAML.
     registry.write_text(registry_of(systems).model_dump_json(exclude_defaults=True))
@@ -132,11 +146,18 @@ async def worker(
         "DSR_HTTP_PORT": str(port),
         "DSR_LOG_FORMAT": "json",
         "DSR_LOG_LEVEL": "WARNING",
+        **_signatures(keyring),
     }
     command = [sys.executable, "-m", "orchestrator.cli", "worker", "--upgrade-store"]
     async with _process(command, "worker", environment, folder / f"{topics.prefix}-worker-{number}.log") as running:
         running.port = port
         yield running
+
+
+def _signatures(keyring: Keyring | None) -> dict[str, str]:
+    if keyring is None:
+        return {"DSR_SIGNATURES": "off"}
+    return {"DSR_TRUST_FILE": str(keyring.trust_file), "DSR_SIGNING_KEY_FILE": str(keyring.file(ORCHESTRATOR))}
 
 
 @contextlib.asynccontextmanager

@@ -19,10 +19,16 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from orchestrator.adapters import topics as topics_adapter
 from orchestrator.bench.measure import Latency, Throughput, latency, make_requests, publish, throughput
 from orchestrator.bench.processes import Cpu, Running, player, worker
+from orchestrator.demo.keyring import Keyring
 from schemas.sealed import SealingKey
 from schemas.topics import Topics, manifest
+from schemas.trust import ORCHESTRATOR, system_principal
 
-__all__ = ["Comparison", "Plan", "compare"]
+__all__ = ["SIGNED_TOGETHER", "Comparison", "Plan", "bench_keys", "compare"]
+
+
+#: A portal that has a backlog publishes, and signs, so many requests together; those of the latency run come one by one.
+SIGNED_TOGETHER = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +43,7 @@ class Plan:
     latency_requests: int = 1_000
     store_url: str | None = None
     timeout_seconds: float = 240.0
+    signatures: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +66,7 @@ class Comparison:
     requests: int
     systems: int
     workers: int
+    signatures: bool
 
     def as_json(self) -> dict[str, float | int]:
         """Return the figures, flat."""
@@ -79,6 +87,7 @@ class Comparison:
             "requests": self.requests,
             "systems": self.systems,
             "workers": self.workers,
+            "signatures": self.signatures,
         }
 
 
@@ -88,7 +97,14 @@ async def compare(plan: Plan, say: Callable[[str], None]) -> Comparison:
     floor = await _side(plan, "floor", say)
     say("measuring ours")
     ours = await _side(plan, "ours", say)
-    return Comparison(floor=floor, ours=ours, requests=plan.requests, systems=plan.systems, workers=plan.workers)
+    return Comparison(
+        floor=floor,
+        ours=ours,
+        requests=plan.requests,
+        systems=plan.systems,
+        workers=plan.workers,
+        signatures=plan.signatures,
+    )
 
 
 async def _side(plan: Plan, name: str, say: Callable[[str], None]) -> Side:
@@ -97,14 +113,17 @@ async def _side(plan: Plan, name: str, say: Callable[[str], None]) -> Side:
     await topics_adapter.apply(plan.bootstrap, manifest(names, prefix=topics.prefix))
     key = base64.b64encode(secrets.token_bytes(32)).decode()
     sealing = SealingKey.from_base64("dev", key)
-    backlog = make_requests(plan.requests, topics, sealing)
+    # The floor signs nothing.
+    keyring = bench_keys(plan.folder / f"{topics.prefix}-keys", names) if plan.signatures and name != "floor" else None
+    signer = keyring.key("portal:bench") if keyring is not None else None
+    backlog = make_requests(plan.requests, topics, sealing, signer=signer, together=SIGNED_TOGETHER)
     await publish(plan.bootstrap, backlog)
     async with contextlib.AsyncExitStack() as stack:
         roles = ("respond", "floor") if name == "floor" else ("respond",)
-        starts = [player(role, plan.bootstrap, topics, names, plan.folder) for role in roles]
+        starts = [player(role, plan.bootstrap, topics, names, plan.folder, keyring=keyring) for role in roles]
         store_url = plan.store_url or f"sqlite:///{plan.folder / topics.prefix}.sqlite"
         numbers = range(plan.workers if name != "floor" else 0)
-        ours = partial(worker, plan.bootstrap, topics, names, plan.folder, key=key, store_url=store_url)
+        ours = partial(worker, plan.bootstrap, topics, names, plan.folder, key=key, store_url=store_url, keyring=keyring)
         starts += [ours(number=number) for number in numbers]
         running = [await stack.enter_async_context(start) for start in starts]
         await asyncio.gather(*(one.ready() for one in running))
@@ -123,10 +142,15 @@ async def _side(plan: Plan, name: str, say: Callable[[str], None]) -> Side:
         cpu = sum(took[1:], took[0])
         say(f"{name}: {done.per_second:,.0f} requests/s, {(cpu.main + cpu.others) / plan.requests * 1000:.2f} ms CPU a request")
         records = await _records(plan.bootstrap, topics, names)
-        paced = make_requests(plan.latency_requests, topics, sealing)
+        paced = make_requests(plan.latency_requests, topics, sealing, signer=signer)
         quick = await latency(plan.bootstrap, topics, paced, done.per_second / 4)
         say(f"{name}: p50 {quick.p50_ms:.0f} ms, p99 {quick.p99_ms:.0f} ms at {quick.rate:,.0f} requests/s")
     return Side(throughput=done, latency=quick, records=records, cpu=cpu)
+
+
+def bench_keys(folder: Path, systems: list[str]) -> Keyring:
+    """Make a key for everyone who speaks in a measurement."""
+    return Keyring(folder, [ORCHESTRATOR, "portal:bench", *map(system_principal, systems)])
 
 
 def _all_alive(running: list[Running]) -> None:

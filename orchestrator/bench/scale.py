@@ -22,6 +22,7 @@ from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import SqlStore, make_engine
 from orchestrator.bench.measure import latency, make_requests, publish, throughput
 from orchestrator.bench.processes import Running, player, registry_of, worker
+from orchestrator.bench.run import SIGNED_TOGETHER, bench_keys
 from orchestrator.core.decide import decide
 from orchestrator.core.effects import Input, Opened
 from orchestrator.core.policy import Context
@@ -122,11 +123,13 @@ async def measure_case(bootstrap: str, folder: Path, case: Case, say: Callable[[
     if case.already_open:
         say(f"filling the store with {case.already_open:,} open requests")
         await _fill(case, topics, sealing, names)
-    backlog = make_requests(case.requests, topics, sealing)
+    keyring = bench_keys(folder / f"{topics.prefix}-keys", names)
+    filed = partial(make_requests, topics=topics, key=sealing, signer=keyring.key("portal:bench"))
+    backlog = filed(case.requests, together=SIGNED_TOGETHER)
     await publish(bootstrap, backlog)
-    start = partial(worker, bootstrap, topics, names, folder, key=key, store_url=case.store_url)
+    start = partial(worker, bootstrap, topics, names, folder, key=key, store_url=case.store_url, keyring=keyring)
     async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(player("respond", bootstrap, topics, names, folder))
+        await stack.enter_async_context(player("respond", bootstrap, topics, names, folder, keyring=keyring))
         workers = [await stack.enter_async_context(start(number=number)) for number in range(case.workers)]
         wanted = {record.key for record in backlog}
         alive = partial(_alive, workers)
@@ -134,7 +137,7 @@ async def measure_case(bootstrap: str, folder: Path, case: Case, say: Callable[[
         at_start = [one.cpu_seconds() for one in workers]
         done = await throughput(bootstrap, topics, names, wanted, timeout_seconds=240, alive=alive)
         took = [one.cpu_seconds() - before for one, before in zip(workers, at_start, strict=True)]
-        paced = make_requests(case.latency_requests, topics, sealing)
+        paced = filed(case.latency_requests)
         quick = await latency(bootstrap, topics, paced, done.per_second / 4)
         resident = max(one.resident_mb for one in workers)
         rounds = workers[0].metric("dsr_sweep_seconds_count")
@@ -143,7 +146,7 @@ async def measure_case(bootstrap: str, folder: Path, case: Case, say: Callable[[
         workers[0].process.wait()
         again = time.perf_counter()
         await stack.enter_async_context(start(number=0))
-        one = make_requests(1, topics, sealing)
+        one = filed(1)
         await publish(bootstrap, one)
         await throughput(bootstrap, topics, names, {one[0].key}, timeout_seconds=120, alive=lambda: None)
         restart = time.perf_counter() - again

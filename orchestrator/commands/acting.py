@@ -13,18 +13,20 @@ from orchestrator.commands.kafka import current_connection
 from orchestrator.commands.reading import Dossier, fold_record
 from schemas.commands import Command, Withdraw
 from schemas.confirmations import Confirmation
-from schemas.errors import ProtocolViolation
+from schemas.errors import ConfigurationError, ProtocolViolation
 from schemas.journal import JournalEntry
 from schemas.requests import ConfirmIdentity, RefuseIdentity, SubmitRequest
+from schemas.signatures import sign_records
 from schemas.topics import Topics
+from schemas.trust import SigningKey
 from schemas.vocabulary import Phase, RequestResult
-from schemas.wire import encode, headers_of
+from schemas.wire import Headers, encode, headers_of
 
 if TYPE_CHECKING:
     from orchestrator.adapters.conversation import Conversation
     from orchestrator.ports import Record
 
-__all__ = ["ACCEPTED", "ALREADY", "REFUSED", "SILENT", "TOO_LATE", "Answer", "act", "follow"]
+__all__ = ["ACCEPTED", "ALREADY", "REFUSED", "SILENT", "TOO_LATE", "Answer", "act", "follow", "speaking_as"]
 
 ACCEPTED, REFUSED, TOO_LATE, ALREADY, SILENT = "accepted", "refused", "too_late", "already", "no_answer"
 #: A confirmation may overtake the journal entry of the same decision, which stands in another topic.
@@ -46,7 +48,14 @@ class Answer:
     dossier: Dossier | None = field(default=None, repr=False)
 
 
-async def act(bootstrap: str, topics: Topics, message: Command | ConfirmIdentity | RefuseIdentity, *, seconds: float) -> Answer:
+async def act(
+    bootstrap: str,
+    topics: Topics,
+    message: Command | ConfirmIdentity | RefuseIdentity,
+    *,
+    seconds: float,
+    signer: SigningKey | None,
+) -> Answer:
     """Publish a command or a portal's word, and return its answer; with no answer in time the word is `no_answer`.
 
     That it is accepted does not imply that systems have done anything yet: see `dsr status`.
@@ -56,7 +65,7 @@ async def act(bootstrap: str, topics: Topics, message: Command | ConfirmIdentity
     says = topics.commands if isinstance(message, Command) else topics.requests
     hears = (topics.journal, topics.quarantine, topics.confirmations)
     async with conversation(bootstrap, says, hears, current_connection()) as talk:
-        place = await talk.say(says, message.subject_request_id.encode(), encode(message), headers_of(message))
+        place = await talk.say(says, *_record(says, message, signer))
         found = await _answer(talk, topics, message, place, seconds)
         if found.word == ALREADY:
             overtaken = await _answer(talk, topics, message, place, _OVERTAKEN_SECONDS)
@@ -83,6 +92,30 @@ async def _answer(talk: Conversation, topics: Topics, message: _Spoken, place: s
     return Answer(SILENT, place)
 
 
+def speaking_as(principal: str) -> SigningKey | None:
+    """Return the key of this principal from the settings, None if signatures are off. Raises `ConfigurationError`."""
+    from orchestrator.settings import load_settings
+
+    settings = load_settings()
+    if settings.signatures == "off":
+        return None
+    signer = settings.signer()
+    if signer is None:
+        raise ConfigurationError(
+            f"DSR_SIGNING_KEY_FILE is not set: name your key from `dsr keys new {principal}`; where the installation has"
+            " signatures off, set DSR_SIGNATURES=off"
+        )
+    if signer.principal != principal:
+        raise ConfigurationError(f"DSR_SIGNING_KEY_FILE is the key of {signer.principal}: this must be signed by {principal}")
+    return signer
+
+
+def _record(topic: str, message: _Spoken | SubmitRequest, signer: SigningKey | None) -> tuple[bytes, bytes, Headers]:
+    plain = (topic, message.subject_request_id.encode(), encode(message), headers_of(message))
+    headers = plain[3] if signer is None else sign_records([plain], signer)[0]
+    return plain[1], plain[2], headers
+
+
 def _is_withdrawn(confirmation: bytes) -> bool:
     return Confirmation.model_validate_json(confirmation).result is RequestResult.WITHDRAWN
 
@@ -98,7 +131,9 @@ def refusal_of(record: Record, place: str) -> ProtocolViolation | None:
     )
 
 
-async def follow(bootstrap: str, topics: Topics, message: SubmitRequest, *, seconds: float) -> Answer:
+async def follow(
+    bootstrap: str, topics: Topics, message: SubmitRequest, *, seconds: float, signer: SigningKey | None
+) -> Answer:
     """Publish a request; follow it until it is closed or set aside, or the time is over (`no_answer`, with what is known)."""
     from orchestrator.adapters.conversation import conversation
 
@@ -106,7 +141,7 @@ async def follow(bootstrap: str, topics: Topics, message: SubmitRequest, *, seco
     dossier = Dossier(RequestView(request))
     hears = (topics.journal, topics.status, topics.confirmations, topics.quarantine)
     async with conversation(bootstrap, topics.requests, hears, current_connection()) as talk:
-        place = await talk.say(topics.requests, request.encode(), encode(message), headers_of(message))
+        place = await talk.say(topics.requests, *_record(topics.requests, message, signer))
         if seconds <= 0:
             return Answer(SILENT, place, dossier=dossier)
         async for record in talk.hear(seconds):

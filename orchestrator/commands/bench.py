@@ -24,6 +24,7 @@ def bench_command(
     workers: Annotated[int, typer.Option(min=1, max=16, help="Worker processes; more than one needs --store-url.")] = 1,
     store_url: Annotated[str | None, typer.Option(help="Store of the measured worker; a temporary SQLite by default.")] = None,
     latency_requests: Annotated[int, typer.Option(min=100, help="Requests at a quarter of the peak rate.")] = 2_000,
+    signatures: Annotated[bool, typer.Option(help="Sign and verify, as an installation does by default.")] = True,
     scale: Annotated[bool, typer.Option("--scale", help="Measure sizes instead: workers, systems, open requests.")] = False,
     full: Annotated[bool, typer.Option("--full", help="With --scale: also a million open requests (2.5 GB on disk).")] = False,
     write: Annotated[
@@ -59,6 +60,7 @@ def bench_command(
                 workers=workers,
                 store_url=store_url,
                 latency_requests=latency_requests,
+                signatures=signatures,
             )
             found = asyncio.run(compare(plan, say))
         finally:

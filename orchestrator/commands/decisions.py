@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from orchestrator.commands.acting import ACCEPTED, ALREADY, REFUSED, SILENT, TOO_LATE, Answer, act
+from orchestrator.commands.acting import ACCEPTED, ALREADY, REFUSED, SILENT, TOO_LATE, Answer, act, speaking_as
 from orchestrator.commands.audit import topics_of, usage
 from orchestrator.commands.kafka import current_bootstrap
 from orchestrator.commands.reading import Bootstrap, JsonOutput, Prefix, RequestArgument, print_json, request_id
@@ -25,6 +25,7 @@ from schemas.commands import Add, Approve, Command, Deny, Extend, Hold, Resume, 
 from schemas.errors import ConfigurationError
 from schemas.ids import digest
 from schemas.requests import ConfirmIdentity, RefuseIdentity, Verification
+from schemas.signatures import speaker_of
 from schemas.topics import DEFAULT_PREFIX
 from schemas.vocabulary import AssuranceLevel, ExtensionReason, HoldKind, IdentityRefusalReason, RefusalGround
 from schemas.wire import encode
@@ -310,7 +311,8 @@ def _command(model: type[Command], said: _Said, **fields: Any) -> None:
 
 def _say(message: Command | ConfirmIdentity | RefuseIdentity, said: _Said) -> None:
     topics, broker = topics_of(said.prefix), said.bootstrap or current_bootstrap()
-    answer = asyncio.run(act(broker, topics, message, seconds=said.wait))
+    signer = speaking_as(speaker_of(message))
+    answer = asyncio.run(act(broker, topics, message, seconds=said.wait, signer=signer))
     if said.as_json:
         print_json(_document(message, answer))
     else:

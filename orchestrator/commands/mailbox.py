@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.commands.acting import follow
+from orchestrator.commands.acting import follow, speaking_as
 from orchestrator.commands.audit import topics_of, usage
 from orchestrator.commands.kafka import current_bootstrap
 from orchestrator.commands.mail_reading import Guess, automatic, guess, parsed, sender_of, subject_of, text_of
@@ -29,6 +29,7 @@ from schemas.errors import ConfigurationError, ProtocolViolation
 from schemas.portal import CHANGING, build_request
 from schemas.requests import SubmitRequest
 from schemas.topics import DEFAULT_PREFIX
+from schemas.trust import portal_principal
 from schemas.vocabulary import IdentifierKind, Language, Right
 
 if TYPE_CHECKING:
@@ -153,8 +154,9 @@ def file(
             for one in dict.fromkeys(right)
         ]
         broker, topics = bootstrap or current_bootstrap(), topics_of(prefix)
+        signer = speaking_as(portal_principal(portal))
         for request in requests:
-            asyncio.run(follow(broker, topics, request, seconds=0))
+            asyncio.run(follow(broker, topics, request, seconds=0, signer=signer))
         # After every acknowledgement: a message that was moved first could be lost as a request.
         _move(session, folder, validity, [_uid_of(handle, validity)], filed, flag=_FLAG)
     if as_json:

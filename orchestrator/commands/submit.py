@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.commands.acting import ACCEPTED, REFUSED, SILENT, Answer, follow
+from orchestrator.commands.acting import ACCEPTED, REFUSED, SILENT, Answer, follow, speaking_as
 from orchestrator.commands.audit import topics_of, usage
 from orchestrator.commands.decisions import EXIT_NO_ANSWER, EXIT_REFUSED, verification_of
 from orchestrator.commands.kafka import current_bootstrap
@@ -24,6 +24,7 @@ from schemas.portal import build_request, intake_key
 from schemas.requests import SubmitRequest
 from schemas.sealed import SealingKey
 from schemas.topics import DEFAULT_PREFIX
+from schemas.trust import portal_principal
 from schemas.vocabulary import IdentifierKind, Language, Right
 
 __all__ = ["submit_command"]
@@ -87,7 +88,8 @@ def submit_command(
             filed_by=actor,
         )
         broker = bootstrap or current_bootstrap()
-        answer = asyncio.run(follow(broker, topics_of(prefix), request, seconds=wait))
+        signer = speaking_as(portal_principal(portal))
+        answer = asyncio.run(follow(broker, topics_of(prefix), request, seconds=wait, signer=signer))
         now = SystemClock().now()
     if as_json:
         print_json(_document(request, answer, now, followed=wait > 0))

@@ -18,8 +18,10 @@ from orchestrator.demo.story import MALFORMED, Story
 from schemas.base import Message
 from schemas.commands import Command
 from schemas.confirmations import Confirmation
+from schemas.signatures import sign_records, speaker_of
 from schemas.status import StatusEvent
 from schemas.topics import Topics
+from schemas.trust import SigningKey
 from schemas.wire import encode, headers_of
 
 __all__ = ["Audience", "Score"]
@@ -72,6 +74,8 @@ class Audience:
     story: Story
     #: Told of every new status event and confirmation.
     hears: Callable[[StatusEvent | Confirmation], None]
+    #: The signing key of a principal.
+    key_of: Callable[[str], SigningKey]
     score: Score = field(default_factory=Score)
     _producer: AIOKafkaProducer = field(init=False)
     _reading: asyncio.Task[None] = field(init=False)
@@ -124,7 +128,9 @@ class Audience:
     async def _send(self, message: Message) -> asyncio.Future[object]:
         topic = self.topics.commands if isinstance(message, Command) else self.topics.requests
         key = str(getattr(message, "subject_request_id", "")).encode()
-        sent: asyncio.Future[object] = await self._producer.send(topic, encode(message), key=key, headers=headers_of(message))
+        plain = (topic, key, encode(message), headers_of(message))
+        (headers,) = sign_records([plain], self.key_of(speaker_of(message)))
+        sent: asyncio.Future[object] = await self._producer.send(topic, plain[2], key=key, headers=headers)
         return sent
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:

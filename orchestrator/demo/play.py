@@ -22,18 +22,20 @@ from orchestrator.adapters import topics as topics_adapter
 from orchestrator.adapters.local_kafka import LocalKafka
 from orchestrator.demo.audience import Audience, Score
 from orchestrator.demo.cast import Place, Role
+from orchestrator.demo.keyring import Keyring
 from orchestrator.demo.parts import ROLES
 from orchestrator.demo.people import STRANGER, Person, people
 from orchestrator.demo.proof import Act, Holdings, Proof, compare, look, ratings
 from orchestrator.demo.show import Screen
 from orchestrator.demo.stage import DemoFailed, Stage, said, script, shows_address
-from orchestrator.demo.story import Story, faults, written_story
+from orchestrator.demo.story import OPERATOR, Story, faults, written_story
 from orchestrator.settings import DEPLOY
 from schemas.errors import ConfigurationError
 from schemas.portal import intake_key
 from schemas.registry import Registry
 from schemas.sealed import SealingKey
 from schemas.topics import Topics, manifest
+from schemas.trust import ORCHESTRATOR, operator_principal, portal_principal, system_principal
 
 __all__ = ["Evening", "Verdict", "perform"]
 
@@ -80,6 +82,7 @@ class _House:
     people: dict[str, Person]
     topics: Topics
     key: str
+    keyring: Keyring
     bootstrap: str = ""
     places: dict[str, Place] = field(default_factory=dict)
 
@@ -106,7 +109,8 @@ async def perform(evening: Evening, then: Callable[[Verdict, Mapping[str, str]],
         stack.callback(evening.screen.rest)
         key = base64.b64encode(secrets.token_bytes(32)).decode()
         topics = Topics(prefix=f"demo-{secrets.token_hex(4)}")
-        house = _House(evening, stage, registry, roles, people(evening.marker), topics, key)
+        keyring = Keyring(evening.folder / "keys", _speakers(registry))
+        house = _House(evening, stage, registry, roles, people(evening.marker), topics, key, keyring)
         verdict = await _played(house, kafka)
         evening.screen.rest()
         if evening.keep:
@@ -114,6 +118,12 @@ async def perform(evening: Evening, then: Callable[[Verdict, Mapping[str, str]],
             async with _working(house):
                 await asyncio.Event().wait()
     return verdict
+
+
+def _speakers(registry: Registry) -> Iterator[str]:
+    yield from (ORCHESTRATOR, operator_principal(OPERATOR))
+    yield from (system_principal(system.id) for system in registry.active())
+    yield from (portal_principal(portal) for portal in sorted(registry.portal_ids))
 
 
 def _roles(registry: Registry) -> dict[str, Role]:
@@ -135,7 +145,7 @@ async def _played(house: _House, kafka: LocalKafka) -> Verdict:
     house.say(f"{len(known) - 1} people planted in {len(house.roles)} systems; asking each what it holds")
     before = await look(house.roles, house.urls, known)
     story = written_story(house.people, intake_key(SealingKey.from_base64("dev", house.key)))
-    audience = Audience(house.bootstrap, house.topics, story, house.evening.screen.hears)
+    audience = Audience(house.bootstrap, house.topics, story, house.evening.screen.hears, house.keyring.key)
     async with _working(house), audience.connected():
         await audience.publish_all()
         house.say(f"published {len(story.requests)} requests and a record that is none")
@@ -198,7 +208,7 @@ async def _plant(client: httpx.AsyncClient, role: Role, place: Place, known: Ite
 
 async def _ours(house: _House) -> None:
     """Start the worker and a connector for each system."""
-    house.say(f"starting the worker and {len(house.roles)} connectors, a process each")
+    house.say(f"starting the worker and {len(house.roles)} connectors, a process each, with {len(house.keyring)} signing keys")
     async with httpx.AsyncClient(timeout=10) as client:
         for system, wrong in faults(house.people).items():
             if system in house.roles:
@@ -211,10 +221,12 @@ async def _ours(house: _House) -> None:
         "DSR_SWEEP_INTERVAL_SECONDS": "0.2",
         "DSR_COMMIT_INTERVAL_SECONDS": "0.5",
         "DSR_LOG_FORMAT": "json",
+        "DSR_SIGNING_KEY_FILE": str(house.keyring.file(ORCHESTRATOR)),
     }
     house.stage.start(_WORKER, [script("dsr"), "worker"], _environment(house) | worker, said("worker_ready", "port"))
     for system, role in house.roles.items():
         own = {
+            "DSR_SIGNING_KEY_FILE": str(house.keyring.file(system_principal(system))),
             "DSR_STATE_DIR": str(house.evening.folder / "connectors"),
             "DSR_GROUP_INSTANCE_ID": f"demo-{system}",
             "DSR_POLL_BASE_SECONDS": "0.3",
@@ -235,6 +247,8 @@ def _environment(house: _House) -> dict[str, str]:
         "DSR_TOPIC_PREFIX": house.topics.prefix,
         "DSR_REGISTRY": str(house.evening.registry),
         "DSR_DEVELOPMENT_KEY": house.key,
+        "DSR_TRUST_FILE": str(house.keyring.trust_file),
+        "DSR_SIGNING_KEY_FILE": str(house.keyring.file(portal_principal("website"))),
         "DSR_SESSION_TIMEOUT_SECONDS": "6",
     }
 

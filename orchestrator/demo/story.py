@@ -32,14 +32,14 @@ from schemas.vocabulary import (
     StatusCode,
 )
 
-__all__ = ["MALFORMED", "Scene", "Story", "faults", "written_story"]
+__all__ = ["MALFORMED", "OPERATOR", "Scene", "Story", "faults", "written_story"]
 
 #: A record that is no request: set aside, with the reason, and nothing else suffers.
 MALFORMED = b'{"type": "SubmitRequest", "version": 1, "right": "erasure", "portal": "website"}'
 
 _CLOCK = SystemClock()
 _DESK, _WEB, _LINK = "service-desk", "website", "newsletter-footer"
-_OPERATOR = "operator.demo"
+OPERATOR = "operator.demo"
 _NEWSLETTER = "newsletter"
 
 
@@ -121,7 +121,7 @@ def _identity(request: str, scene: Scene) -> Message:
 def _remedies(request: str, scene: Scene, system: str, times: int) -> Iterator[Message]:
     """An operator tries again, in the second case after telling the person that it takes longer, and at last does without."""
     now = _CLOCK.now()
-    base = {"subject_request_id": request, "actor": _OPERATOR, "issued_at": now}
+    base = {"subject_request_id": request, "actor": OPERATOR, "issued_at": now}
 
     def named(what: str) -> dict[str, object]:
         return {**base, "command_id": f"{what}-{times}-{request}"}

@@ -22,11 +22,13 @@ from orchestrator.core.effects import Input, Wake
 from orchestrator.ports import Clock, Conflict, Gate, OutRecord, Publisher, PublishFailed, Record
 from orchestrator.shell.measure import measure
 from orchestrator.shell.points import Points
+from orchestrator.shell.signing import signed
 from orchestrator.shell.translate import Arrival, SetAside
 from orchestrator.shell.work import Ground, UnitOfWork
 from schemas.errors import OrchestratorError, StoreUnavailable
 from schemas.metric_labels import StoreOperation
 from schemas.metrics import PUBLISH_SECONDS, STORE_CONFLICTS, STORE_SECONDS, Metrics
+from schemas.trust import SigningKey
 
 __all__ = ["Fatal", "Inbox", "QuarantineLimit"]
 
@@ -87,7 +89,10 @@ class Inbox:
         limit: QuarantineLimit,
         *,
         points: Points | None = None,
+        signer: SigningKey | None = None,
     ) -> None:
+        """Without `signer` nothing that is published is signed: for installations that have signatures off."""
+        self._signer = signer
         self._ground = ground
         self._publisher = publisher
         self._clock = clock
@@ -195,6 +200,8 @@ class Inbox:
 
     async def _publish(self, records: Sequence[OutRecord]) -> None:
         started = perf_counter()
+        if self._signer is not None:
+            records = signed(records, self._signer)
         try:
             if self._points is not None:
                 half = len(records) // 2

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from orchestrator.core.effects import Input, Opened, Publish, PublishConfirmation, SendOrder
 from orchestrator.ports import Keys, OutRecord, Record
+from orchestrator.shell.signing import Speakers
 from schemas.base import Message
 from schemas.confirmations import Confirmation
 from schemas.errors import ProtocolViolation
@@ -19,6 +20,7 @@ from schemas.journal import JournalEntry
 from schemas.orders import FulfilmentOrder
 from schemas.reports import FulfilmentReport
 from schemas.requests import SubmitRequest
+from schemas.signatures import SIGNATURE_HEADER
 from schemas.subject import Identifiers, SubjectData, in_form
 from schemas.topics import Topics
 from schemas.vocabulary import QuarantineReason
@@ -37,6 +39,8 @@ from schemas.wire import (
 __all__ = ["Arrival", "SetAside", "Translator", "merged"]
 
 _MAX_KEY = 64
+#: What a quarantined record keeps of its own headers: enough to read it again and to see who signed it.
+_KEPT_HEADERS = {TYPE_HEADER, VERSION_HEADER, SIGNATURE_HEADER}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,9 @@ class SetAside:
 class Translator:
     """Reads and writes records for one installation."""
 
-    def __init__(self, keys: Keys, topics: Topics) -> None:
+    def __init__(self, keys: Keys, topics: Topics, speakers: Speakers | None = None) -> None:
+        """Without `speakers` whoever can write to a topic is believed: for installations that have signatures off."""
+        self._speakers = speakers
         self._keys = keys
         self._topics = topics
         self._accepted: Mapping[str, tuple[type[Message], ...]] = {
@@ -86,6 +92,8 @@ class Translator:
             message = decode(record.value, record.headers, self._accepted[record.topic])
             request: str = message.subject_request_id  # type: ignore[attr-defined] # all three topics' messages have it
             _check_key(record, request)
+            if self._speakers is not None:
+                self._speakers.check(record, message)
             opened, subject = self._open(message)
         except ProtocolViolation as violation:
             return SetAside(record, violation)
@@ -105,7 +113,7 @@ class Translator:
         """Return the record for the quarantine topic: the very bytes, and why and where from in the headers."""
         headers: Headers = [
             # A header's value may be null on the wire, whatever the client's types say.
-            *((name, value or b"") for name, value in record.headers if name in {TYPE_HEADER, VERSION_HEADER}),
+            *((name, value or b"") for name, value in record.headers if name in _KEPT_HEADERS),
             ("dsr-reason", violation.code.encode()),
             ("dsr-field", violation.field.encode()),
             ("dsr-remedy", violation.remedy.encode()),

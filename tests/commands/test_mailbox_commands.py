@@ -34,6 +34,7 @@ def dsr(mailbox):
         "DSR_MAILBOX_PASSWORD": PASSWORD,
         "DSR_KAFKA_BOOTSTRAP": "127.0.0.1:1",
         "DSR_DEVELOPMENT_KEY": KEY,
+        "DSR_SIGNATURES": "off",
     }
 
     def run(*arguments, code=0, **changed):

@@ -12,7 +12,7 @@ PERSON = "someone@example.org"
 WHY = ("--reason", "Agreed with the office", "--actor", "ops:office")
 KEY = "cHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHA="
 #: Nobody listens there: whatever gets as far as the broker would say so.
-NOBODY = {"DSR_KAFKA_BOOTSTRAP": "127.0.0.1:1", "DSR_DEVELOPMENT_KEY": KEY, "DSR_ACTOR": ""}
+NOBODY = {"DSR_KAFKA_BOOTSTRAP": "127.0.0.1:1", "DSR_DEVELOPMENT_KEY": KEY, "DSR_ACTOR": "", "DSR_SIGNATURES": "off"}
 SUBMIT = ("submit", "--right", "erasure", "--email", PERSON)
 
 

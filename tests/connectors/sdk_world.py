@@ -115,7 +115,8 @@ class Scripted:
 class World:
     """One runtime on a bus in memory, with a clock by hand and a real journal."""
 
-    def __init__(self, folder, connector, *, limits=None, system="crm"):
+    def __init__(self, folder, connector, *, limits=None, system="crm", signer=None):
+        self.signer = signer
         self.folder, self.connector, self.system = folder, connector, system
         self.clock = ManualClock(NOW)
         self.topics = Topics()
@@ -140,6 +141,7 @@ class World:
                 metrics=self.metrics,
                 limits=self.limits,
                 grace_seconds=1,
+                signer=self.signer,
             )
             self.task = asyncio.create_task(runtime.run())
             try:

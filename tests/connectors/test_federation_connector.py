@@ -261,4 +261,6 @@ def test_ids_are_derived():
 def test_one_of_the_two_keys_is_set():
     """Neither key or both: the message names the variables."""
     with pytest.raises(ConfigurationError, match="DSR_FEDERATION_INTAKE_KEY"):
-        build(SETTINGS.model_copy(update={"development_key": None}))
+        build(SETTINGS.model_copy(update={"development_key": None, "signatures": "off"}))
+    with pytest.raises(ConfigurationError, match="dsr keys new portal:"):
+        build(SETTINGS)

@@ -44,6 +44,7 @@ class Process:
             "DSR_KAFKA_BOOTSTRAP": fresh_kafka.bootstrap,
             "DSR_TOPIC_PREFIX": fresh_kafka.topics.prefix,
             "DSR_DEVELOPMENT_KEY": SECRET_TEXT,
+            "DSR_SIGNATURES": "off",
             "DSR_STATE_DIR": str(folder / "state"),
             "DSR_GROUP_INSTANCE_ID": "one",
             "DSR_POLL_BASE_SECONDS": "0.2",

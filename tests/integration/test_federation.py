@@ -19,6 +19,8 @@ from worker_kit import KEY, World, answer, request, settings_for, worker
 from connectors.sdk.protocol import Job
 from connectors.systems.federation.connector import child_request_id
 from orchestrator.adapters.topics import apply
+from orchestrator.demo.keyring import Keyring
+from orchestrator.settings import Settings
 from schemas.orders import FulfilmentOrder
 from schemas.reports import FulfilmentReport
 from schemas.requests import SubmitRequest
@@ -57,6 +59,7 @@ class Companies:
     parent_settings: object
     child_settings: object
     folder: object
+    keyring: Keyring
     is_open: bool = False
 
     async def ask(self, count):
@@ -80,9 +83,18 @@ class Companies:
             "DSR_FEDERATION_PORTAL": "parent",
             "DSR_FEDERATION_DEVELOPMENT_KEY": CHILD_KEY,
             "DSR_FEDERATION_ASSURANCE": "substantial",
+            **self.signatures(),
             "DSR_FEDERATION_ACKNOWLEDGED_WITHIN_SECONDS": "1",
         }
         return life(self.parent_settings.model_copy(update={"worker_id": "connector"}), *CONNECTOR, **environment)
+
+    def signatures(self):
+        """Return how the connector signs and what it believes: the child has signatures on, unlike the parent here."""
+        keyring, portal = self.keyring, "portal:parent"
+        return {
+            "DSR_FEDERATION_SIGNING_KEY_FILE": str(keyring.file(portal)),
+            "DSR_FEDERATION_TRUST_FILE": str(keyring.trust_file),
+        }
 
     def child_worker(self):
         return life(self.child_settings)
@@ -127,7 +139,10 @@ async def companies(fresh_kafka, tmp_path):
         settings[name].registry.write_text(registry)
     parent = World(bootstrap, parent_topics, ("crm", "daughter"))
     child = World(bootstrap, child_topics, ("shop", "mail"))
-    made = Companies(parent, child, settings["parent"], settings["child"], tmp_path)
+    keyring = Keyring(tmp_path / "keys", ["orchestrator", "portal:parent", "system:shop", "system:mail"])
+    ours = {"trust_file": keyring.trust_file, "signing_key_file": keyring.file("orchestrator"), "signatures": "required"}
+    child.keyring, settings["child"] = keyring, Settings(**{**settings["child"].model_dump(exclude_unset=True), **ours})
+    made = Companies(parent, child, settings["parent"], settings["child"], tmp_path, keyring)
     parent.respond = lambda order: answer(order) if order.system == "crm" else None
     child.respond = lambda order: answer(order) if made.is_open else None
     async with contextlib.AsyncExitStack() as stack:

@@ -36,6 +36,7 @@ class Desk:
             "DSR_KAFKA_BOOTSTRAP": bootstrap,
             "DSR_TOPIC_PREFIX": prefix,
             "DSR_DEVELOPMENT_KEY": KEY,
+            "DSR_SIGNATURES": "off",
             "DSR_MAILBOX_HOST": "127.0.0.1",
             "DSR_MAILBOX_PORT": str(mailbox.ports["plaintext"]),
             "DSR_MAILBOX_SECURITY": "plaintext",

@@ -20,6 +20,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from worker_kit import KEY, World, answer, settings_for, worker
 
+from orchestrator.demo.keyring import Keyring
 from schemas.ids import report_id
 from schemas.orders import FulfilmentOrder
 from schemas.outcomes import Failed
@@ -99,6 +100,8 @@ async def at_work(fresh_kafka: Any, tmp_path: Path, **changes: object) -> AsyncI
     settings = settings_for(tmp_path, fresh_kafka.bootstrap, topics, **changes)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DSR_")}
     ours = {"DSR_KAFKA_BOOTSTRAP": fresh_kafka.bootstrap, "DSR_TOPIC_PREFIX": topics.prefix, "DSR_DEVELOPMENT_KEY": KEY}
+    portal = Keyring(tmp_path / "keys", ["portal:website"]).file("portal:website")
+    ours |= {"DSR_SIGNATURES": "off", "DSR_SIGNING_KEY_FILE": str(portal)}
     async with World(fresh_kafka.bootstrap, topics).running() as world, worker(settings):
         desk = Desk({**kept, **ours, "DSR_ACTOR": ACTOR, "PYTHONPATH": str(ROOT)}, world)
         world.respond = desk.respond

@@ -77,7 +77,7 @@ def test_the_worker_of_the_readme_starts_on_postgresql(kafka_bootstrap: str, pos
     for shown, ours in {
         "broker:9092": kafka_bootstrap,
         "postgresql+psycopg://dsr@db/dsr": postgres_url,
-        "registry.yaml": "docs/examples/registry.yaml",
+        "registry.yaml": str(ROOT / "docs" / "examples" / "registry.yaml"),
         "$(cat key)": "cHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHA=",
         "--replication 3": "--replication 1",
         "dsr worker ": f"exec dsr worker --http-port {port} ",
@@ -88,7 +88,7 @@ def test_the_worker_of_the_readme_starts_on_postgresql(kafka_bootstrap: str, pos
     del given["DSR_STORE_URL"]
     process = subprocess.Popen(
         ["bash", "-euc", text],
-        cwd=ROOT,
+        cwd=folder,  # the block makes keys where it stands
         env={**given, "DSR_TOPIC_PREFIX": f"readme-{port}"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -18,6 +18,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.structs import RecordMetadata
 
 from orchestrator.bootstrap import Worker, run_worker
+from orchestrator.demo.keyring import Keyring
 from orchestrator.ports import Clock
 from orchestrator.settings import Settings
 from schemas.base import Message
@@ -28,6 +29,7 @@ from schemas.outcomes import Fulfilled
 from schemas.reports import FulfilmentReport
 from schemas.requests import SubmitRequest, Verification
 from schemas.sealed import SealingKey, seal
+from schemas.signatures import sign_records, speaker_of
 from schemas.subject import FieldChange, SubjectData
 from schemas.topics import Topics
 from schemas.vocabulary import AssuranceLevel, IdentifierKind, Right
@@ -59,6 +61,7 @@ def settings_for(tmp_path: Path, bootstrap: str, topics: Topics, **changes: obje
         "registry": registry,
         "store_url": f"sqlite:///{tmp_path / 'store.sqlite'}",
         "development_key": KEY,
+        "signatures": "off",
         "worker_id": "w1",
         "datadir": tmp_path / "data",
         "http_port": 0,
@@ -106,6 +109,8 @@ class World:
         self.bootstrap = bootstrap
         self.topics = topics
         self.systems = tuple(systems)
+        #: Set it, and everybody signs what they say; the worker needs its settings to match.
+        self.keyring: Keyring | None = None
         self.orders: list[FulfilmentOrder] = []
         self.confirmations: dict[str, list[bytes]] = defaultdict(list)
         self.records: dict[str, list[object]] = defaultdict(list)
@@ -158,10 +163,11 @@ class World:
             or names.get(type(message).__name__)
             or (self.topics.requests if hasattr(message, "portal") else self.topics.commands)
         )
-        key = message.subject_request_id.encode()
-        return await self._producer.send_and_wait(
-            target, encode(message), key=key, partition=partition, headers=headers_of(message)
-        )
+        plain = (target, message.subject_request_id.encode(), encode(message), headers_of(message))
+        headers = plain[3]
+        if self.keyring is not None:
+            (headers,) = sign_records([plain], self.keyring.key(speaker_of(message)))
+        return await self._producer.send_and_wait(target, plain[2], key=plain[1], partition=partition, headers=headers)
 
     async def publish_bytes(self, topic: str, value: bytes, key: bytes = b"k") -> None:
         """Publish something that is no message."""

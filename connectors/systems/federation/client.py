@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from typing import Protocol, TypeVar
 
+from connectors.sdk.clock import Clock
 from connectors.sdk.conversation import Conversation, Heard
 from schemas.confirmations import Confirmation
 from schemas.errors import ProtocolViolation, SystemRejected
 from schemas.portal import record_of
 from schemas.requests import SubmitRequest
+from schemas.signatures import Verifier, leaf_of, signature_in
 from schemas.status import StatusEvent
-from schemas.topics import Topics
+from schemas.topics import Topics, kind_of
+from schemas.trust import ORCHESTRATOR, SigningKey, Trust
 from schemas.vocabulary import FailureReason
 from schemas.wire import decode
 
-__all__ = ["Child", "ChildBus"]
+__all__ = ["Child", "ChildBus", "Signatures"]
 
 M = TypeVar("M", Confirmation, StatusEvent)
 
@@ -42,10 +45,26 @@ class ChildBus(Protocol):
         ...
 
 
+class Signatures:
+    """Signs as a portal of the child, and believes only what the child's orchestrator has signed."""
+
+    def __init__(self, signer: SigningKey, trust: Trust, clock: Clock) -> None:
+        self.signer = signer
+        self._verifier = Verifier(trust)
+        self._clock = clock
+
+    def check(self, heard: Heard, kind: str, subject_request_id: str) -> None:
+        """Raise `ProtocolViolation` unless the child's orchestrator signed this record, with a key that is valid now."""
+        leaf = leaf_of(kind, kind_of(heard.topic), subject_request_id.encode(), heard.value)
+        self._verifier.verify(leaf, signature_in(heard.headers), principal=ORCHESTRATOR, at=self._clock.now())
+
+
 class Child:
     """Implements `ChildBus` over a conversation on the child's topics."""
 
-    def __init__(self, topics: Topics, conversation: Conversation) -> None:
+    def __init__(self, topics: Topics, conversation: Conversation, signatures: Signatures | None = None) -> None:
+        """Without `signatures` nothing is signed and every answer believed: for a child that has signatures off."""
+        self._signatures = signatures
         self._topics = topics
         self._conversation = conversation
 
@@ -55,29 +74,30 @@ class Child:
 
     async def publish(self, request: SubmitRequest) -> None:
         """Publish with the broker's ack."""
-        await self._conversation.say(*record_of(request))
+        await self._conversation.say(*record_of(request, self._signatures.signer if self._signatures else None))
 
     async def find(self, subject_request_id: str) -> Confirmation | StatusEvent | None:
         """Look both topics up. Raises `SystemRejected(verification_failed)` for what is no answer to this request."""
         heard = await self._conversation.heard(subject_request_id.encode())
         if self._topics.confirmations in heard:
-            return _read(heard[self._topics.confirmations], Confirmation, subject_request_id)
+            return self._read(heard[self._topics.confirmations], Confirmation, subject_request_id)
         if self._topics.status in heard:
-            return _read(heard[self._topics.status], StatusEvent, subject_request_id)
+            return self._read(heard[self._topics.status], StatusEvent, subject_request_id)
         return None
 
     async def aclose(self) -> None:
         """Close the conversation."""
         await self._conversation.aclose()
 
-
-def _read(heard: Heard, kind: type[M], subject_request_id: str) -> M:
-    try:
-        message = decode(heard.value, heard.headers, (kind,))
-    except ProtocolViolation as error:
-        raise SystemRejected(
-            f"the child's {kind.__name__} is unreadable: {error.code}", reason=FailureReason.VERIFICATION_FAILED
-        ) from None
-    if not isinstance(message, kind) or message.subject_request_id != subject_request_id:
-        raise SystemRejected(f"the child's {kind.__name__} is of another request", reason=FailureReason.VERIFICATION_FAILED)
-    return message
+    def _read(self, heard: Heard, kind: type[M], subject_request_id: str) -> M:
+        try:
+            if self._signatures is not None:
+                self._signatures.check(heard, kind.__name__, subject_request_id)
+            message = decode(heard.value, heard.headers, (kind,))
+        except ProtocolViolation as error:
+            raise SystemRejected(
+                f"the child's {kind.__name__} is not to be believed: {error.code}", reason=FailureReason.VERIFICATION_FAILED
+            ) from None
+        if not isinstance(message, kind) or message.subject_request_id != subject_request_id:
+            raise SystemRejected(f"the child's {kind.__name__} is of another request", reason=FailureReason.VERIFICATION_FAILED)
+        return message

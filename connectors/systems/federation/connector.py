@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import structlog
@@ -18,9 +19,9 @@ from pydantic_settings import SettingsConfigDict
 from connectors.sdk.clock import Clock, SystemClock
 from connectors.sdk.conversation_kafka import KafkaConversation
 from connectors.sdk.protocol import Job, Result, Throttle
-from connectors.sdk.settings import ConnectorSettings, read
+from connectors.sdk.settings import SigningSettings, content_of, read
 from connectors.systems.federation.answer import ended_as, result_of
-from connectors.systems.federation.client import Child, ChildBus
+from connectors.systems.federation.client import Child, ChildBus, Signatures
 from schemas.broker import BrokerReach
 from schemas.confirmations import Confirmation
 from schemas.errors import ConfigurationError, ProtocolViolation, SystemRejected
@@ -31,6 +32,7 @@ from schemas.requests import SubmitRequest, Verification
 from schemas.sealed import SealingKey
 from schemas.status import StatusEvent
 from schemas.topics import Topics
+from schemas.trust import Trust, portal_principal
 from schemas.vocabulary import AssuranceLevel, FailureReason, IdentifierKind, QuarantineReason, Right, StatusCode
 
 __all__ = ["FederationConnector", "FederationSettings", "build", "child_request_id"]
@@ -43,7 +45,7 @@ _MAX_GENERATIONS = 20
 _LOOKS_EVERY_SECONDS = 0.25
 
 
-class FederationSettings(BrokerReach, ConnectorSettings):
+class FederationSettings(BrokerReach, SigningSettings):
     """One child, from the environment (`DSR_FEDERATION_...`). Two subsidiaries are two processes with two environments."""
 
     model_config = SettingsConfigDict(env_prefix="DSR_FEDERATION_")
@@ -57,6 +59,7 @@ class FederationSettings(BrokerReach, ConnectorSettings):
     development_key: Annotated[
         SecretStr | None, Field(description="Instead, for development: the child's root, from which its intake key follows")
     ] = None
+    trust_file: Annotated[Path | None, Field(description="JWK set with the public keys of the child's orchestrator")] = None
     key_id: Annotated[str, Field(min_length=1, max_length=80, description="Name of the child's key")] = "dev"
     assurance: Annotated[
         AssuranceLevel, Field(description="How sure our portals at least are of who asks, before an order leaves")
@@ -232,4 +235,14 @@ def build(settings: FederationSettings | None = None, clock: Clock | None = None
     conversation = KafkaConversation(
         s, says=topics.requests, hears=(topics.confirmations, topics.status), timeout_seconds=s.timeout_seconds
     )
-    return FederationConnector(s, Child(topics, conversation), clock)
+    return FederationConnector(s, Child(topics, conversation, _signatures(s, clock or SystemClock())), clock)
+
+
+def _signatures(settings: FederationSettings, clock: Clock) -> Signatures | None:
+    signer = settings.signer(portal_principal(settings.portal))
+    if signer is None:
+        _log.warning("signatures_off", action="set DSR_FEDERATION_SIGNATURES=required outside a laptop or a test")
+        return None
+    if settings.trust_file is None:
+        raise ConfigurationError("DSR_FEDERATION_TRUST_FILE: set it to the JWK set that the child publishes")
+    return Signatures(signer, Trust.from_json(content_of(settings.trust_file, "DSR_FEDERATION_TRUST_FILE")), clock)

@@ -1,0 +1,54 @@
+"""Who may say what: records that come in are believed only with the right signature, and what goes out is signed.
+
+| a record of | must be signed by |
+| --- | --- |
+| a report | `system:` and the system that it names |
+| a request, a word on who is asking, a withdrawal | `portal:` and the portal it names; the core knows who filed the request |
+| a command | `operator:` and its actor |
+
+Journal entries, status events and confirmations are signed as `orchestrator`. Orders are not: their identity part is sealed
+with a key that only the orchestrator and the one connector have, so nobody else can make one that opens. Quarantine repeats
+what others wrote and vouches for none of it.
+
+Room rules: no decision about a request; a signature is right or the record is set aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.ports import Clock, OutRecord, Record
+from schemas.base import Message
+from schemas.signatures import Verifier, leaf_of, sign_records, signature_in, speaker_of
+from schemas.topics import kind_of
+from schemas.trust import SigningKey, Trust
+
+__all__ = ["Speakers", "signed"]
+
+#: Kinds of topics whose records are signed when they are published.
+_SIGNED = frozenset({"journal", "status", "confirmations"})
+
+
+class Speakers:
+    """Checks signatures against the installation's trust, at the instant of reading."""
+
+    def __init__(self, trust: Trust, clock: Clock) -> None:
+        self._verifier = Verifier(trust)
+        self._clock = clock
+
+    def check(self, record: Record, message: Message) -> None:
+        """Return if the record is signed by whom its message names. Raises `ProtocolViolation`; see `Verifier.verify`."""
+        leaf = leaf_of(type(message).__name__, kind_of(record.topic), record.key or b"", record.value or b"")
+        self._verifier.verify(leaf, signature_in(record.headers), principal=speaker_of(message), at=self._clock.now())
+
+
+def signed(records: Sequence[OutRecord], key: SigningKey) -> list[OutRecord]:
+    """Return the records in their order, those that are ours to vouch for with a signature: one tree for all of them.
+
+    The same records give the same bytes, so an outbox batch that is published again repeats itself.
+    """
+    ours = [one for one in records if kind_of(one.topic) in _SIGNED]
+    headers = iter(sign_records([(one.topic, one.key, one.value, one.headers) for one in ours], key))
+    return [
+        OutRecord(one.topic, one.key, one.value, next(headers)) if kind_of(one.topic) in _SIGNED else one for one in records
+    ]
