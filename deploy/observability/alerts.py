@@ -46,6 +46,9 @@ def growth(spec: MetricSpec[..., Any], window: str, by: str, selector: str = "")
     return f"sum by ({by}) (({series} unless {series} offset {window}) or increase({series}[{window}]))"
 
 
+#: Reasons of a record whose signature is missing, or is not one that is believed.
+_UNBELIEVED = 'reason=~"signature_.*|signer_unknown"'
+
 ALERTS: tuple[Alert, ...] = (
     Alert(
         "DsrRequestOverdue", "privacy_officer", "page",
@@ -93,6 +96,11 @@ ALERTS: tuple[Alert, ...] = (
         "DsrQuarantineGrowing", "sre", "ticket",
         growth(m.QUARANTINED, at.NEW_FACT_WINDOW, "topic, reason") + " > 0", "0m",
         "Records of {{ $labels.topic }} were set aside as {{ $labels.reason }}.",
+    ),
+    Alert(
+        "DsrSignatureRefused", "sre", "page",
+        growth(m.QUARANTINED, at.NEW_FACT_WINDOW, "topic, reason", _UNBELIEVED) + " > 0", "0m",
+        "Somebody wrote to {{ $labels.topic }} what they may not say, or a key is wrong: {{ $labels.reason }}.",
     ),
     Alert(
         "DsrConnectorQuarantineGrowing", "system_owner", "ticket",

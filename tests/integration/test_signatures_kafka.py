@@ -1,0 +1,71 @@
+"""Signatures on a real broker: a request goes its way when all sign, and what others say for them changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from worker_kit import SYSTEMS, World, answer, request, settings_for, worker
+
+from orchestrator.demo.keyring import Keyring
+from schemas.requests import WithdrawRequest
+from schemas.signatures import Verifier, leaf_of, sign_records, signature_in
+from schemas.trust import SigningKey, Trust
+from schemas.vocabulary import RequestResult
+from schemas.wire import TYPE_HEADER, encode, headers_of
+
+pytestmark = pytest.mark.kafka
+
+
+async def test_only_genuine_words_count(fresh_kafka, tmp_path: Path) -> None:
+    """Forged reports and withdrawals are set aside, each by its reason, counted and told; the genuine ones lead to the end."""
+    topics = await fresh_kafka.create(*SYSTEMS)
+    keyring = Keyring(tmp_path / "keys", ["orchestrator", "portal:website", *(f"system:{one}" for one in SYSTEMS)])
+    settings = settings_for(
+        tmp_path,
+        fresh_kafka.bootstrap,
+        topics,
+        signatures="required",
+        trust_file=keyring.trust_file,
+        signing_key_file=keyring.file("orchestrator"),
+    )
+    async with World(fresh_kafka.bootstrap, topics).running() as world, worker(settings) as running:
+        world.keyring = keyring
+        world.respond = lambda order: None
+        asked = request()
+        await world.publish(asked)
+        await world.until(lambda: len(world.orders) >= 2)
+        crm = next(order for order in world.orders if order.system == "crm")
+        withdrawn = WithdrawRequest(
+            subject_request_id=asked.subject_request_id, portal="website", withdrawn_at=asked.submitted_at
+        )
+        stranger, other = SigningKey.new("system:crm"), keyring.key("system:newsletter")
+        for topic, message, key in (
+            (topics.reports, answer(crm), None),
+            (topics.reports, answer(crm), other),
+            (topics.reports, answer(crm), stranger),
+            (topics.requests, withdrawn, other),
+        ):
+            plain = (topic, asked.subject_request_id.encode(), encode(message), headers_of(message))
+            headers = plain[3] if key is None else sign_records([plain], key)[0]
+            await world._producer.send_and_wait(topic, plain[2], key=plain[1], headers=headers)
+        await world.until(lambda: len(world.records[topics.quarantine]) >= 4)
+        reasons = sorted(dict(one.headers)["dsr-reason"].decode() for one in world.records[topics.quarantine])
+        assert reasons == ["signature_foreign", "signature_foreign", "signature_missing", "signer_unknown"]
+        assert not world.confirmations
+        world.respond = answer
+        for order in list(world.orders):
+            await world.publish(answer(order))
+        await world.until(lambda: asked.subject_request_id in world.confirmations)
+        counted = running.metrics.registry.get_sample_value(
+            "dsr_quarantined_total", {"topic": topics.reports, "reason": "signature_foreign"}
+        )
+        assert counted == 1
+        assert world.confirmation(asked.subject_request_id).result is RequestResult.FULFILLED
+    verifier, at = Verifier(Trust.from_json(keyring.trust_file.read_bytes())), asked.submitted_at
+    for topic, kind in ((topics.confirmations, "confirmations"), (topics.journal, "journal"), (topics.status, "status")):
+        assert world.records[topic]
+        for one in world.records[topic]:
+            headers = list(one.headers)
+            leaf = leaf_of(dict(headers)[TYPE_HEADER].decode(), kind, one.key, one.value)
+            verifier.verify(leaf, signature_in(headers), principal="orchestrator", at=at)
