@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 from typing import Annotated
 
@@ -47,6 +46,7 @@ def _run(settings: object, upgrade_store: bool) -> None:
 
     from orchestrator.bootstrap import run_worker
     from orchestrator.settings import Settings
+    from orchestrator.shell.memory import collect_seldom
 
     assert isinstance(settings, Settings)
 
@@ -56,9 +56,7 @@ def _run(settings: object, upgrade_store: bool) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         async with run_worker(settings, upgrade_store=upgrade_store) as worker:
-            # What lives this long lives for ever: collecting it again and again took a sixth of the processor.
-            gc.freeze()
-            gc.set_threshold(50_000, 20, 100)
+            collect_seldom()
             stopping = asyncio.create_task(stop.wait())
             crashed = asyncio.create_task(worker.app.wait_until_stopped())
             await asyncio.wait({stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
