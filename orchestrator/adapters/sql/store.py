@@ -12,14 +12,29 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import cache
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, TextClause, case, create_engine, delete, event, func, make_url, select, text
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Engine,
+    TextClause,
+    bindparam,
+    create_engine,
+    delete,
+    event,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
+from orchestrator.adapters.sql.census import take_census
+from orchestrator.adapters.sql.instants import instant as _instant
+from orchestrator.adapters.sql.instants import micros as _micros
 from orchestrator.adapters.sql.outbox import pack, unpack
 from orchestrator.adapters.sql.tables import gates, identities, outbox, refusals, registries, requests, subjects
 from orchestrator.ports import Census, Change, Conflict, Gate, OutboxBatch, Refusal, Row
@@ -28,12 +43,21 @@ from schemas.errors import StoreUnavailable
 __all__ = ["SqlStore", "make_engine"]
 
 T = TypeVar("T")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: How PostgreSQL's client notices a server that went silent; without, a call would wait for ever. The URL's query wins.
 _IMPATIENCE = {"connect_timeout": 5, "tcp_user_timeout": 20_000, "keepalives_idle": 10, "keepalives_interval": 5}
 _GATE = "quarantine"
 #: More ids than this in one statement are asked in several.
 _CHUNK = 500
+# Built once: building a statement takes longer than SQLite needs to answer it.
+_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+_BY_ID = select(requests).where(requests.c.subject_request_id.in_(_IDS))
+_GROUPS = select(subjects).where(subjects.c.person.in_(_IDS))
+_OPEN_OF_PERSONS = (
+    select(requests)
+    .where(requests.c.person.in_(_IDS), requests.c.phase == "active")
+    .order_by(requests.c.received_at, requests.c.subject_request_id)
+)
+_SEALED_BY_ID = select(identities).where(identities.c.subject_request_id.in_(_IDS))
 
 
 def make_engine(url: str) -> Engine:
@@ -85,12 +109,12 @@ class SqlStore:
         )
         self._insert_registry = dialect.insert(registries).on_conflict_do_nothing()
 
-    async def _run(self, work: Callable[[Connection], T], *, aside: bool = False) -> T:
-        """Do `work` in one transaction; `aside`: only reading, beside whatever is going on."""
+    async def _run(self, work: Callable[[Connection], T], *, reads: bool = False, aside: bool = False) -> T:
+        """Do `work` in one transaction. `reads`: nothing is written; `aside`: beside whatever is going on."""
 
         def call() -> T:
             try:
-                with self._engine.connect().execution_options(reads=aside) as connection, connection.begin():
+                with self._engine.connect().execution_options(reads=reads) as connection, connection.begin():
                     return work(connection)
             except IntegrityError:
                 raise Conflict from None
@@ -109,11 +133,12 @@ class SqlStore:
         def work(connection: Connection) -> dict[str, Row]:
             rows: dict[str, Row] = {}
             for chunk in _chunks(wanted):
-                query = select(requests).where(requests.c.subject_request_id.in_(chunk))
-                rows.update((row.subject_request_id, _row(row)) for row in connection.execute(query))
+                for found in connection.execute(_BY_ID, {"ids": chunk}).all():
+                    row = _row(found)
+                    rows[row.subject_request_id] = row
             return rows
 
-        return await self._run(work) if wanted else {}
+        return await self._run(work, reads=True) if wanted else {}
 
     async def siblings(self, persons: Iterable[str]) -> tuple[dict[str, list[Row]], dict[str, int]]:
         """Return the open requests of these persons, oldest first, and the version of each person's group."""
@@ -124,18 +149,12 @@ class SqlStore:
             versions = dict.fromkeys(wanted, 0)
             for chunk in _chunks(wanted):
                 # The version first: what is saved between these two statements is then seen, or makes the save conflict.
-                seen = select(subjects).where(subjects.c.person.in_(chunk))
-                versions.update((row.person, row.version) for row in connection.execute(seen))
-                query = (
-                    select(requests)
-                    .where(requests.c.person.in_(chunk), requests.c.phase == "active")
-                    .order_by(requests.c.received_at, requests.c.subject_request_id)
-                )
-                for row in connection.execute(query):
+                versions.update((person, version) for person, version in connection.execute(_GROUPS, {"ids": chunk}))
+                for row in connection.execute(_OPEN_OF_PERSONS, {"ids": chunk}):
                     rows[row.person].append(_row(row))
             return rows, versions
 
-        return await self._run(work) if wanted else ({}, {})
+        return await self._run(work, reads=True) if wanted else ({}, {})
 
     async def identities(self, ids: Iterable[str]) -> dict[str, bytes]:
         """Return the sealed identities of these requests."""
@@ -144,11 +163,11 @@ class SqlStore:
         def work(connection: Connection) -> dict[str, bytes]:
             found: dict[str, bytes] = {}
             for chunk in _chunks(wanted):
-                query = select(identities).where(identities.c.subject_request_id.in_(chunk))
-                found.update((row.subject_request_id, bytes(row.sealed)) for row in connection.execute(query))
+                sealed = connection.execute(_SEALED_BY_ID, {"ids": chunk})
+                found.update((row.subject_request_id, bytes(row.sealed)) for row in sealed)
             return found
 
-        return await self._run(work) if wanted else {}
+        return await self._run(work, reads=True) if wanted else {}
 
     async def commit(self, change: Change) -> int | None:
         """Save in one transaction."""
@@ -251,7 +270,7 @@ class SqlStore:
 
     async def census(self, now: datetime) -> Census:
         """Return the counts for the gauges."""
-        return await self._run(lambda connection: _census(connection, now), aside=True)
+        return await self._run(lambda connection: take_census(connection, now), reads=True, aside=True)
 
     async def ping(self) -> None:
         """Raise `StoreUnavailable` if the store does not answer."""
@@ -306,14 +325,6 @@ def _chunks(ids: list[Any]) -> Iterable[list[Any]]:
     return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))
 
 
-def _micros(at: datetime) -> int:
-    return (at - _EPOCH) // timedelta(microseconds=1)
-
-
-def _instant(micros: int | None) -> datetime | None:
-    return None if micros is None else _EPOCH + timedelta(microseconds=micros)
-
-
 def _values(row: Row) -> dict[str, Any]:
     return {
         "subject_request_id": row.subject_request_id,
@@ -330,44 +341,17 @@ def _values(row: Row) -> dict[str, Any]:
 
 
 def _row(found: Any) -> Row:
+    # In the order of the table's columns; asking a row for each by name takes several times as long.
+    request, version, state, phase, right, person, wake_at, due_at, received_at, awaited = found
     return Row(
-        subject_request_id=found.subject_request_id,
-        version=found.version,
-        state=bytes(found.state),
-        phase=found.phase,
-        right=found.right,
-        person=found.person,
-        wake_at=_instant(found.wake_at),
-        due_at=_instant(found.due_at),
-        received_at=_instant(found.received_at),
-        awaited=found.awaited,
+        request,
+        version,
+        bytes(state),
+        phase,
+        right,
+        person,
+        _instant(wake_at),
+        _instant(due_at),
+        _instant(received_at),
+        awaited,
     )
-
-
-_DAY = 24 * 60 * 60 * 1_000_000
-#: Label of a bucket of days left, and the first day that no longer belongs to it.
-_BUCKETS = (("overdue", 0), ("0-2", 3), ("3-7", 8), ("8-14", 15))
-
-
-def _census(connection: Connection, now: datetime) -> Census:
-    # One pass over the open requests: at a million of them each pass reads gigabytes.
-    ends = [(requests.c.due_at < _micros(now) + day * _DAY, bucket) for bucket, day in _BUCKETS]
-    columns = (requests.c.phase, requests.c.right, case(*ends, else_="15+").label("bucket"), requests.c.awaited)
-    query = select(*columns, func.count(), func.min(requests.c.received_at)).where(requests.c.phase != "closed")
-    groups = query.group_by(requests.c.phase, requests.c.right, text("bucket"), requests.c.awaited)
-    counts: dict[tuple[str, str], int] = {}
-    oldest: dict[str, datetime] = {}
-    due: dict[tuple[str, str], int] = {}
-    awaited: dict[tuple[str, str], int] = {}
-    for phase, right, bucket, systems, count, first in connection.execute(groups):
-        counts[phase, right] = counts.get((phase, right), 0) + count
-        due[right, bucket] = due.get((right, bucket), 0) + count
-        at = _instant(first)
-        if at is not None:
-            oldest[phase] = min(at, oldest.get(phase, at))
-        for item in systems.split(",") if systems else ():
-            system, _, order_phase = item.partition(":")
-            awaited[system, order_phase] = awaited.get((system, order_phase), 0) + count
-    waiting = connection.execute(select(func.count()).select_from(outbox)).scalar_one()
-    wakes = connection.execute(select(func.count()).where(requests.c.wake_at <= _micros(now))).scalar_one()
-    return Census(counts, oldest, due, awaited, waiting, wakes)
