@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from schemas.base import Day, Instant, Message
+from schemas.blobs import BlobKey
 from schemas.ids import SubjectRequestId, SystemId
 from schemas.sealed import Sealed
 from schemas.vocabulary import Right
@@ -18,7 +19,7 @@ __all__ = ["FulfilmentOrder", "order_binding"]
 
 
 class FulfilmentOrder(Message):
-    """One request x one system. Same `order_id` at every attempt; only `attempt` and `issued_at` change."""
+    """One request x one system. Same `order_id` at every attempt; only `attempt`, `issued_at` and the portal's key change."""
 
     type: Literal["FulfilmentOrder"] = "FulfilmentOrder"
     order_id: str
@@ -32,6 +33,10 @@ class FulfilmentOrder(Message):
     respond_by: Annotated[Instant, Field(description="Patience: without a report by then a person is told")]
     sealed: Annotated[Sealed, Field(description="`SubjectData` for this system, bound to the order")]
     registry_version: str
+    blob_key: Annotated[
+        BlobKey | None,
+        Field(description="The portal's key, for access and portability: results are sealed to it, without it there are none"),
+    ] = None
 
 
 def order_binding(subject_request_id: str, system: str, order_id: str) -> str:

@@ -16,6 +16,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from schemas.base import Record
+from schemas.blobs import BlobKey
 from schemas.ids import PortalId, SystemId, digest
 from schemas.subject import Need
 from schemas.vocabulary import IdentifierKind, Language, Right, Role
@@ -41,6 +42,10 @@ class Portal(Record):
     id: PortalId
     title: _Title
     owner: _Title
+    blob_key: Annotated[
+        BlobKey | None,
+        Field(description="Public key (JWK) that access results are sealed to; without it access and portability fail"),
+    ] = None
 
 
 class System(Record):
@@ -128,6 +133,10 @@ class Registry(Record):
     def portal_ids(self) -> frozenset[str]:
         """Return the ids of the portals."""
         return frozenset(p.id for p in self.portals)
+
+    def blob_key(self, portal: str) -> BlobKey | None:
+        """Return the key that results for a portal are sealed to; None if it has none or is not known any more."""
+        return next((p.blob_key for p in self.portals if p.id == portal), None)
 
     @cached_property
     def content_digest(self) -> str:

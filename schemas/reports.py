@@ -23,7 +23,8 @@ class ResultReference(Record):
     reference: Annotated[str, Field(max_length=300, pattern=r"^[A-Za-z0-9._/:-]+$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     size: Annotated[int, Field(ge=0, description="Bytes")]
-    expires_at: Instant
+    expires_at: Annotated[Instant, Field(description="The file is deleted in the days after")]
+    kid: Annotated[str | None, Field(max_length=80, description="Name of the portal's key that it is sealed to")] = None
 
 
 class FulfilmentReport(Message):

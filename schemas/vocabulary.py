@@ -188,6 +188,7 @@ class FailureReason(_Word):
     VERIFICATION_FAILED = "verification_failed"
     JOB_FAILED = "job_failed"
     IDENTITY_UNREADABLE = "identity_unreadable"
+    RESULTS_KEY_MISSING = "results_key_missing"
     CONNECTOR_DEFECT = "connector_defect"
     SYSTEM_ERROR = "system_error"
 

@@ -7,6 +7,7 @@
 | `SystemUnavailable`, `Throttled` | try again later, until patience or the tries end; then `failed` |
 | our own count says that the day is used up | wait for the day that has room; say so if that is beyond patience |
 | `SystemRejected`, `CredentialsRefused` | `failed` at once |
+| was not called: data is asked for, and the portal has no key to seal it to | `failed(results_key_missing)` |
 | anything else | `failed(connector_defect)`; the log gets the frames of the traceback, no values |
 
 Room rules: concludes and never writes, except what a connector asks to be remembered before it destroys something.
@@ -24,7 +25,7 @@ from typing import Any
 
 import structlog
 
-from connectors.sdk.blobs import BlobStore
+from connectors.sdk.blobs import BlobStore, key_of
 from connectors.sdk.breaker import PauseRule, Verdict
 from connectors.sdk.clock import Clock
 from connectors.sdk.conclusion import Conclusion
@@ -37,6 +38,7 @@ from connectors.sdk.protocol import Connector, Job, Result
 from connectors.sdk.retry import Backoff
 from connectors.sdk.throttle import Gate, QuotaExhausted
 from connectors.sdk.work import entered
+from schemas.blobs import EXPORTING
 from schemas.errors import ConnectorError, CredentialsRefused, ProtocolViolation, StoreUnavailable, SystemUnavailable, Throttled
 from schemas.metrics import CONNECTOR_CALL_SECONDS, CONNECTOR_RETRIES, Metrics
 from schemas.orders import FulfilmentOrder
@@ -116,6 +118,8 @@ class Attempts:
         return self._failed(entry, order, _reason(error))
 
     async def _call(self, entry: Entry, order: FulfilmentOrder) -> tuple[Result, _JobWork]:
+        if order.right in EXPORTING:
+            key_of(order)  # before the system is asked: nobody's data is read for nothing
         job = as_job(order, open_order(order, self._keys), entry.attempt, self._clock.now())
         work = _JobWork(order, unsafe_open_found(order, self._keys, entry.found), self._gate, self._journal, self._keys)
         started = asyncio.get_running_loop().time()
@@ -138,10 +142,7 @@ class Attempts:
             return self._polled(entry, order, result, found, now)
         report = report_of(order, entry.attempt, result.outcome, now).model_dump() | {
             "yielded": seal_subject(order, self._keys, found, Purpose.REPORT),
-            "results": tuple(
-                self._blobs.keep(order, self._keys.key_for(order, Purpose.BLOB), index, exported, now)
-                for index, exported in enumerate(result.exports)
-            ),
+            "results": tuple(self._blobs.keep(order, index, exported, now) for index, exported in enumerate(result.exports)),
             "notes": result.notes,
         }
         columns = {"state": OrderState.REPORTED, "handle": None}

@@ -1,45 +1,63 @@
-"""Exported data for the person: sealed files, never Kafka. A report carries reference, digest, size and expiry.
+"""Exported data for the person: files sealed to the portal's key, never Kafka. A report refers to them.
 
-Layout: `<root>/<expiry date>/<order id>/<n>-<digest>.sealed`. A file is lines of `Sealed` JSON, one for each 60 KiB of
-plaintext, bound to order, document name, place and "last or not": no line can be moved, dropped or cut off unnoticed.
+Layout: `<root>/<expiry date>/<order id>/<attempt>-<n>.sealed`; `schemas.blobs` says what stands in a file. Nobody here can
+open one.
+A try that is repeated after a crash takes the place of its own files, until its report is written down.
 
 Room rules: plaintext never touches the disk; files and folders are readable by their owner only.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
+from collections.abc import Iterable, Iterator
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-from pydantic import ValidationError
-
 from connectors.sdk.protocol import Exported
-from schemas.errors import ProtocolViolation
-from schemas.ids import digest
-from schemas.orders import FulfilmentOrder, order_binding
+from schemas.blobs import BlobKey, BlobPlace, seal_blob
+from schemas.errors import ConfigurationError, SystemRejected
+from schemas.orders import FulfilmentOrder
 from schemas.reports import ResultReference
-from schemas.sealed import Sealed, SealingKey, seal, unsafe_reveal
-from schemas.vocabulary import QuarantineReason
+from schemas.vocabulary import FailureReason
 
-__all__ = ["BlobStore", "FolderOfBlobs", "open_blob"]
+__all__ = ["BlobStore", "FolderOfBlobs", "folder_of", "key_of"]
 
-_CHUNK = 60 * 1024
+_REFERENCE = re.compile(r"\d{4}-\d{2}-\d{2}/[A-Za-z0-9_-]{1,80}/\d{1,6}-\d{1,6}\.sealed")
 
 
 class BlobStore(Protocol):
     """Where exported data waits for the person."""
 
-    def keep(self, order: FulfilmentOrder, key: SealingKey, index: int, exported: Exported, now: datetime) -> ResultReference:
-        """Store one document, sealed and durable when this returns; the same document again gives the same reference."""
+    def keep(self, order: FulfilmentOrder, index: int, exported: Exported, now: datetime) -> ResultReference:
+        """Store one document, sealed to the order's `blob_key` and durable when this returns.
+
+        Raises `SystemRejected(results_key_missing)` for an order without such a key: nothing is ever stored in plain.
+        """
         ...
 
     def expire(self, today: date) -> int:
         """Delete what expired before today; return how many days' folders went."""
         ...
+
+
+def folder_of(state: Path, system: str) -> Path:
+    """Return the folder of a system's results, below the connectors' state folder."""
+    return state / f"{system}.results"
+
+
+def key_of(order: FulfilmentOrder) -> BlobKey:
+    """Return the key to seal results to. Raises `SystemRejected(results_key_missing)` if the portal has none."""
+    if order.blob_key is None:
+        raise SystemRejected(
+            "the portal has no blob_key in the registry: add it, then retry the order", reason=FailureReason.RESULTS_KEY_MISSING
+        )
+    return order.blob_key
 
 
 class FolderOfBlobs:
@@ -49,63 +67,60 @@ class FolderOfBlobs:
         self._root = root
         self._kept = timedelta(days=kept_days)
 
-    def keep(self, order: FulfilmentOrder, key: SealingKey, index: int, exported: Exported, now: datetime) -> ResultReference:
+    def keep(self, order: FulfilmentOrder, index: int, exported: Exported, now: datetime) -> ResultReference:
         """Seal, write, fsync, rename."""
+        key = key_of(order)
         plaintext = json.dumps({"name": exported.name, "content": exported.content}, ensure_ascii=False, default=str).encode()
-        stored = _sealed_lines(plaintext, key, _binding(order.subject_request_id, order.system, order.order_id, index))
         expires_at = now + self._kept
-        reference = f"{expires_at.date().isoformat()}/{order.order_id}/{index}-{digest(stored)[:16]}.sealed"
+        reference = f"{expires_at.date().isoformat()}/{order.order_id}/{order.attempt}-{index}.sealed"
         path = self._root / reference
         for folder in (self._root, path.parent.parent, path.parent):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(path, stored)
-        return ResultReference(reference=reference, sha256=digest(stored), size=len(stored), expires_at=expires_at)
+        place = BlobPlace(order.subject_request_id, order.system, order.order_id)
+        sha256, size = _write(path, seal_blob([plaintext], key, place))
+        return ResultReference(reference=reference, sha256=sha256, size=size, expires_at=expires_at, kid=key.kid)
+
+    def read(self, reference: str) -> bytes | None:
+        """Return a file as it is stored, None if it is not there (expired, dropped, or never here).
+
+        Raises `ConfigurationError` for a reference that is not of this store: it names no other file on this machine.
+        """
+        if not _REFERENCE.fullmatch(reference):
+            raise ConfigurationError("a reference is not of a folder of results: fetch it from the store that it names")
+        try:
+            return (self._root / reference).read_bytes()
+        except FileNotFoundError:
+            return None
 
     def expire(self, today: date) -> int:
         """Delete whole days."""
-        if not self._root.is_dir():
-            return 0
-        gone = [folder for folder in self._root.iterdir() if folder.is_dir() and folder.name < today.isoformat()]
+        gone = [folder for folder in self._days() if folder.name < today.isoformat()]
         for folder in gone:
             shutil.rmtree(folder)
         return len(gone)
 
+    def drop(self, order_id: str) -> int:
+        """Delete all that is kept for an order, whatever its expiry; return how many files went."""
+        gone = 0
+        for folder in (day / order_id for day in self._days()):
+            if folder.is_dir():
+                gone += sum(1 for _ in folder.glob("*.sealed"))
+                shutil.rmtree(folder)
+        return gone
 
-def open_blob(stored: bytes, key: SealingKey, *, subject_request_id: str, system: str, order_id: str, index: int) -> bytes:
-    """Return the document's JSON. Raises `ProtocolViolation` if any line is missing, moved, changed or under another key."""
-    binding = _binding(subject_request_id, system, order_id, index)
-    lines = stored.splitlines()
-    try:
-        sealed = [Sealed.model_validate_json(line) for line in lines]
-    except ValidationError:
-        raise ProtocolViolation(QuarantineReason.IDENTITY_UNREADABLE, field="results", remedy="fetch the file again") from None
-    return b"".join(
-        unsafe_reveal(line, key, associated=_place(binding, number, number == len(sealed) - 1))
-        for number, line in enumerate(sealed)
-    )
-
-
-def _binding(subject_request_id: str, system: str, order_id: str, index: int) -> str:
-    return f"{order_binding(subject_request_id, system, order_id)}\x1fblob\x1f{index}"
+    def _days(self) -> Iterator[Path]:
+        if self._root.is_dir():
+            yield from [folder for folder in self._root.iterdir() if folder.is_dir()]
 
 
-def _place(binding: str, number: int, last: bool) -> str:
-    return f"{binding}\x1f{number}\x1f{'last' if last else 'more'}"
-
-
-def _sealed_lines(plaintext: bytes, key: SealingKey, binding: str) -> bytes:
-    starts = range(0, max(1, len(plaintext)), _CHUNK)
-    lines = [
-        seal(plaintext[start : start + _CHUNK], key, associated=_place(binding, number, number == len(starts) - 1))
-        for number, start in enumerate(starts)
-    ]
-    return b"\n".join(line.model_dump_json().encode() for line in lines) + b"\n"
-
-
-def _write(path: Path, stored: bytes) -> None:
-    partial = path.with_suffix(".partial")
+def _write(path: Path, pieces: Iterable[bytes]) -> tuple[str, int]:
+    """Write whole or not at all; return digest and size."""
+    partial, sha256, size = path.with_suffix(".partial"), hashlib.sha256(), 0
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(stored)
+        for piece in pieces:
+            file.write(piece)
+            sha256.update(piece)
+            size += len(piece)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
@@ -114,3 +129,4 @@ def _write(path: Path, stored: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+    return sha256.hexdigest(), size

@@ -23,8 +23,6 @@ class Purpose(StrEnum):
     REPORT = "report"
     #: Seals the vendor's job id and remembered finds in the connector's own journal.
     JOURNAL = "journal"
-    #: Seals exported data for the person.
-    BLOB = "blob"
 
 
 class OrderKeys(Protocol):
@@ -42,8 +40,5 @@ class DevelopmentKeys:
         self._root = root
 
     def key_for(self, order: FulfilmentOrder, purpose: Purpose = Purpose.ORDER) -> SealingKey:
-        """Return the derived key: per order, and per request and system for exported data."""
-        context = [order.subject_request_id, order.system]
-        if purpose is not Purpose.BLOB:
-            context.append(order.order_id)
-        return self._root.derive(purpose.value, *context)
+        """Return the derived key, the order's own."""
+        return self._root.derive(purpose.value, order.subject_request_id, order.system, order.order_id)

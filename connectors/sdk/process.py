@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from connectors.sdk import health
 from connectors.sdk.attempts import Limits
-from connectors.sdk.blobs import FolderOfBlobs
+from connectors.sdk.blobs import FolderOfBlobs, folder_of
 from connectors.sdk.breaker import PauseRule
 from connectors.sdk.clock import SystemClock
 from connectors.sdk.journal import Journal
@@ -86,7 +86,7 @@ def _runtime(
         bus=KafkaBus(settings, topic=topics.orders(system), group=topics.group(f"connector.{system}")),
         journal=journal,
         keys=keys,
-        blobs=FolderOfBlobs(settings.state_dir / f"{system}.results", kept_days=settings.results_kept_days),
+        blobs=FolderOfBlobs(folder_of(settings.state_dir, system), kept_days=settings.results_kept_days),
         clock=SystemClock(),
         topics=topics,
         metrics=metrics,

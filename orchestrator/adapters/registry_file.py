@@ -23,6 +23,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from schemas.blobs import BlobKey
 from schemas.errors import ConfigurationError
 from schemas.registry import Controller, Portal, Registry, System, find_cycle
 from schemas.subject import Need
@@ -219,6 +220,8 @@ def _model_at(place: Place) -> type[BaseModel]:
             return Controller
         case ("portals", int()):
             return Portal
+        case ("portals", int(), "blob_key"):
+            return BlobKey
         case ("systems", int()):
             return System
         case ("systems", int(), "needs", int()):

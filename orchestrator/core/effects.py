@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from orchestrator.core.state import RequestState
 from schemas.base import Message
+from schemas.blobs import BlobKey
 from schemas.confirmations import SystemResult
 from schemas.errors import ProtocolViolation
 from schemas.journal import JournalFact
@@ -147,6 +148,8 @@ class SendOrder:
     needs: tuple[Need, ...]
     #: Make its content from so many finds of identifiers, the oldest first.
     finds: int
+    #: Seal results to this key of the portal's; only where the answer is data.
+    blob_key: BlobKey | None = None
 
 
 @dataclass(frozen=True, slots=True)

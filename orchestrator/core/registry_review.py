@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from schemas.blobs import EXPORTING
 from schemas.registry import Registry, System
 from schemas.topics import orders_topic
 from schemas.vocabulary import IdentifierKind, Right
@@ -19,6 +20,12 @@ __all__ = ["Change", "changes", "open_ends", "stages"]
 _ASKED_FOR = frozenset({IdentifierKind.EMAIL, IdentifierKind.PHONE, IdentifierKind.CUSTOMER_ID, IdentifierKind.ACCOUNT_ID})
 
 _FROZEN = "open requests keep the plan they were accepted with"
+
+
+_KEYLESS = (
+    "is missing: access and portability for this portal end as failed (results_key_missing) in every system; make a key with "
+    "`dsr blobs key` at the portal, and put its public half here"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,9 @@ def open_ends(registry: Registry) -> Iterator[tuple[str, str]]:
             yield f"{place}.after", f"names {_listed(idle)}, which no request is sent to: not waited for"
         yield from _unfindable(system, registry)
     offered = {right for system in active.values() for right in system.rights}
+    for portal in registry.portals:
+        if portal.blob_key is None and offered & EXPORTING:
+            yield f"portals.{portal.id}.blob_key", _KEYLESS
     for right in Right:
         if right not in offered:
             yield "systems", f"no system with a connector fulfils {right}: every such request ends as not_fulfilled"
@@ -104,6 +114,8 @@ def changes(old: Registry, new: Registry) -> Iterator[Change]:
             yield Change(f"portals.{portal}", "removed", "what it publishes from now on is quarantined as unknown_portal")
         elif portal not in old.portal_ids:
             yield Change(f"portals.{portal}", "added", "none: it has no requests yet")
+        elif old.blob_key(portal) != new.blob_key(portal):
+            yield _rekeyed(portal, old, new)
     for before in old.systems:
         now = new.by_id.get(before.id)
         if now is None:
@@ -111,6 +123,12 @@ def changes(old: Registry, new: Registry) -> Iterator[Change]:
         else:
             yield from _system(before, now)
     yield from (_appeared(system, "added") for system in new.systems if system.id not in old.by_id)
+
+
+def _rekeyed(portal: str, old: Registry, new: Registry) -> Change:
+    before, now = ((key.kid if key else "none") for key in (old.blob_key(portal), new.blob_key(portal)))
+    meaning = "orders that leave from now on carry the new key; keep the old private key until what is sealed to it has expired"
+    return Change(f"portals.{portal}.blob_key", f"{before} -> {now}", meaning)
 
 
 def _controller(old: Registry, new: Registry) -> Iterator[Change]:

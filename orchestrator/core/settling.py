@@ -11,6 +11,7 @@ from orchestrator.core.draft import Draft
 from orchestrator.core.effects import SendOrder
 from orchestrator.core.order_lifecycle import OrderEvent, advance
 from orchestrator.core.state import OrderState
+from schemas.blobs import EXPORTING
 from schemas.ids import order_id
 from schemas.outcomes import FinalOutcome
 from schemas.vocabulary import EscalationReason
@@ -78,6 +79,7 @@ def send(draft: Draft, order: OrderState, event: OrderEvent) -> None:
             registry_version=state.registry_version,
             needs=system.needs,
             finds=finds,
+            blob_key=draft.context.registry.blob_key(state.portal) if state.right in EXPORTING else None,
         )
     )
 

@@ -145,6 +145,7 @@ class Translator:
             respond_by=effect.respond_by,
             sealed=sealed,
             registry_version=effect.registry_version,
+            blob_key=effect.blob_key,
         )
         return self._record(self._topics.orders(effect.system), effect.subject_request_id, order)
 

@@ -20,6 +20,7 @@ from connectors.sdk.protocol import Throttle
 from connectors.sdk.retry import Backoff
 from connectors.sdk.runtime import Runtime
 from connectors.sdk.testing_bus import MemoryBus
+from schemas.blobs import EXPORTING, BlobSecret
 from schemas.ids import order_id
 from schemas.orders import FulfilmentOrder, order_binding
 from schemas.reports import FulfilmentReport
@@ -34,6 +35,16 @@ SECRET = bytes(range(32))
 SECRET_TEXT = base64.b64encode(SECRET).decode()
 ROOT = SealingKey("dev", SECRET)
 KEYS = DevelopmentKeys(ROOT)
+#: The key pair of the portal that files these requests.
+PORTAL = BlobSecret.from_jwk(
+    {
+        "kty": "OKP",
+        "crv": "X25519",
+        "x": "AGy2CCsMh9a7OzHClfnUQmLzbjaMqx7gVOJ_ve9KX0c",
+        "d": "CM5THgsFx1YK7w4GDDKcCK05I0u1sb74BcPyzoOpS14",
+        "kid": "website-2026",
+    }
+)
 EMAIL = "ada.lovelace@example.org"
 
 
@@ -61,6 +72,7 @@ def an_order(
             subject.to_bytes(), key.derive("order", request, system, ident), associated=order_binding(request, system, ident)
         ),
         registry_version="1",
+        blob_key=PORTAL.public if right in EXPORTING else None,
     )
     return order.model_copy(update=changes)
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import timedelta
 
 import pytest
 import structlog
-from sdk_world import EMAIL, KEYS, NOW, ROOT, Scripted, World, an_order, request_id, until, yielded_in
+from sdk_world import EMAIL, NOW, PORTAL, Scripted, World, an_order, request_id, until, yielded_in
 
 from connectors.sdk.attempts import Limits
-from connectors.sdk.blobs import open_blob
 from connectors.sdk.bus import AckLost
 from connectors.sdk.journal import OrderState
-from connectors.sdk.keys import Purpose
 from connectors.sdk.protocol import Exported, Result, Throttle
 from connectors.sdk.retry import Backoff
 from connectors.sdk.work import remember, take_turn
+from schemas.blobs import BlobPlace, open_result
 from schemas.errors import CredentialsRefused, SystemRejected, SystemUnavailable, Throttled
 from schemas.ids import digest, report_id
 from schemas.outcomes import Accepted, Fulfilled, NothingHeld
@@ -486,14 +486,41 @@ async def test_exports_are_sealed_files_and_the_report_refers_to_them(tmp_path):
     stored = (tmp_path / "results" / reference.reference).read_bytes()
     assert (reference.sha256, reference.size) == (digest(stored), len(stored))
     assert EMAIL.encode() not in stored
-    key = ROOT.derive("blob", report.subject_request_id, "crm")
-    assert key.mac(b"") == KEYS.key_for(an_order(), Purpose.BLOB).mac(b"")
-    place = {"subject_request_id": report.subject_request_id, "system": "crm", "order_id": report.order_id, "index": 0}
-    assert EMAIL.encode() in open_blob(stored, key, **place)
-    with pytest.raises(Exception, match="identity_unreadable"):
-        open_blob(b"\n".join(stored.splitlines()[:-1]), key, **place)
+    assert reference.kid == PORTAL.kid
+    opened = open_result(stored, reference, PORTAL, BlobPlace(report.subject_request_id, "crm", report.order_id))
+    assert json.loads(opened) == {"name": "contact", "content": big}
     assert world.blobs.expire(reference.expires_at.date()) == 0
     assert world.blobs.expire(reference.expires_at.date() + timedelta(days=1)) == 1
+
+
+async def test_no_key_no_data_until_the_registry_has_one(tmp_path):
+    """A portal without a key: failed, the system is not even asked, no file; the retry that carries a key is served."""
+    world = World(tmp_path, Scripted(Result(Fulfilled(count=1), exports=(Exported("contact", {"email": EMAIL}),))))
+    async with world.running():
+        world.send(an_order(right=Right.ACCESS, blob_key=None))
+        (first,) = await world.reported(1)
+        assert first.outcome.reason == "results_key_missing"
+        assert not world.connector.jobs and not list((tmp_path / "results").rglob("*"))
+        world.send(an_order(right=Right.ACCESS, attempt=2))
+        _, second = await world.reported(2)
+    assert second.outcome == Fulfilled(count=1)
+    assert second.results[0].kid == PORTAL.kid
+
+
+async def test_housekeeping_deletes_results_after_their_expiry(tmp_path):
+    """On the day of expiry the file is there; the day after, the connector has deleted it by itself."""
+    world = World(tmp_path, Scripted(Result(Fulfilled(count=1), exports=(Exported("contact", {"email": EMAIL}),))))
+    async with world.running():
+        world.send(an_order(right=Right.ACCESS))
+        (report,) = await world.reported(1)
+        path, expires_at = tmp_path / "results" / report.results[0].reference, report.results[0].expires_at
+        assert path.is_file()
+        await world.settled()
+        world.clock.advance((expires_at - NOW).total_seconds())
+        await world.settled()
+        assert path.is_file()
+        world.clock.advance(86_400)
+        await until(lambda: not path.exists())
 
 
 async def one_call(job):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from core_building import COMPANY, CONTACT, registry, system
 
 from orchestrator.core.registry_review import changes, open_ends, stages
+from schemas.blobs import BlobKey
 from schemas.registry import Portal, Registry
 from schemas.vocabulary import IdentifierKind, Right
 
@@ -24,6 +25,19 @@ def test_portals_and_systems_that_come_and_go() -> None:
     assert said["systems.plan"] == "removed: none: no request was sent there"
     assert "none: no request is sent there" in said["systems.idea"] and "still wait for it" in said["systems.gone"]
     assert _said(old, old) == {}
+
+
+def test_the_keys_of_portals() -> None:
+    """A new key says what it means for what is sealed to the old one; a portal without one is named where it matters."""
+    keys = [BlobKey(x="AGy2CCsMh9a7OzHClfnUQmLzbjaMqx7gVOJ_ve9KX0c", kid=kid) for kid in ("one", "two")]
+    portals = [(Portal(id="website", title="Website", owner="Web", blob_key=key),) for key in (None, *keys)]
+    none, one, two = (registry(system("crm")).model_copy(update={"portals": given}) for given in portals)
+    assert _said(none, one)["portals.website.blob_key"].startswith("none -> one: orders that leave from now on")
+    assert "keep the old private key" in _said(one, two)["portals.website.blob_key"]
+    assert "portals.website.blob_key" in dict(open_ends(none))
+    assert "portals.website.blob_key" not in dict(open_ends(one))
+    idle = registry(system("crm", Right.ERASURE)).model_copy(update={"portals": portals[0]})
+    assert "portals.website.blob_key" not in dict(open_ends(idle))
 
 
 def test_changed_fields_of_a_system() -> None:

@@ -35,8 +35,10 @@ from orchestrator.core.effects import Input, Opened, PublishConfirmation, Wake
 from orchestrator.core.plan import freeze, meets, missing_for_good
 from orchestrator.core.policy import Policy
 from orchestrator.core.wording import WORDS
+from schemas.blobs import BlobKey
 from schemas.commands import Deny, Hold, Waive
 from schemas.outcomes import Fulfilled, NotApplicable, Notified, Retained
+from schemas.registry import Portal
 from schemas.vocabulary import (
     HoldKind,
     IdentifierKind,
@@ -498,3 +500,19 @@ def test_orders_remember_the_registry_they_were_planned_with() -> None:
     world.report("a", "crm", NOTHING)
     world.answer("a")
     assert world.confirmation("a").registry_version == "r1"
+
+
+# Results ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_orders_carry_the_portals_key_only_where_the_answer_is_data() -> None:
+    """Access carries today's key of the portal, also after it changed; erasure none; an unknown key is none."""
+    key = BlobKey(x="AGy2CCsMh9a7OzHClfnUQmLzbjaMqx7gVOJ_ve9KX0c", kid="website-2026")
+    keyed = (Portal(id="website", title="Website", owner="Web", blob_key=key),)
+    world = World(registry(system("crm")).model_copy(update={"portals": keyed}))
+    world.submit("copy", Right.ACCESS, person="p")
+    world.submit("gone", Right.ERASURE, person="q")
+    assert [order.blob_key for order in world.sent] == [key, None]
+    plain = World(registry(system("crm")))
+    plain.submit("copy", Right.ACCESS)
+    assert [order.blob_key for order in plain.sent] == [None]

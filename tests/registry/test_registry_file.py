@@ -228,3 +228,32 @@ def test_example_company_systems_wait_for_the_identifiers_they_need():
     for system in registry.systems:
         if system.id != "crm" and yielded & {need.kind for need in system.needs}:
             assert "crm" in system.after, system.id
+
+
+KEYED = GOOD.replace("    owner: Web team\nsystems", "    owner: Web team\n    blob_key: {BLOB_KEY}\nsystems")
+X = "AGy2CCsMh9a7OzHClfnUQmLzbjaMqx7gVOJ_ve9KX0c"
+
+
+def test_a_portals_key_is_read(tmp_path: Path):
+    """The public JWK of a portal is part of the registry."""
+    text = KEYED.replace("{BLOB_KEY}", f"{{kty: OKP, crv: X25519, x: {X}, kid: website-2026}}")
+    key = load(_written(tmp_path, text)).blob_key("website")
+    assert key is not None and (key.x, key.kid) == (X, "website-2026")
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "message"),
+    [
+        (f"{{kty: OKP, crv: Ed25519, x: {X}, kid: a}}", "blob_key.crv", "'Ed25519' is not valid here (did you mean X25519?); valid are X25519"),
+        (f"{{kty: OKP, crv: X25519, x: {X}}}", "blob_key.kid", "is missing: Name of the key"),
+        ("{kty: OKP, crv: X25519, x: short, kid: a}", "blob_key.x", "'short' must match"),
+        (f"{{kty: OKP, crv: X25519, x: {'A' * 43}, kid: a}}", "blob_key.x", "is a point of low order"),
+        (f"{{kty: OKP, crv: X25519, x: {X[:-1]}d, kid: a}}", "blob_key.x", "is not the one base64url spelling"),
+        (f"{{kty: OKP, crv: X25519, x: {X}, kid: a, d: {X}}}", "blob_key.d", "is not known here"),
+    ],
+)
+def test_a_wrong_key_of_a_portal_is_named(tmp_path: Path, given: str, field: str, message: str):
+    """Each mistake in a portal's key, a private key above all, is named with line and field."""
+    (mistake,) = _mistakes(tmp_path, KEYED.replace("{BLOB_KEY}", given))
+    assert mistake.startswith(f"10: portals.website.{field}") or mistake.startswith(f"10: website.{field}"), mistake
+    assert message in mistake and "BLOB" not in mistake

@@ -32,12 +32,15 @@ def system(name: str, **given: object) -> dict[str, object]:
     }
 
 
+KEY = {"kty": "OKP", "crv": "X25519", "x": "AGy2CCsMh9a7OzHClfnUQmLzbjaMqx7gVOJ_ve9KX0c", "kid": "website-2026"}
+
+
 def registry(*systems: dict[str, object], version: str = "1", **controller: object) -> Registry:
     return Registry.model_validate(
         {
             "version": version,
             "controller": {"title": "Example", "zone": "Europe/Amsterdam", "calendar": "NL", **controller},
-            "portals": [{"id": "website", "title": "Website", "owner": "Web team"}],
+            "portals": [{"id": "website", "title": "Website", "owner": "Web team", "blob_key": KEY}],
             "systems": list(systems),
         }
     )

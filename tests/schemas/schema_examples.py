@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 
 from schemas.base import Message
+from schemas.blobs import BlobKey
 from schemas.commands import Add, Approve, Deny, Extend, Hold, Resume, Retry, Waive, Withdraw
 from schemas.confirmations import ChangeAfterAcceptance, Confirmation, DueDates, SystemResult
 from schemas.ids import confirmation_id, order_id, report_id
@@ -46,7 +47,9 @@ LATER = datetime(2026, 3, 6, 10, 30, 15, 250000, tzinfo=UTC)
 ORDER = order_id(REQUEST, "crm")
 
 _VERIFICATION = Verification(method="mail_link", level=AssuranceLevel.SUBSTANTIAL, verified_at=AT)
-_RESULT = ResultReference(reference="exports/crm/1.json.sealed", sha256="ab" * 32, size=4096, expires_at=LATER)
+_RESULT = ResultReference(
+    reference="exports/crm/1.json.sealed", sha256="ab" * 32, size=4096, expires_at=LATER, kid="website-2026"
+)
 _COMMAND = {
     "command_id": "cmd-2026-0001",
     "subject_request_id": REQUEST,
@@ -120,6 +123,7 @@ _ALL: tuple[Message, ...] = (
         respond_by=datetime(2026, 3, 9, 10, 30, tzinfo=UTC),
         sealed=seal(DATA.to_bytes(), KEY, associated=order_binding(REQUEST, "crm", ORDER)),
         registry_version="2026-11",
+        blob_key=BlobKey(x="AGy2CCsMh9a7OzHClfnUQmLzbjaMqx7gVOJ_ve9KX0c", kid="website-2026"),
     ),
     FulfilmentReport(
         report_id=report_id(ORDER, 2, "fulfilled"),

@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, StringConstraints
 from pydantic.fields import FieldInfo
 
+from schemas.blobs import BlobKey
+
 __all__ = ["messages_of"]
 
 _INSTANTS = st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - hypothesis adds the zone
+#: Not every 32 bytes are a point that can be sealed to.
+_KEYS = st.sampled_from([BlobKey(x="AGy2CCsMh9a7OzHClfnUQmLzbjaMqx7gVOJ_ve9KX0c", kid=kid) for kid in ("a", "website-2026")])
 _DATES = st.dates(date(1990, 1, 1), date(2090, 1, 1))
 _JSON = st.recursive(
     st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=20),
@@ -50,6 +54,8 @@ def _of(annotation: Any, metadata: list[Any]) -> st.SearchStrategy[Any]:
 
 
 def _scalar(annotation: type, metadata: list[Any]) -> st.SearchStrategy[Any]:
+    if annotation is BlobKey:
+        return _KEYS
     if issubclass(annotation, BaseModel):
         return messages_of(annotation)
     if issubclass(annotation, Enum):

@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import cache
 
 from orchestrator.audit.identity import IdentitySearch
+from schemas.blobs import BlobKey
 from schemas.registry import Controller, Portal, Registry, System
 from schemas.sealed import SealingKey
 from schemas.subject import Need
@@ -18,6 +19,8 @@ __all__ = ["PEOPLE", "ROOT", "canaries", "registry_of", "search"]
 
 ROOT = SealingKey("dev", bytes(range(32)))
 PEOPLE = tuple(f"{name}.simulated@example.org" for name in ("ada", "bob", "zoe", "eve", "kim"))
+#: Its private half is nowhere: nothing is ever opened here.
+_KEY = BlobKey(x="AGy2CCsMh9a7OzHClfnUQmLzbjaMqx7gVOJ_ve9KX0c", kid="portals-2026")
 _EMAIL = (Need(kind=IdentifierKind.EMAIL),)
 
 
@@ -54,7 +57,10 @@ def registry_of(names: tuple[str, ...], *, cooling_off: timedelta = timedelta(0)
     return Registry(
         version="simulated-1",
         controller=Controller(title="Example Company B.V.", zone="Europe/Amsterdam", calendar="NL"),
-        portals=(Portal(id="website", title="Website", owner="Web team"), Portal(id="desk", title="Desk", owner="Care")),
+        portals=(
+            Portal(id="website", title="Website", owner="Web team", blob_key=_KEY),
+            Portal(id="desk", title="Desk", owner="Care", blob_key=_KEY),
+        ),
         systems=tuple(chosen),
     )
 

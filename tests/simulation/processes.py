@@ -15,6 +15,7 @@ from typing import Any
 
 from connectors.sdk import runtime
 from connectors.sdk.attempts import Limits
+from connectors.sdk.blobs import key_of
 from connectors.sdk.bus import Inbound
 from connectors.sdk.keys import DevelopmentKeys as ConnectorKeys
 from connectors.sdk.protocol import Exported
@@ -32,7 +33,6 @@ from schemas.ids import digest
 from schemas.orders import FulfilmentOrder
 from schemas.registry import Registry
 from schemas.reports import ResultReference
-from schemas.sealed import SealingKey
 from schemas.topics import Topics
 from schemas.wire import TYPE_HEADER
 from tests.simulation.broker import Broker, Group, SimBus, SimPublisher
@@ -137,12 +137,13 @@ class MemoryBlobs:
     def __init__(self) -> None:
         self.kept: dict[str, ResultReference] = {}
 
-    def keep(self, order: FulfilmentOrder, key: SealingKey, index: int, exported: Exported, now: datetime) -> ResultReference:
+    def keep(self, order: FulfilmentOrder, index: int, exported: Exported, now: datetime) -> ResultReference:
         """Keep a document."""
-        stored = key.mac(repr((index, exported.name, exported.content)).encode())
+        key = key_of(order)
+        stored = digest(repr((key.kid, index, exported.name, exported.content)).encode()).encode()
         expires_at = now + timedelta(days=30)
         name = f"{expires_at.date().isoformat()}/{order.order_id}/{index}-{hashlib.sha256(stored).hexdigest()[:16]}.sealed"
-        reference = ResultReference(reference=name, sha256=digest(stored), size=len(stored), expires_at=expires_at)
+        reference = ResultReference(reference=name, sha256=digest(stored), size=len(stored), expires_at=expires_at, kid=key.kid)
         self.kept[name] = reference
         return reference
 
