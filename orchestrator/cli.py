@@ -6,9 +6,11 @@ import sys
 
 import typer
 
+from orchestrator.commands.access_package import access_package_command
 from orchestrator.commands.acl import acl_app
 from orchestrator.commands.audit import audit_command, dump_command
 from orchestrator.commands.bench import bench_command
+from orchestrator.commands.blobs import blobs_app
 from orchestrator.commands.confirmations import confirmations_command
 from orchestrator.commands.decisions import register as register_decisions
 from orchestrator.commands.demo import demo_command
@@ -38,12 +40,14 @@ app.add_typer(acl_app, name="acl")
 app.add_typer(keys_app, name="keys")
 app.add_typer(kafka_app, name="kafka")
 app.add_typer(mailbox_app, name="mailbox")
+app.add_typer(blobs_app, name="blobs")
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(registry_app, name="registry")
 app.add_typer(schemas_app, name="schemas")
 app.add_typer(topics_app, name="topics")
 app.add_typer(store_app, name="store")
 app.command("bench")(bench_command)
+app.command("access-package")(access_package_command)
 app.command("audit")(audit_command)
 app.command("demo")(demo_command)
 app.command("due")(due_command)

@@ -10,7 +10,7 @@ import base64
 import contextlib
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,19 +23,23 @@ from orchestrator.adapters.local_kafka import LocalKafka
 from orchestrator.demo.audience import Audience, Score
 from orchestrator.demo.cast import Place, Role
 from orchestrator.demo.keyring import Keyring
+from orchestrator.demo.package import pack
 from orchestrator.demo.parts import ROLES
 from orchestrator.demo.people import STRANGER, Person, people
+from orchestrator.demo.portal_keys import with_keys
 from orchestrator.demo.proof import Act, Holdings, Proof, compare, look, ratings
 from orchestrator.demo.show import Screen
 from orchestrator.demo.stage import DemoFailed, Stage, said, script, shows_address
 from orchestrator.demo.story import OPERATOR, Story, faults, written_story
 from orchestrator.settings import DEPLOY
+from schemas.blobs import EXPORTING
 from schemas.errors import ConfigurationError
 from schemas.portal import intake_key
 from schemas.registry import Registry
 from schemas.sealed import SealingKey
 from schemas.topics import Topics, manifest
 from schemas.trust import ORCHESTRATOR, operator_principal, portal_principal, system_principal
+from schemas.vocabulary import RequestResult
 
 __all__ = ["Evening", "Verdict", "perform"]
 
@@ -100,7 +104,8 @@ async def perform(evening: Evening, then: Callable[[Verdict, Mapping[str, str]],
     With `keep`, `then` is called and it runs on until it is cancelled. Raises `DemoFailed` or
     `ConfigurationError` when it could not be played to the end.
     """
-    registry = registry_file.load(evening.registry)
+    registry, path = with_keys(registry_file.load(evening.registry), evening.folder)
+    evening = replace(evening, registry=path)
     roles = _roles(registry)
     with contextlib.ExitStack() as stack:
         kafka = LocalKafka(evening.folder / "kafka")
@@ -154,7 +159,7 @@ async def _played(house: _House, kafka: LocalKafka) -> Verdict:
         await audience.until(lambda: not audience.score.lost and bool(audience.score.quarantined), _ALL_SECONDS)
         acts = _acts(story, audience.score)
         proof = await _proven(house, before, acts)
-    wrong = [*_unanswered(story, audience.score), *ratings(house.roles, acts), *proof.deviations]
+    wrong = [*_unanswered(story, audience.score), *ratings(house.roles, acts), *proof.deviations, *_packed(house, acts)]
     return Verdict(story, audience.score, house.roles, proof, house.topics.prefix, wrong, house.stage.revived)
 
 
@@ -316,6 +321,18 @@ async def _proven(house: _House, before: Mapping[str, Holdings], acts: list[Act]
         if not proof.deviations or asyncio.get_running_loop().time() > deadline:
             return proof
         await asyncio.sleep(0.3)
+
+
+def _packed(house: _House, acts: list[Act]) -> tuple[str, ...]:
+    """Make the access package of the first who asked for one, if the evening's keys are our own."""
+    for act in acts:
+        told = act.confirmation
+        is_ours = (house.evening.folder / "portal-keys" / f"{told.portal}.jwk").exists()
+        if is_ours and told.right in EXPORTING and told.result is not RequestResult.WITHDRAWN:
+            packed = pack(told, house.people[act.scene.alias], house.evening.folder)
+            house.say(packed.line)
+            return packed.wrong
+    return ()
 
 
 def _unanswered(story: Story, score: Score) -> Iterator[str]:
