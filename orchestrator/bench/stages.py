@@ -34,7 +34,6 @@ from orchestrator.bench.processes import registry_of
 from orchestrator.core.policy import Policy
 from orchestrator.ports import OutRecord, Publisher, Record
 from orchestrator.shell.inbox import Inbox, QuarantineLimit
-from orchestrator.shell.memory import collect_seldom
 from orchestrator.shell.translate import Translator
 from orchestrator.shell.work import Ground
 from schemas.sealed import SealingKey
@@ -163,7 +162,6 @@ async def measure_stages(
         worker="bench",
     )
     inbox = Inbox(ground, bus, clock, metrics, QuarantineLimit(clock, at_most=1))
-    collect_seldom()
     sampler = _Sampler()
     backlog = make_requests(requests, topics, sealing)
     offset, store_seconds = 0, 0.0

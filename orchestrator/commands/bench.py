@@ -108,11 +108,13 @@ def _scale(full: bool, page: Path | None, say: Any) -> None:
     from orchestrator.bench.run import Plan, compare
     from orchestrator.bench.scale import CASES, Case, as_markdown, measure_case
     from orchestrator.bench.stages import measure_stages, stages_as_markdown
+    from orchestrator.shell.memory import collect_seldom
 
     if page is not None and not (_BEGIN in (text := page.read_text()) and _END in text):
         raise typer.BadParameter(f"{page} lacks the lines {_BEGIN.strip()} and {_END.strip()}", param_hint="--write")
     with tempfile.TemporaryDirectory(prefix="dsr-bench-") as name:
         say("measuring where the time goes")
+        collect_seldom()
         stages = uvloop.run(measure_stages(Path(name)))
         with LocalKafka(Path(name) / "kafka") as kafka:
             plan = Plan(bootstrap=kafka.bootstrap, folder=Path(name), requests=10_000, latency_requests=1_000)
