@@ -177,3 +177,29 @@ async def test_a_killed_postgresql_is_unavailable_and_then_remembers(own_postgre
     assert await store.commit(change(version=1)) is None
     assert [batch.records[0].value for batch in await store.unpublished("w1", NOW)] == [SECRET]
     await store.aclose()
+
+
+@pytest.mark.postgres
+async def test_a_row_that_somebody_else_has_locked_cannot_hang_the_worker(postgres_url: str) -> None:
+    """After the lock's time the call is unavailable and nothing is saved; when the lock is gone the same call goes through."""
+    schema.upgrade(make_engine(postgres_url))
+    engine, quick = (
+        make_engine(postgres_url),
+        f"{postgres_url}{'&' if '?' in postgres_url else '?'}options=-c%20lock_timeout=200ms",
+    )
+    with engine.connect() as connection:
+        shown = [connection.exec_driver_sql(f"SHOW {name}").scalar() for name in ("lock_timeout", "statement_timeout")]
+        assert shown == ["10s", "1min"], "without, a call waits for ever"
+        connection.rollback()
+    async with opened(impatient.render_as_string(hide_password=False)) as store:
+        await store.commit(change())
+        with engine.begin() as other:
+            other.execute(sqlalchemy.text("SELECT version FROM requests FOR UPDATE"))
+            async with asyncio.timeout(10):
+                with pytest.raises(StoreUnavailable, match=r"^the store did not answer \(LockNotAvailable\)$"):
+                    await store.commit(change(version=1, records=[OutRecord("t", b"k", SECRET)]))
+        assert (await store.load([A]))[A].version == 1
+        await store.commit(change(version=1))
+        assert (await store.load([A]))[A].version == 2
+        assert await store.unpublished("w1", NOW) == []
+    engine.dispose()

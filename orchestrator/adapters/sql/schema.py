@@ -30,6 +30,8 @@ def upgrade(engine: Engine) -> str:
     config = _config()
     try:
         with engine.connect() as connection:
+            if engine.dialect.name == "postgresql":
+                connection.exec_driver_sql("SET statement_timeout = 0")  # a big table takes as long as it takes
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             connection.commit()

@@ -44,7 +44,14 @@ __all__ = ["SqlStore", "make_engine"]
 
 T = TypeVar("T")
 #: How PostgreSQL's client notices a server that went silent; without, a call would wait for ever. The URL's query wins.
-_IMPATIENCE = {"connect_timeout": 5, "tcp_user_timeout": 20_000, "keepalives_idle": 10, "keepalives_interval": 5}
+_IMPATIENCE = {
+    "connect_timeout": 5,
+    "tcp_user_timeout": 20_000,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    # And one that waits for somebody's lock, or works on one statement without end. A worker holds none between two calls.
+    "options": "-c lock_timeout=10s -c statement_timeout=60s -c idle_in_transaction_session_timeout=60s",
+}
 _GATE = "quarantine"
 #: More ids than this in one statement are asked in several.
 _CHUNK = 500
