@@ -183,10 +183,8 @@ async def test_a_killed_postgresql_is_unavailable_and_then_remembers(own_postgre
 async def test_a_row_that_somebody_else_has_locked_cannot_hang_the_worker(postgres_url: str) -> None:
     """After the lock's time the call is unavailable and nothing is saved; when the lock is gone the same call goes through."""
     schema.upgrade(make_engine(postgres_url))
-    engine, quick = (
-        make_engine(postgres_url),
-        f"{postgres_url}{'&' if '?' in postgres_url else '?'}options=-c%20lock_timeout=200ms",
-    )
+    engine = make_engine(postgres_url)
+    impatient = sqlalchemy.make_url(postgres_url).update_query_dict({"options": "-c lock_timeout=200ms"})
     with engine.connect() as connection:
         shown = [connection.exec_driver_sql(f"SHOW {name}").scalar() for name in ("lock_timeout", "statement_timeout")]
         assert shown == ["10s", "1min"], "without, a call waits for ever"
