@@ -23,7 +23,7 @@ lock: ## resolve requirements.lock again (versions and hashes, no addresses)
 	  --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock pyproject.toml
 
 # What needs no server, by folder: quick enough for every save.
-FAST := tests/core tests/schemas tests/shell tests/registry tests/commands tests/privacy tests/gateway tests/architecture
+FAST := tests/core tests/schemas tests/shell tests/registry tests/commands tests/privacy tests/gateway tests/architecture tests/receipts
 
 lint: setup
 	@$(BIN)/ruff check .

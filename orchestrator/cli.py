@@ -25,6 +25,7 @@ from orchestrator.commands.schemas import schemas_app
 from orchestrator.commands.status import list_command, show_command, status_command
 from orchestrator.commands.submit import submit_command
 from orchestrator.commands.topics import topics_app
+from orchestrator.commands.verify import verify_command
 from orchestrator.commands.worker import store_app, worker_command
 from schemas.errors import DsrError
 
@@ -53,6 +54,7 @@ app.command("demo")(demo_command)
 app.command("due")(due_command)
 app.command("lifecycle")(lifecycle_command)
 app.command("dump")(dump_command)
+app.command("verify")(verify_command)
 app.command("worker")(worker_command)
 app.command("submit")(submit_command)
 app.command("status")(status_command)

@@ -89,5 +89,5 @@ class Confirmation(Message):
     systems: tuple[SystemResult, ...]
     changes: tuple[ChangeAfterAcceptance, ...] = ()
     recipients_told: tuple[str, ...] = ()
-    journal_head: Annotated[str, Field(description="SHA-256 of the request's last journal entry before this one")]
+    journal_head: Annotated[str, Field(description="SHA-256 of the journal entry that closed the request, and so of its chain")]
     text: Annotated[dict[Language, str], Field(description="The same in plain words, made from the codes above")]

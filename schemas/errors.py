@@ -9,7 +9,8 @@ DsrError
 │   ├── Throttled              retry after `retry_after_seconds`
 │   ├── SystemRejected         do not retry: a person must look
 │   └── CredentialsRefused     tell the owner; do not retry before the credentials change
-└── ProtocolViolation          the record's: quarantine it with its bytes
+├── ProtocolViolation          the record's: quarantine it with its bytes
+└── NotVerified                the receipt's: do not rely on it, ask the controller
 
 Room rules: no message of any error here may hold an identity, or bytes that may contain one.
 """
@@ -21,6 +22,7 @@ __all__ = [
     "ConnectorError",
     "CredentialsRefused",
     "DsrError",
+    "NotVerified",
     "OrchestratorError",
     "ProtocolViolation",
     "StoreUnavailable",
@@ -100,3 +102,12 @@ class ProtocolViolation(DsrError):
         self.code = code
         self.field = field
         self.remedy = remedy
+
+
+class NotVerified(DsrError):
+    """A receipt proves nothing. `step` is the number of the step that failed, `fault` its code."""
+
+    def __init__(self, step: int, fault: str, message: str) -> None:
+        super().__init__(f"step {step}, {fault}: {message}")
+        self.step = step
+        self.fault = fault

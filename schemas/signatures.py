@@ -44,6 +44,7 @@ from schemas.wire import TYPE_HEADER, Headers
 
 __all__ = [
     "SIGNATURE_HEADER",
+    "TREE_TYP",
     "Signature",
     "Verifier",
     "included",
@@ -54,10 +55,12 @@ __all__ = [
     "sign_records",
     "signature_in",
     "speaker_of",
+    "tree_in",
 ]
 
 SIGNATURE_HEADER = "dsr-signature"
-_TYP = "dsr-tree"
+#: `typ` of the JWS over a root and size.
+TREE_TYP = "dsr-tree"
 _HASH_BYTES = 32
 #: A tree of 2**40 records has paths of 40 hashes; a longer one is nobody's.
 _LONGEST_PATH = 40
@@ -105,7 +108,7 @@ def sign_all(leaves: Sequence[bytes], key: SigningKey) -> list[bytes]:
         return []
     levels = _levels(leaves)
     payload = json.dumps({"root": _text(levels[-1][0]), "size": len(leaves)}, separators=(",", ":"))
-    jws = key.sign(payload.encode(), typ=_TYP)
+    jws = key.sign(payload.encode(), typ=TREE_TYP)
     return [f"{jws}~{index}~{_text(_path(levels, index))}".encode() for index in range(len(leaves))]
 
 
@@ -205,6 +208,18 @@ def _bytes(text: str) -> bytes | None:
     return data if _text(data) == text else None
 
 
+def tree_in(payload: bytes) -> tuple[bytes, int]:
+    """Return root and size that a signed payload names. Raises `ProtocolViolation(signature_broken)`."""
+    try:
+        tree = json.loads(payload)
+        root, size = _bytes(tree["root"]), tree["size"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _broken("sign an object with root and size") from None
+    if root is None or len(root) != _HASH_BYTES or not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise _broken("sign an object with root and size")
+    return root, size
+
+
 class Verifier:
     """Checks records against a trust; a batch's signature is verified once and remembered while its records come in."""
 
@@ -234,12 +249,5 @@ class Verifier:
         return key.kid
 
     def _opened(self, jws: str) -> tuple[bytes, int, TrustedKey]:
-        payload, key = self._trust.opened(jws, typ=_TYP)
-        try:
-            tree = json.loads(payload)
-            root, size = _bytes(tree["root"]), tree["size"]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise _broken("sign an object with root and size") from None
-        if root is None or len(root) != _HASH_BYTES or not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise _broken("sign an object with root and size")
-        return root, size, key
+        payload, key = self._trust.opened(jws, typ=TREE_TYP)
+        return *tree_in(payload), key

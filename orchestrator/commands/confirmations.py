@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orchestrator.commands.audit import topics_of, usage
 from orchestrator.commands.kafka import current_bootstrap
-from orchestrator.commands.reading import Bootstrap, JsonOutput, Prefix, print_json, read_confirmations
+from orchestrator.commands.reading import Bootstrap, JsonOutput, Prefix, print_json, read_confirmations, read_receipts
 from orchestrator.commands.status import print_table, table_of
 from orchestrator.commands.telling import moment
 from schemas.confirmations import Confirmation
@@ -33,6 +34,9 @@ def confirmations_command(
     right: Annotated[Right | None, typer.Option(help="Only requests for this right")] = None,
     result: Annotated[RequestResult | None, typer.Option(help="Only those that ended so")] = None,
     late: Annotated[bool, typer.Option("--late", help="Only those closed after the legal period")] = False,
+    receipts: Annotated[
+        Path | None, typer.Option(help="Also write each one's receipt into this folder, for `dsr verify`", show_default=False)
+    ] = None,
     prefix: Prefix = DEFAULT_PREFIX,
     bootstrap: Bootstrap = None,
     as_json: JsonOutput = False,
@@ -54,6 +58,9 @@ def confirmations_command(
         ),
         key=lambda one: (one.closed_at, one.subject_request_id),
     )
+    if receipts is not None:
+        with usage():
+            _write_receipts(receipts, bootstrap, prefix, {one.subject_request_id for one in chosen})
     if as_json:
         print_json([one.model_dump(mode="json", exclude_none=True) for one in chosen])
         return
@@ -64,6 +71,16 @@ def confirmations_command(
             table.add_row(moment(one.closed_at), one.right, one.result, in_time, _otherwise(one), one.subject_request_id)
         print_table(table)
     print(f"{len(chosen)} of {len(found)} confirmations; {sum(not one.in_time for one in chosen)} late")
+
+
+def _write_receipts(folder: Path, bootstrap: str | None, prefix: str, wanted: set[str]) -> None:
+    found = asyncio.run(read_receipts(bootstrap or current_bootstrap(), topics_of(prefix)))
+    folder.mkdir(parents=True, exist_ok=True)
+    for request in wanted & found.keys():
+        (folder / f"{request}.receipt.json").write_bytes(found[request])
+    unsigned = len(wanted - found.keys())
+    said = f"; {unsigned} are not signed and have none" if unsigned else ""
+    typer.echo(f"{len(wanted & found.keys())} receipts in {folder}{said}", err=True)
 
 
 def _otherwise(confirmation: Confirmation) -> str:

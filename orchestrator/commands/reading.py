@@ -22,6 +22,8 @@ from schemas.confirmations import Confirmation
 from schemas.errors import ConfigurationError, OrchestratorError
 from schemas.ids import SubjectRequestId
 from schemas.journal import JournalEntry
+from schemas.receipts import receipt_of
+from schemas.signatures import signature_in
 from schemas.status import StatusEvent
 from schemas.topics import Topics
 
@@ -169,6 +171,20 @@ async def read_confirmations(bootstrap: str, topics: Topics) -> dict[str, Confir
             if record.value is not None:
                 confirmation = _read(Confirmation, record.value, topics.confirmations)
                 found[confirmation.subject_request_id] = confirmation
+    return found
+
+
+async def read_receipts(bootstrap: str, topics: Topics) -> dict[str, bytes]:
+    """Return the receipt of every confirmation that is signed, by request: the newest signature of the one value."""
+    from orchestrator.audit.kafka_log import connected
+
+    found: dict[str, bytes] = {}
+    async with connected(bootstrap, topics, only=(topics.confirmations,), connection=current_connection()) as log:
+        async for record in log.read(await log.extent()):
+            signature = signature_in(record.headers)
+            if record.key is not None and record.value is not None and signature:
+                confirmation = _read(Confirmation, record.value, topics.confirmations)
+                found[confirmation.subject_request_id] = receipt_of(record.key, record.value, signature)
     return found
 
 

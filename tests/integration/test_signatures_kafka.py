@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from worker_kit import SYSTEMS, World, answer, request, settings_for, worker
 
+from orchestrator.commands.reading import read_receipts
 from orchestrator.demo.keyring import Keyring
+from schemas.receipts import verify_receipt
 from schemas.requests import WithdrawRequest
 from schemas.signatures import Verifier, leaf_of, sign_records, signature_in
 from schemas.trust import SigningKey, Trust
@@ -62,7 +64,11 @@ async def test_only_genuine_words_count(fresh_kafka, tmp_path: Path) -> None:
         )
         assert counted == 1
         assert world.confirmation(asked.subject_request_id).result is RequestResult.FULFILLED
-    verifier, at = Verifier(Trust.from_json(keyring.trust_file.read_bytes())), asked.submitted_at
+    trust = Trust.from_json(keyring.trust_file.read_bytes())
+    receipts = await read_receipts(fresh_kafka.bootstrap, topics)
+    assert set(receipts) == {asked.subject_request_id}
+    verify_receipt(receipts[asked.subject_request_id], trust)
+    verifier, at = Verifier(trust), asked.submitted_at
     for topic, kind in ((topics.confirmations, "confirmations"), (topics.journal, "journal"), (topics.status, "status")):
         assert world.records[topic]
         for one in world.records[topic]:
