@@ -14,6 +14,7 @@ from orchestrator.commands.blobs import blobs_app
 from orchestrator.commands.confirmations import confirmations_command
 from orchestrator.commands.decisions import register as register_decisions
 from orchestrator.commands.demo import demo_command
+from orchestrator.commands.doctor import doctor_command
 from orchestrator.commands.due import due_command
 from orchestrator.commands.kafka import kafka_app
 from orchestrator.commands.keys import keys_app
@@ -51,6 +52,7 @@ app.command("bench")(bench_command)
 app.command("access-package")(access_package_command)
 app.command("audit")(audit_command)
 app.command("demo")(demo_command)
+app.command("doctor")(doctor_command)
 app.command("due")(due_command)
 app.command("lifecycle")(lifecycle_command)
 app.command("dump")(dump_command)

@@ -1,0 +1,280 @@
+"""`dsr doctor`: what is unsafe in a configuration, before anybody relies on it.
+
+It reads settings, registry and trust file as a worker would, and looks at the rights of the files they name. It opens no
+connection: `dsr topics check` and `dsr acl check` look at the broker.
+
+Room rules: each check is one small function over what was read, and says what to do; no secret is shown, not even its length.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.settings import Settings, load_settings
+from schemas.registry import Registry
+from schemas.trust import ORCHESTRATOR, Trust, portal_principal, system_principal
+
+__all__ = ["DANGER", "NOTICE", "Finding", "Premises", "doctor_command", "findings"]
+
+#: A person's data, or the truth of a record, can reach or come from somebody it should not.
+DANGER = "danger"
+#: It works, and will hurt one day.
+NOTICE = "notice"
+
+_LOCAL = frozenset({"127.0.0.1", "::1", "localhost", ""})
+_OTHERS_READ = stat.S_IRGRP | stat.S_IROTH
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_SOON_DAYS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One unsafe thing: how bad, which setting, what is wrong, and what to do."""
+
+    severity: str
+    setting: str
+    wrong: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Premises:
+    """What is looked at. `registry` and `trust` are None where there is none."""
+
+    settings: Settings
+    registry: Registry | None
+    trust: Trust | None
+    now: datetime
+
+
+def findings(premises: Premises) -> tuple[Finding, ...]:
+    """Return everything that is unsafe, dangers first. Nothing found does not imply that the broker is configured well."""
+    found = [finding for check in _CHECKS for finding in check(premises)]
+    return tuple(sorted(found, key=lambda finding: (finding.severity, finding.setting)))
+
+
+def _broker(premises: Premises) -> Iterator[Finding]:
+    settings = premises.settings
+    hosts = {one.rpartition(":")[0].strip("[]") for one in settings.kafka_bootstrap.split(",")}
+    if hosts <= _LOCAL:
+        return
+    if settings.security_protocol in {"PLAINTEXT", "SASL_PLAINTEXT"}:
+        yield Finding(
+            DANGER,
+            "DSR_SECURITY_PROTOCOL",
+            f"{settings.security_protocol} to a broker on another machine: passwords and records travel in clear",
+            "use SASL_SSL, see docs/security.md",
+        )
+    elif settings.security_protocol == "SSL" and settings.ssl_cert_file is None:
+        yield Finding(
+            DANGER,
+            "DSR_SECURITY_PROTOCOL",
+            "the broker is not told who we are, so no access rule holds",
+            "add DSR_SSL_CERT_FILE",
+        )
+    if settings.replication_factor < 3:
+        yield Finding(
+            NOTICE,
+            "DSR_REPLICATION_FACTOR",
+            "a lost broker takes acknowledged records with it",
+            "use 3, with 2 in-sync replicas",
+        )
+
+
+def _pages(premises: Premises) -> Iterator[Finding]:
+    if premises.settings.http_host not in _LOCAL:
+        yield Finding(
+            NOTICE,
+            "DSR_HTTP_HOST",
+            "metrics and health answer to whoever reaches the address, without TLS",
+            "listen on 127.0.0.1, or let only the monitoring and a TLS proxy reach it",
+        )
+
+
+def _store(premises: Premises) -> Iterator[Finding]:
+    parts = urlsplit(premises.settings.store_url)
+    if parts.scheme.startswith("sqlite"):
+        yield from _kept_private("DSR_STORE_URL", Path(premises.settings.store_url.removeprefix("sqlite:///")), "the store")
+        return
+    if parts.password:
+        yield Finding(
+            NOTICE,
+            "DSR_STORE_URL",
+            "the password stands in the address, which shows up in tools",
+            "use a password file (PGPASSFILE)",
+        )
+    if (parts.hostname or "") not in _LOCAL and not any(
+        mode in parts.query for mode in ("sslmode=verify-full", "sslmode=verify-ca")
+    ):
+        yield Finding(
+            DANGER,
+            "DSR_STORE_URL",
+            "the database's certificate is not checked: anybody between can read and change what is stored",
+            "add sslmode=verify-full",
+        )
+
+
+def _files(premises: Premises) -> Iterator[Finding]:
+    settings = premises.settings
+    for name, file in _files_of(settings):
+        if name.endswith(("KEY_FILE", "PASSWORD_FILE", "SECRET_FILE")):
+            yield from _kept_private(name, file, "a secret")
+        else:
+            yield from _kept_from_writers(name, file)
+    yield from _kept_private("DSR_DATADIR", settings.datadir, "the worker's folder")
+
+
+def _files_of(settings: Settings) -> Iterator[tuple[str, Path]]:
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, Path) and name != "datadir":
+            yield f"DSR_{name.upper()}", value
+
+
+def _kept_private(setting: str, file: Path, what: str) -> Iterator[Finding]:
+    if file.exists() and file.stat().st_mode & _OTHERS_READ:
+        yield Finding(DANGER, setting, f"{what} can be read by other accounts of this machine", "chmod go-rwx")
+
+
+def _kept_from_writers(setting: str, file: Path) -> Iterator[Finding]:
+    if file.exists() and file.stat().st_mode & _OTHERS_WRITE:
+        yield Finding(DANGER, setting, "other accounts of this machine can change the file", "chmod go-w")
+
+
+def _inline_secrets(premises: Premises) -> Iterator[Finding]:
+    for name in type(premises.settings).model_fields:
+        beside = f"{name}_file"
+        if beside in type(premises.settings).model_fields and getattr(premises.settings, name) is not None:
+            yield Finding(
+                NOTICE,
+                f"DSR_{name.upper()}",
+                "a secret in the environment is inherited by every child and shown by /proc to its owner",
+                f"use DSR_{beside.upper()}",
+            )
+
+
+def _trusted(premises: Premises) -> Iterator[Finding]:
+    trust, registry = premises.trust, premises.registry
+    if trust is None:
+        yield Finding(
+            DANGER,
+            "DSR_TRUST_FILE",
+            "no signature can be checked: whoever can write a topic is believed",
+            "make one with `dsr keys`",
+        )
+        return
+    held = {key.principal for key in trust if key.valid_at(premises.now)}
+    wanted = {ORCHESTRATOR}
+    if registry is not None:
+        wanted |= {system_principal(system.id) for system in registry.active()}
+        wanted |= {portal_principal(portal.id) for portal in registry.portals}
+    for principal in sorted(wanted - held):
+        yield Finding(
+            NOTICE,
+            "DSR_TRUST_FILE",
+            f"{principal} has no key that is valid now",
+            f"run `dsr keys new {principal}`, or remove it",
+        )
+    known = wanted | {key.principal for key in trust if key.principal.startswith("operator:")}
+    for principal in sorted(held - known):
+        yield Finding(DANGER, "DSR_TRUST_FILE", f"{principal} is trusted and not in the registry", "take its keys out")
+    for key in trust:
+        left = None if key.valid_until is None else (key.valid_until - premises.now).days
+        if left is not None and 0 <= left < _SOON_DAYS:
+            yield Finding(
+                NOTICE, "DSR_TRUST_FILE", f"the key {key.kid} of {key.principal} ends in {left} days", "rotate it now"
+            )
+
+
+def _running(premises: Premises) -> Iterator[Finding]:
+    settings = premises.settings
+    if settings.fault_point is not None:
+        yield Finding(DANGER, "DSR_FAULT_POINT", "the worker will kill itself on purpose", "unset it: it is for tests")
+    if settings.log_level == "DEBUG":
+        yield Finding(NOTICE, "DSR_LOG_LEVEL", "libraries may write addresses and payloads at this level", "use INFO")
+    if not settings.watchdog_seconds:
+        yield Finding(NOTICE, "DSR_WATCHDOG_SECONDS", "a worker that is stuck stays healthy to look at", "use 120")
+
+
+def _policy(premises: Premises) -> Iterator[Finding]:
+    if premises.registry is None:
+        return
+    hasty = [
+        system.id
+        for system in premises.registry.active()
+        if set(system.irreversible) & set(system.rights) and not system.four_eyes and not system.cooling_off
+    ]
+    if hasty:
+        yield Finding(
+            NOTICE,
+            "DSR_REGISTRY",
+            f"what cannot be undone happens at once, on one person's word, in {', '.join(hasty)}",
+            "set four_eyes or cooling_off where your risk asks for it",
+        )
+
+
+_CHECKS: tuple[Callable[[Premises], Iterator[Finding]], ...] = (
+    _broker,
+    _pages,
+    _store,
+    _files,
+    _inline_secrets,
+    _trusted,
+    _running,
+    _policy,
+)
+
+
+def doctor_command(
+    *,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 on notices as well")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead")] = False,
+) -> None:
+    """Say what is unsafe in this configuration: exit 0 if nothing is, 1 if something is.
+
+    Reads the same environment as `dsr worker`. Example: DSR_TRUST_FILE=trust.json dsr doctor
+    """
+    premises = _premises()
+    found = findings(premises)
+    dangers = sum(finding.severity == DANGER for finding in found)
+    if as_json:
+        print(json.dumps({"dangers": dangers, "findings": [asdict(finding) for finding in found]}, indent=2))
+    else:
+        _show(found, dangers)
+    if dangers or (strict and found):
+        raise typer.Exit(1)
+
+
+def _premises() -> Premises:
+    from orchestrator.adapters.clock import SystemClock
+    from orchestrator.bootstrap import load_registry
+
+    settings = load_settings()
+    return Premises(settings, load_registry(settings), settings.trust(), SystemClock().now())
+
+
+def _show(found: tuple[Finding, ...], dangers: int) -> None:
+    console = Console(width=None if os.isatty(1) else 128)
+    if found:
+        table = Table("", "setting", "what is wrong", "what to do", box=None, pad_edge=False)
+        for finding in found:
+            style = "bold red" if finding.severity == DANGER else "yellow"
+            table.add_row(f"[{style}]{finding.severity}[/]", finding.setting, finding.wrong, finding.remedy)
+        console.print(table)
+    console.print(f"doctor: {_count(dangers, 'danger')}, {_count(len(found) - dangers, 'notice')}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

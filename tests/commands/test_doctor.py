@@ -1,0 +1,147 @@
+"""`dsr doctor`: each unsafe setting is found, by its name, and a safe configuration is left in peace."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from typer.testing import CliRunner
+
+from orchestrator.adapters import registry_file
+from orchestrator.cli import app
+from orchestrator.commands.doctor import DANGER, Premises, findings
+from orchestrator.settings import DEPLOY, Settings
+from schemas.trust import SigningKey, Trust
+
+NOW = datetime(2026, 3, 5, 9, 0, tzinfo=UTC)
+REGISTRY = registry_file.load(DEPLOY / "registry" / "example-company.yaml")
+NAMES = [
+    "orchestrator",
+    *(f"system:{one.id}" for one in REGISTRY.active()),
+    *(f"portal:{one.id}" for one in REGISTRY.portals),
+]
+
+
+@pytest.fixture
+def safe(tmp_path: Path) -> Settings:
+    """A configuration without a danger."""
+    datadir = tmp_path / "data"
+    datadir.mkdir(mode=0o700)
+    trust = tmp_path / "trust.json"
+    trust.write_text("{}")
+    trust.chmod(0o644)
+    registry = tmp_path / "registry.yaml"
+    registry.write_text("")
+    registry.chmod(0o644)
+    return Settings(
+        kafka_bootstrap="kafka.example.org:9093",
+        security_protocol="SASL_SSL",
+        replication_factor=3,
+        store_url="postgresql+psycopg://dsr@db.example.org/dsr?sslmode=verify-full",
+        datadir=datadir,
+        trust_file=trust,
+        registry=registry,
+    )
+
+
+def trusted(**more: int) -> Trust:
+    """Trust in everybody whom the registry names."""
+    names = [
+        "orchestrator",
+        *(f"system:{one.id}" for one in REGISTRY.active()),
+        *(f"portal:{one.id}" for one in REGISTRY.portals),
+    ]
+    return Trust.from_json(json.dumps({"keys": [{**SigningKey.new(name).public(), **more} for name in names]}))
+
+
+def found(settings: Settings, trust: Trust | None = None) -> dict[str, list[str]]:
+    """Return what is wrong by setting, dangers only."""
+    wrong: dict[str, list[str]] = {}
+    for finding in findings(Premises(settings, REGISTRY, trust or trusted(), NOW)):
+        if finding.severity == DANGER:
+            wrong.setdefault(finding.setting, []).append(finding.wrong)
+    return wrong
+
+
+def test_a_safe_configuration_has_no_danger(safe: Settings) -> None:
+    """Nothing is called a danger where nothing is one."""
+    assert found(safe) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "setting"),
+    [
+        ({"security_protocol": "PLAINTEXT"}, "DSR_SECURITY_PROTOCOL"),
+        ({"security_protocol": "SASL_PLAINTEXT"}, "DSR_SECURITY_PROTOCOL"),
+        ({"security_protocol": "SSL"}, "DSR_SECURITY_PROTOCOL"),
+        ({"store_url": "postgresql+psycopg://dsr@db.example.org/dsr"}, "DSR_STORE_URL"),
+        ({"store_url": "postgresql+psycopg://dsr@db.example.org/dsr?sslmode=require"}, "DSR_STORE_URL"),
+        ({"fault_point": "after_save:3"}, "DSR_FAULT_POINT"),
+    ],
+)
+def test_a_dangerous_setting_is_named(safe: Settings, change: dict[str, object], setting: str) -> None:
+    """Each danger is found alone, under the name of the variable to change."""
+    assert list(found(safe.model_copy(update=change))) == [setting]
+
+
+def test_a_local_broker_may_be_plain(safe: Settings) -> None:
+    """What never leaves the machine need not be hidden from the network."""
+    assert found(safe.model_copy(update={"kafka_bootstrap": "127.0.0.1:9092", "security_protocol": "PLAINTEXT"})) == {}
+
+
+def test_files_that_others_may_read_or_change_are_named(safe: Settings, tmp_path: Path) -> None:
+    """The rights of every file that a setting names are looked at."""
+    key = tmp_path / "key.json"
+    key.write_text("{}")
+    key.chmod(0o640)
+    safe.registry.chmod(0o664)
+    safe.datadir.chmod(0o755)
+    store = tmp_path / "store.sqlite"
+    store.write_bytes(b"")
+    store.chmod(0o604)
+    open_to_all = safe.model_copy(update={"signing_key_file": key, "store_url": f"sqlite:///{store}"})
+    assert set(found(open_to_all)) == {"DSR_SIGNING_KEY_FILE", "DSR_REGISTRY", "DSR_DATADIR", "DSR_STORE_URL"}
+
+
+def test_trust_without_a_file_is_a_danger(safe: Settings) -> None:
+    """Nobody's signature is checked then."""
+    wrong = findings(Premises(safe, REGISTRY, None, NOW))
+    assert [finding.setting for finding in wrong if finding.severity == DANGER] == ["DSR_TRUST_FILE"]
+
+
+def test_trust_in_somebody_unknown_is_a_danger(safe: Settings) -> None:
+    """A system that left the registry must not be believed any more."""
+    assert found(safe, Trust.of(SigningKey.new("system:gone-long-ago"))) == {
+        "DSR_TRUST_FILE": ["system:gone-long-ago is trusted and not in the registry"]
+    }
+
+
+def test_keys_that_end_are_noticed_and_ended_ones_are_missed(safe: Settings) -> None:
+    """A key in its last month is a notice; one past its end is as good as none."""
+    soon = int((NOW + timedelta(days=3)).timestamp())
+    wrong = {finding.wrong for finding in findings(Premises(safe, REGISTRY, trusted(exp=soon), NOW))}
+    assert sum("ends in 3 days" in one for one in wrong) == len(NAMES)
+    gone = {finding.wrong for finding in findings(Premises(safe, REGISTRY, trusted(exp=soon), NOW + timedelta(days=4)))}
+    assert "orchestrator has no key that is valid now" in gone
+
+
+def test_no_secret_is_shown(safe: Settings) -> None:
+    """A finding about a secret names its variable."""
+    told = findings(Premises(safe.model_copy(update={"sasl_password": SecretStr("hush-hush")}), REGISTRY, trusted(), NOW))
+    assert any(finding.setting == "DSR_SASL_PASSWORD" for finding in told)
+    assert "hush" not in repr(told)
+
+
+def test_the_command_tells_people_and_machines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Exit 1 and the findings, as a table or as JSON."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DSR_KAFKA_BOOTSTRAP", "kafka.example.org:9093")
+    monkeypatch.setenv("COLUMNS", "160")
+    shown = CliRunner().invoke(app, ["doctor"])
+    assert shown.exit_code == 1
+    assert "DSR_SECURITY_PROTOCOL" in shown.output
+    document = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).output)
+    assert document["dangers"] == sum(one["severity"] == "danger" for one in document["findings"]) > 0
