@@ -24,7 +24,7 @@ from orchestrator.commands.audit import topics_of, usage
 from orchestrator.commands.kafka import current_bootstrap
 from orchestrator.commands.mail_reading import Guess, automatic, guess, parsed, sender_of, subject_of, text_of
 from orchestrator.commands.reading import Bootstrap, JsonOutput, Prefix, print_json
-from orchestrator.commands.submit import _key
+from orchestrator.commands.submit import portal_sealing_key
 from schemas.errors import ConfigurationError, ProtocolViolation
 from schemas.portal import CHANGING, build_request
 from schemas.requests import SubmitRequest
@@ -219,7 +219,7 @@ def _request(
             right,
             {IdentifierKind.EMAIL: [sender]},
             portal=portal,
-            key=_key(),
+            key=portal_sealing_key(),
             submitted_at=draft.received_at,
             subject_request_id=_derived_id(draft, sender, portal, right.value),
             changes=changes,

@@ -27,7 +27,7 @@ from schemas.topics import DEFAULT_PREFIX
 from schemas.trust import portal_principal
 from schemas.vocabulary import IdentifierKind, Language, Right
 
-__all__ = ["submit_command"]
+__all__ = ["portal_sealing_key", "submit_command"]
 
 _EXITS = {ACCEPTED: 0, REFUSED: EXIT_REFUSED, SILENT: EXIT_NO_ANSWER}
 
@@ -80,7 +80,7 @@ def submit_command(
             identifiers=_identifiers(email, phone, identifier),
             changes=dict(_pair("--set", "first_name=Robin", text) for text in change or ()),
             portal=portal,
-            key=_key(),
+            key=portal_sealing_key(),
             submitted_at=_asked(asked_at) if asked_at else now,
             subject_request_id=str(uuid.uuid4()),  # noqa: TID251 - whoever files a request makes its id
             verification=verification_of(verified, now) if verified else None,
@@ -117,7 +117,8 @@ _OPTIONS = {
 }
 
 
-def _key() -> SealingKey:
+def portal_sealing_key() -> SealingKey:
+    """Return the key that a portal on this machine seals to. Raises `ConfigurationError`."""
     from orchestrator.settings import load_settings
 
     root = load_settings().development_key
