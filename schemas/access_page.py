@@ -39,7 +39,6 @@ _WORDS: Mapping[Language, Mapping[str, str]] = {
         "raw": "The same as a file for computers",
         "files": "The other files",
         "files_text": "manifest.json lists every file with its SHA-256 digest; confirmation.json is the confirmation itself.",
-        "value": "value",
     },
     Language.NL: {
         "title": "Uw persoonsgegevens",
@@ -57,13 +56,12 @@ _WORDS: Mapping[Language, Mapping[str, str]] = {
         "raw": "Hetzelfde als bestand voor computers",
         "files": "De andere bestanden",
         "files_text": "manifest.json noemt elk bestand met zijn SHA-256; confirmation.json is de bevestiging zelf.",
-        "value": "waarde",
     },
 }
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 60rem; margin: 2rem auto }
-h1, h2, h3 { line-height: 1.25 } h2 { margin-top: 2.5rem; border-bottom: 2px solid #ddd } h3 { margin-top: 2rem }
+h1, h2, h3, h4 { line-height: 1.25 } h2 { margin-top: 2.5rem; border-bottom: 2px solid #ddd } h3 { margin-top: 2rem }
 table { border-collapse: collapse; margin: .5rem 0; width: 100% } td table { margin: 0 }
 th, td { border: 1px solid #ccc; padding: .35rem .6rem; text-align: left; vertical-align: top; overflow-wrap: anywhere }
 th { background: #f3f3f3; font-weight: 600 } th[scope=row] { width: 14rem } .wide { overflow-x: auto }

@@ -124,8 +124,12 @@ def new_client(
     timeout_seconds: float = 30.0,
     connect_seconds: float = 10.0,
     connections: int = 8,
+    transport: httpx.AsyncBaseTransport | None = None,
 ) -> httpx.AsyncClient:
-    """Return a client for one system. No redirects are followed: an identity goes where the setting says, or nowhere."""
+    """Return a client for one system. No redirects are followed: an identity goes where the setting says, or nowhere.
+
+    `transport`: `destinations.Destinations`, where URLs come from a message or a person.
+    """
     if not base_url.startswith(("http://", "https://")):
         raise ConfigurationError("the system's base URL must start with https:// (or http:// on this machine)")
     return httpx.AsyncClient(
@@ -135,6 +139,7 @@ def new_client(
         timeout=httpx.Timeout(timeout_seconds, connect=connect_seconds),
         limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         follow_redirects=False,
+        transport=transport,
     )
 
 

@@ -88,7 +88,12 @@ class TestManualContractByWebhook(ManualMixin, HttpConnectorContract):
         return ManualStandIn(settings_in(self._folder), clock)
 
     def build(self, base_url, *, timeout_seconds):
-        more = {"webhook_url": f"{base_url}/tasks", "webhook_hosts": ("127.0.0.1",), "webhook_token": SecretStr(TOKEN)}
+        more = {
+            "webhook_url": f"{base_url}/tasks",
+            "webhook_hosts": ("127.0.0.1",),
+            "webhook_token": SecretStr(TOKEN),
+            "webhook_private": True,
+        }
         return build(settings_in(self._folder, timeout_seconds=timeout_seconds, **more))
 
 
@@ -301,7 +306,12 @@ async def test_a_ticket_system_gets_reminders_as_such(tmp_path, clock):
     """Each reminder is a message of its own with its number; nothing readable travels."""
     office = ManualStandIn(settings_in(tmp_path), clock)
     with serve(office) as url:
-        more = {"webhook_url": f"{url}/tasks", "webhook_hosts": ("127.0.0.1",), "webhook_token": SecretStr(TOKEN)}
+        more = {
+            "webhook_url": f"{url}/tasks",
+            "webhook_hosts": ("127.0.0.1",),
+            "webhook_token": SecretStr(TOKEN),
+            "webhook_private": True,
+        }
         connector = build(settings_in(tmp_path, **more))
         job = job_for(Right.ERASURE, by_mail(ADA))
         result = await perform(connector, job)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import ValidationError
 
+from connectors.sdk.destinations import Destinations
 from connectors.sdk.http import new_client, send
 from connectors.systems.manual.task import SignOff, Task
 from schemas.errors import ConfigurationError, SystemUnavailable
@@ -81,17 +82,25 @@ class OutboxFolder:
 class Webhook:
     """A ticket system's address that takes tasks by POST. It must know a repetition by `Idempotency-Key`."""
 
-    def __init__(self, url: str, *, hosts: tuple[str, ...], token: str | None, timeout_seconds: float) -> None:
+    def __init__(
+        self, url: str, *, hosts: tuple[str, ...], token: str | None, timeout_seconds: float, private: bool = False
+    ) -> None:
         parts = urlsplit(url)
-        is_local = parts.hostname in {"127.0.0.1", "::1", "localhost"}
-        if parts.scheme != "https" and not (parts.scheme == "http" and is_local):
-            raise ConfigurationError("DSR_MANUAL_WEBHOOK_URL: must start with https:// (http:// on this machine only)")
+        if parts.scheme != "https" and not (parts.scheme == "http" and private):
+            raise ConfigurationError(
+                "DSR_MANUAL_WEBHOOK_URL: must start with https:// (http:// with DSR_MANUAL_WEBHOOK_PRIVATE=true only)"
+            )
         if parts.hostname is None or parts.hostname not in hosts:
             raise ConfigurationError("DSR_MANUAL_WEBHOOK_HOSTS: the webhook's host is not on this list: add it if it is right")
         headers = {"authorization": f"Bearer {token}"} if token else {}
         self._url = url
         site = f"{parts.scheme}://{parts.netloc}"
-        self._http: httpx.AsyncClient = new_client(site, headers=headers, timeout_seconds=timeout_seconds)
+        self._http: httpx.AsyncClient = new_client(
+            site,
+            headers=headers,
+            timeout_seconds=timeout_seconds,
+            transport=Destinations(hosts, private=hosts if private else ()),
+        )
 
     async def hand_over(self, task: Task) -> None:
         """Post the task; 409 means that the receiver has it already."""

@@ -42,6 +42,9 @@ class ManualSettings(ConnectorSettings):
     inbox: Annotated[Path, Field(description="Folder from which sign-offs are read")] = Path(".dsr/manual/inbox")
     webhook_url: Annotated[str | None, Field(description="Post tasks there instead of writing them to the outbox")] = None
     webhook_hosts: Annotated[tuple[str, ...], Field(description="Hosts that tasks may be posted to, as a JSON list")] = ()
+    webhook_private: Annotated[
+        bool, Field(description="The webhook may be at a private address, and then http as well: a ticket system in house")
+    ] = False
     webhook_token: Annotated[SecretStr | None, Field(description="Sent as a bearer token")] = None
     timeout_seconds: Annotated[float, Field(gt=0)] = 30.0
     done_within_days: Annotated[int, Field(ge=1, description="When people have promised to be done")] = 14
@@ -58,7 +61,13 @@ class ManualSettings(ConnectorSettings):
         if self.webhook_url is None:
             return OutboxFolder(self.outbox)
         token = None if self.webhook_token is None else self.webhook_token.get_secret_value()
-        return Webhook(self.webhook_url, hosts=self.webhook_hosts, token=token, timeout_seconds=self.timeout_seconds)
+        return Webhook(
+            self.webhook_url,
+            hosts=self.webhook_hosts,
+            token=token,
+            timeout_seconds=self.timeout_seconds,
+            private=self.webhook_private,
+        )
 
 
 class ManualConnector:

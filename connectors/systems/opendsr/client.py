@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 
+from connectors.sdk.destinations import Destinations
 from connectors.sdk.http import Answer, new_client, segment, send
 from connectors.systems.opendsr.signature import NotGenuine, Trust, certificates, verify
 from schemas.errors import SystemRejected
@@ -116,8 +117,10 @@ class OpenDsrClient:
         base = f"{base_url.rstrip('/')}/"
         self._http = new_client(base, headers=headers, auth=basic, timeout_seconds=timeout_seconds)
         # Certificates may lie on another host: it never sees the credentials.
-        self._plain = new_client(base, timeout_seconds=timeout_seconds)
         self._origin = urlsplit(base)
+        own = {self._origin.hostname or ""}
+        guarded = Destinations(own | signatures.certificate_hosts, private=own)
+        self._plain = new_client(base, timeout_seconds=timeout_seconds, transport=guarded)
         self._dialect = dialect
         self._domain = extension_domain
         self._signatures = signatures
