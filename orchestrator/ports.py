@@ -219,6 +219,14 @@ class Store(Protocol):
         """Return the counts for the gauges."""
         ...
 
+    async def scrub(self) -> None:
+        """Make what was forgotten unrecoverable from the database's own files, where it can do that on demand.
+
+        Does nothing if nothing was forgotten since the last call. What it cannot reach: backups, and PostgreSQL's dead rows
+        and log until VACUUM and recycling have passed over them (`docs/operations.md`).
+        """
+        ...
+
     async def ping(self) -> None:
         """Raise `StoreUnavailable` if the store does not answer."""
         ...

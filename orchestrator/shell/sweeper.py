@@ -30,6 +30,8 @@ REFUSALS_KEPT = timedelta(days=90)
 _FORGET_EVERY = timedelta(hours=6)
 #: A count of everything rests so many times as long as it took: it grows with the number of open requests.
 _CENSUS_REST = 20
+#: What was forgotten leaves the database's own files within this.
+_SCRUB_EVERY = timedelta(seconds=15)
 #: Requests woken in one transaction.
 _AT_ONCE = 500
 
@@ -55,7 +57,7 @@ class Sweeper:
         self._interval_seconds = interval_seconds
         self._adopt_after = timedelta(seconds=adopt_after_seconds)
         self._census_every = timedelta(seconds=census_every_seconds)
-        self._census_at = self._adopt_at = self._forget_at = clock.now()
+        self._census_at = self._adopt_at = self._forget_at = self._scrub_at = clock.now()
 
     async def run(self) -> None:
         """Sweep until cancelled. Raises `Fatal` like the inbox."""
@@ -81,6 +83,9 @@ class Sweeper:
             forget = partial(self._ground.store.forget_refusals, now - REFUSALS_KEPT)
             await self._inbox.patiently(StoreOperation.SAVE, forget)
             self._forget_at = now + _FORGET_EVERY
+        if now >= self._scrub_at:
+            await self._inbox.patiently(StoreOperation.SAVE, self._ground.store.scrub)
+            self._scrub_at = now + _SCRUB_EVERY
         if now >= self._census_at:
             census = await self._inbox.patiently(StoreOperation.LOAD, partial(self._ground.store.census, now))
             measure_census(self._metrics, census, now)

@@ -383,3 +383,35 @@ async def test_the_tables_are_those_that_the_migrations_make(store: Store, url: 
             assert found == {column.name: bool(column.nullable) for column in table.columns}
             assert {index["name"] for index in inspector.get_indexes(table.name)} == {index.name for index in table.indexes}
     engine.dispose()
+
+
+def _files_of(url: str) -> bytes:
+    """Return every byte that SQLite keeps of a database: file, write-ahead log, shared memory."""
+    path = Path(sqlalchemy.make_url(url).database or "")
+    return b"".join(found.read_bytes() for found in sorted(path.parent.glob(f"{path.name}*")))
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("lives", [1, 2])
+async def test_what_was_forgotten_is_in_no_file_of_sqlite(store: SqlStore, other: SqlStore, url: str, lives: int) -> None:
+    """After a request is closed and scrubbed, file and log hold no trace of its seal, its group or its order.
+
+    The second life is told nothing: it scrubs what an earlier one forgot and did not live to scrub.
+    """
+    batch = await store.commit(change(row(A, person=PERSON), sealed={A: b"sealed-" * 300}, records=[record(1)]))
+    assert batch is not None
+    traces = (b"sealed-", PERSON.encode(), b"value 1")
+    assert all(trace in _files_of(url) for trace in traces)
+    closed = change(row(A, 1, phase="closed"), forgotten=[A], left_subjects={PERSON}, published=[batch])
+    await store.commit(closed)
+    await (store if lives == 1 else other).scrub()
+    assert not [trace for trace in traces if trace in _files_of(url)]
+    assert (await store.load([A]))[A].phase == "closed"
+
+
+async def test_scrubbing_is_harmless(store: Store) -> None:
+    """With nothing to forget, or twice, it changes nothing."""
+    await store.commit(change(row(A), sealed={A: b"sealed"}))
+    await store.scrub()
+    await store.scrub()
+    assert await store.identities([A]) == {A: b"sealed"}

@@ -214,6 +214,9 @@ class SimStore:
         wakes = sum(row.wake_at is not None and row.wake_at <= now for row in self.database.rows.values())
         return Census(counts, oldest, due, awaited, len(self.database.outbox), wakes)
 
+    async def scrub(self) -> None:
+        """Memory has no log."""
+
     async def ping(self) -> None:
         """Answer."""
 

@@ -12,6 +12,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import datetime
 from functools import cache
 from typing import Any, TypeVar
@@ -100,6 +101,8 @@ class SqlStore:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        #: True at first: an earlier life may have forgotten something and ended before it scrubbed.
+        self._must_scrub = engine.dialect.name == "sqlite"
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._census_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="census")
         dialect: Any = postgresql if engine.dialect.name == "postgresql" else sqlite
@@ -201,6 +204,8 @@ class SqlStore:
                 self._upsert_identity,
                 [{"subject_request_id": request, "sealed": sealed} for request, sealed in sorted(change.sealed.items())],
             )
+        if change.forgotten and self._engine.dialect.name == "sqlite":
+            self._must_scrub = True
         for chunk in _chunks(sorted(change.forgotten)):
             connection.execute(delete(identities).where(identities.c.subject_request_id.in_(chunk)))
         for chunk in _chunks(sorted(change.left_subjects)):
@@ -278,6 +283,28 @@ class SqlStore:
     async def census(self, now: datetime) -> Census:
         """Return the counts for the gauges."""
         return await self._run(lambda connection: take_census(connection, now), reads=True, aside=True)
+
+    async def scrub(self) -> None:
+        """Write SQLite's log into its file and cut it: `secure_delete` has zeroed the file, the log still has copies.
+
+        A log that another connection is reading stays until the next call.
+        """
+        if not self._must_scrub:
+            return
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._cut_log)
+        except SQLAlchemyError as error:
+            raise StoreUnavailable(f"the store did not answer ({type(error).__name__})") from None
+
+    def _cut_log(self) -> None:
+        # In the store's own thread, flag included: a save that forgets while this is awaited must not be overlooked.
+        with closing(self._engine.raw_connection()) as connection:
+            cursor = connection.cursor()
+            try:
+                (is_busy, _, _) = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.OperationalError:
+                return  # locked by another process for longer than the busy timeout: at the next call
+            self._must_scrub = bool(is_busy)
 
     async def ping(self) -> None:
         """Raise `StoreUnavailable` if the store does not answer."""
