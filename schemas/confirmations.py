@@ -28,6 +28,10 @@ class SystemResult(Record):
     settled_at: Instant
     attempts: Annotated[int, Field(ge=0)]
     report_id: str | None = None
+    report_sha256: Annotated[
+        str | None,
+        Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the report, the value of its record"),
+    ] = None
     results: tuple[ResultReference, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -41,7 +41,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class InputNote:
-    """A record of requests, commands or reports. `kind` is empty if it cannot be read; `fields` leave the seals out."""
+    """A record of requests, commands or reports. `kind` is empty if it cannot be read; `fields` leave the seals out.
+
+    `digest` is the SHA-256 of a report's value: confirmations name it.
+    """
 
     place: Place
     print: int
@@ -49,6 +52,7 @@ class InputNote:
     kind: str = ""
     ident: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +189,8 @@ class NoteTaker:
         if record.key != str(fields["subject_request_id"]).encode():
             return InputNote(record.place, printed, written_at)
         ident = str(fields.get("command_id") or fields.get("report_id") or "")
-        return InputNote(record.place, printed, written_at, type(message).__name__, ident, fields)
+        digest = sha256(record.value or b"").hexdigest() if isinstance(message, FulfilmentReport) else ""
+        return InputNote(record.place, printed, written_at, type(message).__name__, ident, fields, digest)
 
     def _ours(self, record: LogRecord, printed: int, model: type[Message], invariant: int) -> Note | None:
         place = record.place

@@ -26,6 +26,7 @@ def results_of(draft: Draft) -> tuple[SystemResult, ...]:
             settled_at=order.settled_at,
             attempts=order.attempt,
             report_id=order.report_id,
+            report_sha256=order.report_sha256,
             results=order.results,
             notes=order.notes,
         )

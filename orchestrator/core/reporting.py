@@ -43,6 +43,7 @@ def report(draft: Draft, message: FulfilmentReport, opened: Opened) -> None:
             EscalationReason.ORDER_FAILED,
             outcome=outcome,
             report_id=message.report_id,
+            report_sha256=draft.content or None,
             reports=seen,
             notes=message.notes,
         )
@@ -92,6 +93,7 @@ def _accepted(draft: Draft, order: OrderState, message: FulfilmentReport, outcom
             OrderEvent.ACCEPT,
             outcome=outcome,
             report_id=message.report_id,
+            report_sha256=draft.content or None,
             expected_by=outcome.expected_by,
             respond_by=min(ends, due_at) if due_at > draft.now else ends,
             resend_at=None,

@@ -27,6 +27,7 @@ def settle(draft: Draft, order: OrderState, outcome: FinalOutcome, *, report: st
         outcome=outcome,
         settled_at=draft.now,
         report_id=report or order.report_id,
+        report_sha256=(draft.content or None) if report else order.report_sha256,
         respond_by=None,
         resend_at=None,
         expected_by=None,

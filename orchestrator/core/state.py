@@ -56,6 +56,8 @@ class OrderState:
     expected_by: datetime | None = None
     settled_at: datetime | None = None
     report_id: str | None = None
+    #: SHA-256 of that report's bytes.
+    report_sha256: str | None = None
     #: Ids of every report that was taken or noted: the same one again changes nothing.
     reports: tuple[str, ...] = ()
     results: tuple[ResultReference, ...] = ()

@@ -39,8 +39,13 @@ class Broken:
         self.records[self.records.index(record)] = new
 
     def edit(self, record: LogRecord, **fields: Any) -> None:
-        """Change fields of a record's JSON."""
-        self.put(record, edited(record, **fields))
+        """Change fields of a record's JSON; a confirmation that carries a report's digest gets the new one, as a forger would."""
+        new = edited(record, **fields)
+        self.put(record, new)
+        if record.place.topic == T.reports:
+            before, after = (digest(one.value or b"").encode() for one in (record, new))
+            for one in [r for r in self.records if before in (r.value or b"")]:
+                self.put(one, replace(one, value=(one.value or b"").replace(before, after)))
 
     def append(self, like: LogRecord, *, topic: str | None = None, **fields: Any) -> LogRecord:
         """Append a copy of a record to its partition, or to another topic's, with other fields."""
@@ -380,6 +385,11 @@ def confirmation_says_nothing_held(log: Broken) -> None:
 @breaks(7)
 def confirmation_cites_another_report(log: Broken) -> None:
     _edit_system(log, "erasure", "newsletter", report_id="rep_other")
+
+
+@breaks(7)
+def confirmation_carries_the_digest_of_another_report(log: Broken) -> None:
+    _edit_system(log, "erasure", "newsletter", report_sha256="ab" * 32)
 
 
 @breaks(7)
