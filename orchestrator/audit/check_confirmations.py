@@ -201,7 +201,8 @@ def _check_cited(case: Case, note: ConfirmationNote, result: SystemResult, step:
     if fields["outcome"]["code"] in _PROGRESS:
         return  # invariant 2 speaks of it
     said = result.model_dump()
-    if result.report_sha256 is not None and result.report_sha256 != report.digest:
+    # A source that names another report is invariant 8's.
+    if report.ident == result.report_id and result.report_sha256 not in {None, report.digest}:
         case.violated(7, note.place, f"the report at {report.place} is not the one whose digest it carries for {system}")
         return
     if any(said[part] != fields[part] for part in ("outcome", "results", "notes")):

@@ -39,7 +39,7 @@ class Broken:
         self.records[self.records.index(record)] = new
 
     def edit(self, record: LogRecord, **fields: Any) -> None:
-        """Change fields of a record's JSON; a confirmation that carries a report's digest gets the new one, as a forger would."""
+        """Change fields of a record's JSON; a confirmation that carries a report's digest gets the new one."""
         new = edited(record, **fields)
         self.put(record, new)
         if record.place.topic == T.reports:
