@@ -60,7 +60,8 @@ _WORDS: Mapping[Language, Mapping[str, str]] = {
 }
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 60rem; margin: 2rem auto }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 60rem }
+body { margin: 2rem auto; padding: 0 1rem }
 h1, h2, h3, h4 { line-height: 1.25 } h2 { margin-top: 2.5rem; border-bottom: 2px solid #ddd } h3 { margin-top: 2rem }
 table { border-collapse: collapse; margin: .5rem 0; width: 100% } td table { margin: 0 }
 th, td { border: 1px solid #ccc; padding: .35rem .6rem; text-align: left; vertical-align: top; overflow-wrap: anywhere }
