@@ -80,7 +80,7 @@ async def test_a_forgotten_identity_is_not_in_the_file_any_more(sqlite_file: Pat
 
 
 async def test_a_sqlite_that_stays_locked_is_unavailable_and_says_no_more(sqlite_file: Path) -> None:
-    """A save beyond the busy timeout: `StoreUnavailable` without parameters, nothing saved; reading goes on; the same call works."""
+    """Beyond the busy timeout a save is `StoreUnavailable` without parameters, nothing is saved, and reading goes on."""
     async with opened(f"sqlite:///{sqlite_file}", busy_timeout_ms=50) as store:
         wanted = change(sealed={A: SECRET}, records=[OutRecord("t", b"k", SECRET)])
         with lock(sqlite_file):
