@@ -15,7 +15,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from orchestrator.adapters import broker_clock, registry_file, topics
-from orchestrator.adapters.broker import connection_to
+from orchestrator.adapters.broker import check_group, connection_to
 from orchestrator.adapters.clock import SystemClock
 from orchestrator.adapters.keys import DevelopmentKeys
 from orchestrator.adapters.metrics import WorkerMetrics
@@ -207,6 +207,7 @@ async def _check_base(settings: Settings, registry: Registry) -> None:
     )
     if findings:
         raise ConfigurationError("topics are not as they must be: run `dsr topics apply`\n" + "\n".join(map(str, findings)))
+    await check_group(settings.kafka_bootstrap, _group(settings), **connection_to(settings))
 
 
 async def _check_clock(settings: Settings, clock: Clock) -> None:
@@ -228,10 +229,14 @@ async def _registries(store: SqlStore, registry: Registry) -> dict[str, Registry
     return {**kept, registry.content_digest: registry}
 
 
+def _group(settings: Settings) -> str:
+    return Topics(prefix=settings.topic_prefix).group("orchestrator")
+
+
 def _app_settings(settings: Settings, translator: Translator) -> AppSettings:
     return AppSettings(
         bootstrap=settings.kafka_bootstrap,
-        group=Topics(prefix=settings.topic_prefix).group("orchestrator"),
+        group=_group(settings),
         topics=translator.inputs,
         datadir=settings.datadir,
         instance_id=settings.worker_id,

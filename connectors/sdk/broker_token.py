@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 _TIMEOUT_SECONDS = 10.0
 
 
-class GrantedBrokerToken(AbstractTokenProvider):  # type: ignore[misc] # aiokafka is not typed for mypy here
+class GrantedBrokerToken(AbstractTokenProvider):  # type: ignore[misc] # aiokafka has no types
     """Tokens for OAUTHBEARER, renewed before they end; one may serve clients in several loops and threads."""
 
     def __init__(self, grant: TokenGrant) -> None:

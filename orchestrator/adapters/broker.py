@@ -1,6 +1,6 @@
 """What aiokafka's clients take to be let in by a broker: TLS, SASL, and tokens of a client credentials grant.
 
-Room rules: opens what the settings name; a secret or a token goes into no log, error or `repr`.
+Room rules: opens what the settings name and asks whether we may join a group; a secret or token goes into no log or error.
 """
 
 from __future__ import annotations
@@ -14,12 +14,21 @@ from typing import Any
 
 import httpx
 from aiokafka.abc import AbstractTokenProvider
-from aiokafka.errors import AuthenticationFailedError, KafkaConnectionError
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    GroupAuthorizationFailedError,
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
+    KafkaConnectionError,
+    KafkaError,
+)
 from aiokafka.helpers import create_ssl_context
 
-from schemas.broker import BrokerReach, TokenGrant
+from schemas.broker import BrokerReach, TokenGrant, not_reached
+from schemas.errors import ConfigurationError, OrchestratorError
 
-__all__ = ["GrantedToken", "connection_to"]
+__all__ = ["GrantedToken", "check_group", "connection_to"]
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +43,31 @@ def connection_to(reach: BrokerReach) -> dict[str, Any]:
     return reach.client_options(tls=_tls, read=_read, tokens=GrantedToken)
 
 
-class GrantedToken(AbstractTokenProvider):  # type: ignore[misc] # aiokafka is not typed for mypy here
+async def check_group(bootstrap: str, group: str, **connection: Any) -> None:
+    """Raise `ConfigurationError` if the broker would not let us into a consumer group.
+
+    A consumer that is refused waits for its group for ever, and nobody is told. Raises `OrchestratorError` if the broker does
+    not answer the question.
+    """
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, **connection)
+    try:
+        await admin.start()
+        await admin.find_coordinator(group)
+    except GroupAuthorizationFailedError:
+        raise ConfigurationError(
+            f"the broker does not let us read in the group {group}: run `dsr acl apply`, or connect as somebody who may"
+        ) from None
+    except (GroupCoordinatorNotAvailableError, GroupLoadInProgressError):
+        return  # we may: the first group of a new broker waits a moment for its coordinator
+    except KafkaConnectionError:
+        raise not_reached(bootstrap, connection) from None
+    except (KafkaError, TimeoutError) as error:
+        raise OrchestratorError(f"The broker at {bootstrap} did not do it ({type(error).__name__}): try again") from error
+    finally:
+        await admin.close()
+
+
+class GrantedToken(AbstractTokenProvider):  # type: ignore[misc] # aiokafka has no types
     """Tokens for OAUTHBEARER, renewed before they end; one may serve clients in several loops and threads."""
 
     def __init__(self, grant: TokenGrant) -> None:

@@ -23,8 +23,10 @@ from test_connector_runtime import running
 from typer.testing import CliRunner
 from worker_kit import KEY, request, settings_for, worker
 
+from connectors.sdk.kafka import KafkaBus
 from connectors.sdk.kafka import connection_to as kit_connection_to
 from connectors.sdk.loader import build_standin
+from connectors.sdk.settings import RuntimeSettings
 from connectors.sdk.standin import serve
 from connectors.systems.hubspot.standin import TOKEN
 from orchestrator.adapters import acl
@@ -34,6 +36,7 @@ from orchestrator.cli import app
 from schemas.acl import AclRule, Operation, Pattern, ResourceType, holders, principal_name, rules
 from schemas.broker import BrokerReach
 from schemas.confirmations import Confirmation
+from schemas.errors import ConfigurationError, OrchestratorError
 from schemas.topics import Topics, manifest
 from schemas.vocabulary import RequestResult
 from schemas.wire import encode, headers_of
@@ -345,6 +348,42 @@ async def test_both_sides_say_who_they_are(ways, name):
             # Describe comes with Write and Read: what is listed says as whom we were let in.
             seen = {topic for topic in await consumer.topics() if topic.startswith(f"{TABLE.prefix}.")}
             assert seen == {TABLE.orders("crm"), TABLE.reports, TABLE.quarantine}
+
+
+async def test_a_worker_without_one_of_its_rules_refuses_to_start(secured, registry, topics, tmp_path):
+    """Each of the orchestrator's rules is needed; where one is missing the worker says so instead of waiting for ever."""
+    await prepared(secured, topics)
+    reach = secured.reach("orchestrator").model_dump(exclude_unset=True)
+    settings = settings_for(tmp_path, secured.sasl, topics, **{**reach, "registry": registry})
+    root = secured.connection(ADMIN)
+    for rule in rules(WHO[:1], topics):
+        await acl.remove(secured.sasl, [rule], **root)
+        with pytest.raises(ConfigurationError) as caught:
+            async with worker(settings):
+                pass
+        await acl.add(secured.sasl, [rule], **root)
+        named = {"kafka-cluster": "Allow DescribeConfigs on the cluster"}.get(rule.name, rule.name)
+        assert named in str(caught.value), rule
+
+
+@pytest.mark.parametrize("group", ["connector.crm", "connector.newsletter"])
+async def test_a_connector_with_anothers_name_ends_instead_of_waiting(secured, group):
+    """A connector that may not read its orders, or not in its group, ends with what it was refused."""
+    own = secured.reach("system-newsletter").model_dump(exclude_unset=True)
+    settings = RuntimeSettings(**own, topic_prefix=TABLE.prefix, development_key=KEY)
+    system = "newsletter" if group == "connector.crm" else "crm"
+    bus = KafkaBus(settings, topic=TABLE.orders(system), group=TABLE.group(group))
+
+    async def run() -> None:
+        await bus.start()
+        while True:
+            await bus.receive()
+
+    try:
+        with pytest.raises(OrchestratorError, match="AuthorizationFailed"):
+            await asyncio.wait_for(run(), 20)
+    finally:
+        await bus.stop()
 
 
 @pytest.mark.parametrize(
