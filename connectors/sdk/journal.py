@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from connectors.sdk.breaker import Pause
+from connectors.sdk.sqlite_file import prepare
 from schemas.errors import ConfigurationError, StoreUnavailable
 from schemas.orders import FulfilmentOrder
 from schemas.outcomes import Failed
@@ -73,7 +74,6 @@ _REPORTS = sa.Table(
     sa.Column("sent", sa.Boolean, nullable=False),
     sa.Column("report_bytes", sa.LargeBinary, nullable=False),
 )
-_QUOTA = sa.Table("quota", _META, sa.Column("day", sa.Text, primary_key=True), sa.Column("used", sa.Integer, nullable=False))
 #: One row while the system is left alone, none while it works.
 _PAUSE = sa.Table(
     "pause",
@@ -245,16 +245,6 @@ class Page:
         if done:
             self._connection.execute(sa.update(_ORDERS).where(_ORDERS.c.order_id.in_(done)).values(found=None))
 
-    def quota_used(self, day: str) -> int:
-        """Return the calls counted on this day."""
-        return int(self._connection.execute(sa.select(_QUOTA.c.used).where(_QUOTA.c.day == day)).scalar() or 0)
-
-    def use_quota(self, day: str) -> None:
-        """Count one call."""
-        changed = self._connection.execute(sa.update(_QUOTA).where(_QUOTA.c.day == day).values(used=_QUOTA.c.used + 1))
-        if not changed.rowcount:
-            self._connection.execute(sa.insert(_QUOTA).values(day=day, used=1))
-
     def pause(self) -> Pause | None:
         """Return the pause that is kept."""
         row = self._connection.execute(sa.select(_PAUSE)).first()
@@ -267,7 +257,7 @@ class Page:
             self._connection.execute(sa.insert(_PAUSE).values(number=pause.number, until_ms=_ms(pause.until)))
 
     def forget_before(self, moment: datetime, *, unfinished: datetime | None = None) -> int:
-        """Delete reported orders taken before `moment`, with their reports, and old quota days; return how many orders.
+        """Delete reported orders taken before `moment`, with their reports; return how many orders.
 
         A failed order that still has its vendor's handle or its finds is kept until it is older than `unfinished`: somebody
         may yet ask again, and then the job may still run, and the record in which the finds stood may be gone.
@@ -279,9 +269,7 @@ class Page:
         unsent = sa.select(_REPORTS.c.order_id).where(_REPORTS.c.sent.is_(False))
         ids = sa.select(_ORDERS.c.order_id).where(old, _ORDERS.c.order_id.not_in(unsent))
         self._connection.execute(sa.delete(_REPORTS).where(_REPORTS.c.order_id.in_(ids)))
-        gone = self._connection.execute(sa.delete(_ORDERS).where(old, _ORDERS.c.order_id.not_in(unsent))).rowcount
-        self._connection.execute(sa.delete(_QUOTA).where(_QUOTA.c.day < moment.date().isoformat()))
-        return gone
+        return self._connection.execute(sa.delete(_ORDERS).where(old, _ORDERS.c.order_id.not_in(unsent))).rowcount
 
 
 class Journal:
@@ -291,8 +279,7 @@ class Journal:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = _locked(path.with_suffix(".lock"))
         self._engine = sa.create_engine(f"sqlite:///{path}", hide_parameters=True, poolclass=sa.pool.StaticPool)
-        sa.event.listen(self._engine, "connect", _prepare)
-        sa.event.listen(self._engine, "begin", _begin)
+        prepare(self._engine)
         try:
             self._connection = self._engine.connect()
             with self._connection.begin():
@@ -310,16 +297,6 @@ class Journal:
                 yield Page(self._connection)
         except SQLAlchemyError as error:
             raise StoreUnavailable(f"the journal refused a transaction: {type(error).__name__}") from None
-
-    def quota_used(self, day: str) -> int:
-        """Return the calls counted on this day."""
-        with self.transaction() as page:
-            return page.quota_used(day)
-
-    def use_quota(self, day: str) -> None:
-        """Count one call, durably."""
-        with self.transaction() as page:
-            page.use_quota(day)
 
     def pause(self) -> Pause | None:
         """Return the pause that is kept, None if the system works."""
@@ -352,18 +329,6 @@ class Journal:
         self.close()
 
 
-def _prepare(connection: Any, _: object) -> None:
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "busy_timeout=5000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
 def _locked(path: Path) -> IO[str]:
     file = path.open("w")
     try:
@@ -371,7 +336,7 @@ def _locked(path: Path) -> IO[str]:
     except OSError:
         file.close()
         raise ConfigurationError(
-            "another process has this journal open: run one connector per system and state folder"
+            "another process has this journal open: a second one of a system takes a DSR_STATE_DIR of its own"
         ) from None
     return file
 

@@ -23,6 +23,7 @@ from connectors.sdk.keys import DevelopmentKeys
 from connectors.sdk.loader import build_connector
 from connectors.sdk.metrics import ConnectorMetrics
 from connectors.sdk.protocol import Connector
+from connectors.sdk.quota import SqlQuota
 from connectors.sdk.retry import Backoff
 from connectors.sdk.runtime import Runtime
 from connectors.sdk.settings import RuntimeSettings, read
@@ -30,7 +31,7 @@ from connectors.sdk.speaking import signer_of
 from schemas.errors import SystemUnavailable, Throttled
 from schemas.trust import SigningKey
 
-__all__ = ["run_connector"]
+__all__ = ["open_quota", "run_connector"]
 
 _log = structlog.get_logger("dsr.connector")
 
@@ -43,8 +44,16 @@ async def run_connector(name: str, system: str) -> None:
     metrics = ConnectorMetrics(CollectorRegistry())
     with contextlib.ExitStack() as stack:
         journal = stack.enter_context(Journal(settings.state_dir / f"{system}.journal.sqlite"))
+        quota = stack.enter_context(open_quota(settings, system))
         runtime = _runtime(
-            settings, system=system, connector=connector, journal=journal, keys=keys, metrics=metrics, signer=signer
+            settings,
+            system=system,
+            connector=connector,
+            journal=journal,
+            keys=keys,
+            metrics=metrics,
+            quota=quota,
+            signer=signer,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, runtime.stop)
@@ -56,6 +65,13 @@ async def run_connector(name: str, system: str) -> None:
                 await runtime.run()
         finally:
             await connector.aclose()
+
+
+def open_quota(settings: RuntimeSettings, system: str) -> SqlQuota:
+    """Open the counts of a system's calls: those that all its processes share if a database is set, else our own."""
+    if settings.quota_url is None:
+        return SqlQuota.in_folder(settings.state_dir, system)
+    return SqlQuota(settings.quota_url.get_secret_value(), system)
 
 
 async def _checked(connector: Connector, system: str) -> None:
@@ -77,6 +93,7 @@ def _runtime(
     journal: Journal,
     keys: DevelopmentKeys,
     metrics: ConnectorMetrics,
+    quota: SqlQuota,
     signer: SigningKey | None,
 ) -> Runtime:
     topics = settings.topics
@@ -90,6 +107,7 @@ def _runtime(
         clock=SystemClock(),
         topics=topics,
         metrics=metrics,
+        quota=quota,
         signer=signer,
         limits=Limits(
             retry=Backoff(settings.backoff_base_seconds, settings.backoff_max_seconds),

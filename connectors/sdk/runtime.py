@@ -29,6 +29,7 @@ from connectors.sdk.intake import Batch, quarantined, read_batch, take
 from connectors.sdk.journal import Entry, Journal, OrderState
 from connectors.sdk.keys import OrderKeys
 from connectors.sdk.protocol import Connector
+from connectors.sdk.quota import QuotaBook
 from connectors.sdk.speaking import outbound_reports
 from connectors.sdk.throttle import Gate
 from schemas.errors import OrchestratorError
@@ -72,6 +73,7 @@ class Runtime:
         clock: Clock,
         topics: Topics,
         metrics: Metrics,
+        quota: QuotaBook,
         limits: Limits | None = None,
         journal_kept: timedelta = timedelta(days=45),
         failures_kept: timedelta = timedelta(days=400),
@@ -92,7 +94,7 @@ class Runtime:
         self._failures_kept = failures_kept
         self._grace_seconds = grace_seconds
         self._slots = connector.throttle.concurrent
-        self._gate = Gate(connector.throttle, clock, journal)
+        self._gate = Gate(connector.throttle, clock, quota)
         self._attempts = Attempts(
             connector=connector,
             gate=self._gate,
@@ -269,7 +271,7 @@ class Runtime:
 
     async def _keep_house(self) -> None:
         while True:
-            self._measure()
+            await self._measure()
             now = self._clock.now()
             with self._journal.transaction() as page:
                 page.forget_before(now - self._kept, unfinished=now - self._failures_kept)
@@ -277,13 +279,13 @@ class Runtime:
             self._blobs.expire(now.date())
             await self._clock.sleep(_HOUSEKEEPING_SECONDS)
 
-    def _measure(self) -> None:
+    async def _measure(self) -> None:
         with self._journal.transaction() as page:
             waiting, polling = page.count(OrderState.WAITING), page.count(OrderState.POLLING)
         self._metrics.set(CONNECTOR_ORDERS_WAITING, waiting, system=self._system)
         self._metrics.set(CONNECTOR_JOBS_OPEN, polling, system=self._system)
         self._metrics.set(CONNECTOR_PAUSE_SECONDS, self._breaker.remaining_seconds(), system=self._system)
-        remaining = self._gate.remaining()
+        remaining = await self._gate.remaining()
         if remaining is not None:
             self._metrics.set(CONNECTOR_QUOTA_REMAINING, remaining, system=self._system)
         lag = {TopicPartition(topic, partition): float(count) for (topic, partition), count in self._bus.lag().items()}

@@ -63,6 +63,10 @@ class RuntimeSettings(BrokerReach, SigningSettings):
     topic_prefix: Annotated[str, Field(description="First part of every topic's name")] = DEFAULT_PREFIX
     development_key: Annotated[SecretStr, Field(description="Base64 of 32 bytes shared with the orchestrator, for development")]
     state_dir: Annotated[Path, Field(description="Folder of the journal and of exported data")] = Path(".dsr")
+    quota_url: Annotated[
+        SecretStr | None,
+        Field(description="SQLite or PostgreSQL where all processes of a system count their calls; else one in the folder"),
+    ] = None
     group_instance_id: Annotated[
         str | None, Field(description="Static membership: unique and stable per process, for a quick restart")
     ] = None

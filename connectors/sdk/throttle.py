@@ -1,21 +1,21 @@
 """Keep to what a system allows: so many calls a second, so many a day. Orders at once are the runtime's slots.
 
-The day's count is kept by a `QuotaBook` (the journal), so a restart does not grant a second day.
+Turns and the day's count are kept by a `QuotaBook`, so that neither a restart nor a second process grants them twice.
 
 Room rules: the clock and the book are given; no system by name.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, time, timedelta
-from typing import Protocol
+from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from connectors.sdk.clock import Clock
 from connectors.sdk.protocol import Throttle
+from connectors.sdk.quota import QuotaBook
 from schemas.errors import Throttled
 
-__all__ = ["Gate", "QuotaBook", "QuotaExhausted"]
+__all__ = ["Gate", "QuotaExhausted"]
 
 
 class QuotaExhausted(Throttled):
@@ -26,18 +26,6 @@ class QuotaExhausted(Throttled):
         self.available_at = available_at
 
 
-class QuotaBook(Protocol):
-    """Where the day's calls are counted, durably."""
-
-    def quota_used(self, day: str) -> int:
-        """Return the calls counted on this day."""
-        ...
-
-    def use_quota(self, day: str) -> None:
-        """Count one call, durably, before it is made."""
-        ...
-
-
 class Gate:
     """Hands out turns to call one system.
 
@@ -45,11 +33,12 @@ class Gate:
     """
 
     def __init__(self, throttle: Throttle, clock: Clock, book: QuotaBook) -> None:
-        self._throttle = throttle
+        self.throttle = throttle
+        #: Turns given since this process started.
+        self.turns = 0
         self._clock = clock
         self._book = book
         self._zone = ZoneInfo(throttle.day_zone)
-        self._next_turn_at: datetime | None = None
         self._held_until: datetime | None = None
 
     def hold(self, until: datetime) -> None:
@@ -62,38 +51,37 @@ class Gate:
 
     async def turn(self) -> float:
         """Wait for the next turn and return the seconds waited. Raises `QuotaExhausted` without waiting for tomorrow."""
-        now = self._clock.now()
+        await self._stop_if_closed()
         waited = 0.0
-        if self._throttle.per_second is not None:
-            at = max(now, self._next_turn_at or now)
-            self._next_turn_at = at + timedelta(seconds=1 / self._throttle.per_second)
-            waited = (at - now).total_seconds()
+        if self.throttle.per_second is not None:
+            waited = await self._book.next_turn(self._clock.now(), 1 / self.throttle.per_second)
             if waited > 0:
                 await self._clock.sleep(waited)
-        self._count()
+        per_day = self.throttle.per_day
+        # Counted on the day on which the call is made, so after the wait.
+        if per_day is not None and not await self._book.use(self.today().isoformat(), per_day):
+            raise self._exhausted()
+        self.turns += 1
         return waited
 
-    def _count(self) -> None:
-        until = self.closed_until()
-        if until is not None:
-            raise QuotaExhausted(until, (until - self._clock.now()).total_seconds())
-        if self._throttle.per_day is not None:
-            self._book.use_quota(self._today())
+    async def _stop_if_closed(self) -> None:
+        remaining = await self.remaining()
+        if remaining is not None and remaining <= 0:
+            raise self._exhausted()
 
-    def closed_until(self) -> datetime | None:
-        """Return when calls are allowed again if today's are used up, else None."""
-        remaining = self.remaining()
-        return None if remaining is None or remaining > 0 else self.day_start(1)
+    def _exhausted(self) -> QuotaExhausted:
+        until = self.day_start(1)
+        return QuotaExhausted(until, (until - self._clock.now()).total_seconds())
 
-    def remaining(self) -> int | None:
+    async def remaining(self) -> int | None:
         """Return today's calls left; None without a daily limit."""
-        if self._throttle.per_day is None:
+        if self.throttle.per_day is None:
             return None
-        return max(0, self._throttle.per_day - self._book.quota_used(self._today()))
+        return max(0, self.throttle.per_day - await self._book.used(self.today().isoformat()))
 
     def day_start(self, days: int) -> datetime:
         """Return the instant at which the system's day so many days ahead begins."""
-        day = self._clock.now().astimezone(self._zone).date() + timedelta(days=days)
+        day = self.today() + timedelta(days=days)
         return datetime.combine(day, time(0), self._zone).astimezone(self._clock.now().tzinfo)
 
     def forecast(self, position: int) -> datetime:
@@ -101,7 +89,8 @@ class Gate:
 
         Counts one call for each order ahead: a floor, not a promise.
         """
-        return self.day_start(1 + position // max(1, self._throttle.per_day or 1))
+        return self.day_start(1 + position // max(1, self.throttle.per_day or 1))
 
-    def _today(self) -> str:
-        return self._clock.now().astimezone(self._zone).date().isoformat()
+    def today(self) -> date:
+        """Return the day it is where the system lives."""
+        return self._clock.now().astimezone(self._zone).date()

@@ -17,6 +17,7 @@ from connectors.sdk.journal import Journal
 from connectors.sdk.keys import DevelopmentKeys
 from connectors.sdk.metrics import ConnectorMetrics
 from connectors.sdk.protocol import Throttle
+from connectors.sdk.quota import SqlQuota
 from connectors.sdk.retry import Backoff
 from connectors.sdk.runtime import Runtime
 from connectors.sdk.testing_bus import MemoryBus
@@ -140,7 +141,7 @@ class World:
     @contextlib.asynccontextmanager
     async def running(self, *, orderly=True):
         """Run; at the end stop in order, or die as a killed process does."""
-        with Journal(self.folder / "crm.sqlite") as self.journal:
+        with Journal(self.folder / "crm.sqlite") as self.journal, SqlQuota.in_folder(self.folder, self.system) as self.quota:
             runtime = Runtime(
                 system=self.system,
                 connector=self.connector,
@@ -151,6 +152,7 @@ class World:
                 clock=self.clock,
                 topics=self.topics,
                 metrics=self.metrics,
+                quota=self.quota,
                 limits=self.limits,
                 grace_seconds=1,
                 signer=self.signer,

@@ -115,16 +115,6 @@ def test_due_orders_come_by_legal_due_date(path):
         assert page.orders_ahead(an_order(3).order_id) == 2
 
 
-def test_quota_counts_by_day_and_survives(path):
-    """A day's calls stay counted after reopening; another day starts at nothing."""
-    with Journal(path) as journal:
-        journal.use_quota("2026-03-05")
-        journal.use_quota("2026-03-05")
-    with Journal(path) as journal:
-        assert journal.quota_used("2026-03-05") == 2
-        assert journal.quota_used("2026-03-06") == 0
-
-
 def test_old_reported_orders_are_forgotten_and_open_ones_never(path):
     """Housekeeping deletes what is reported and old; an open order or an unsent report stays."""
     with Journal(path) as journal:

@@ -556,7 +556,7 @@ async def test_waiting_for_the_quota_is_no_try(tmp_path):
         await world.reported(1)
         for day in range(6, 10):
             until_then = (world.entry(2).not_before - world.clock.now()).total_seconds() + 1
-            world.journal.use_quota(f"2026-03-{day:02d}")
+            assert await world.quota.use(f"2026-03-{day:02d}", 1)
             world.clock.advance(until_then)
             await until(lambda: world.entry(2).not_before > world.clock.now() and world.entry(2).state is OrderState.WAITING)
         assert len(world.connector.jobs) == 6
@@ -592,7 +592,7 @@ async def test_a_topic_full_of_poison_stops_the_process(tmp_path):
 
 
 async def test_a_restart_does_not_grant_a_second_day(tmp_path):
-    """The day's count is in the journal."""
+    """The day's count is in a file."""
     world = World(tmp_path, Scripted(one_call, throttle=Throttle(concurrent=1, per_day=1)))
     async with world.running(orderly=False):
         world.send(an_order(1))

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from connectors.sdk import journal as shipped
 from connectors.sdk.journal import Journal, Page
+from connectors.sdk.sqlite_file import prepare
 from schemas.errors import StoreUnavailable
 from tests.simulation.clockwork import micros_of
 from tests.simulation.life import Life
@@ -25,8 +26,7 @@ class MemoryDisk:
 
     def __init__(self) -> None:
         self.engine = sa.create_engine("sqlite://", hide_parameters=True, poolclass=sa.pool.StaticPool)
-        sa.event.listen(self.engine, "connect", shipped._prepare)
-        sa.event.listen(self.engine, "begin", shipped._begin)
+        prepare(self.engine)
         self.connection = self.engine.connect()
         with self.connection.begin():
             shipped._META.create_all(self.connection)

@@ -19,6 +19,7 @@ from connectors.sdk.blobs import key_of
 from connectors.sdk.bus import Inbound
 from connectors.sdk.keys import DevelopmentKeys as ConnectorKeys
 from connectors.sdk.protocol import Exported
+from connectors.sdk.quota import SqlQuota
 from connectors.sdk.retry import Backoff
 from connectors.sdk.runtime import Runtime
 from orchestrator import bootstrap
@@ -165,6 +166,8 @@ class ConnectorSetting:
     limits: Limits
     fetch_at_most: int
     blobs: MemoryBlobs = field(default_factory=MemoryBlobs)
+    #: Outlives every process, as a file does.
+    quota: SqlQuota = field(default_factory=lambda: SqlQuota("sqlite://", "simulated"))
 
     @property
     def topics(self) -> Topics:
@@ -193,6 +196,7 @@ async def run_connector(life: Life, setting: ConnectorSetting) -> None:
         clock=clock,
         topics=topics,
         metrics=NoMetrics(),
+        quota=setting.quota,
         limits=setting.limits,
     )
     await shipped.run()

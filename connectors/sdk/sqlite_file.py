@@ -1,0 +1,33 @@
+"""How this kit opens an SQLite file: durable when a transaction ends, and what it clears is overwritten.
+
+Room rules: settings of a file, no tables.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+__all__ = ["prepare"]
+
+# Who waits for another process says so first: the next pragma may already have to.
+_PRAGMAS = ("busy_timeout=10000", "journal_mode=WAL", "synchronous=FULL", "secure_delete=ON")
+
+
+def prepare(engine: sa.Engine) -> None:
+    """Let every connection of an engine have our settings, and every transaction take the write lock at its start."""
+    sa.event.listen(engine, "connect", _settle)
+    sa.event.listen(engine, "begin", _begin)
+
+
+def _settle(connection: Any, _: object) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in _PRAGMAS:
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
