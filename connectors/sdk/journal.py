@@ -12,7 +12,7 @@ import contextlib
 import fcntl
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, Self
@@ -29,7 +29,7 @@ from schemas.reports import FulfilmentReport
 from schemas.sealed import Sealed
 from schemas.wire import encode
 
-__all__ = ["Entry", "Journal", "OrderState", "Page", "StoredReport"]
+__all__ = ["Entry", "Journal", "OrderState", "Page", "StoredReport", "create"]
 
 
 class OrderState(StrEnum):
@@ -46,6 +46,8 @@ class OrderState(StrEnum):
 
 
 _META = sa.MetaData()
+#: As text, because SQLite only takes a partial index for a condition that it can see.
+_IS_OPEN = f"state IN ('{OrderState.WAITING}', '{OrderState.POLLING}')"
 _ORDERS = sa.Table(
     "orders",
     _META,
@@ -62,6 +64,9 @@ _ORDERS = sa.Table(
     sa.Column("handle", sa.LargeBinary),
     sa.Column("found", sa.LargeBinary),
     sa.Index("orders_by_turn", "state", "not_before_ms"),
+    # In the order of turns, and everything a search for the next one looks at: it reads no order that it does not return.
+    sa.Index("open_by_due_date", "due_on", "taken_ms", "order_id", "not_before_ms", sqlite_where=sa.text(_IS_OPEN)),
+    sa.Index("open_by_age", "taken_ms", "order_id", "not_before_ms", sqlite_where=sa.text(_IS_OPEN)),
 )
 _REPORTS = sa.Table(
     "reports",
@@ -118,6 +123,14 @@ class StoredReport:
     sent: bool
 
 
+def create(connection: sa.Connection) -> None:
+    """Make the tables and indexes that are not there yet."""
+    _META.create_all(connection)
+    for table in _META.sorted_tables:
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)
+
+
 class Page:
     """One transaction on the journal."""
 
@@ -166,15 +179,17 @@ class Page:
             values |= {"order_bytes": encode(order), "attempt": order.attempt, "due_on": order.due_on.isoformat()}
         self._connection.execute(_SET, {"wanted": order_id, **values})
 
-    def due(self, now: datetime, limit: int, *, but: Collection[str] = ()) -> list[Entry]:
-        """Return open orders whose moment has come, the earliest legal due date first."""
+    def due(self, now: datetime, limit: int, *, but: Collection[str] = (), oldest_first: bool = False) -> list[Entry]:
+        """Return open orders whose moment has come, the earliest legal due date first (or those that have waited longest)."""
+        turn = (_ORDERS.c.taken_ms, _ORDERS.c.order_id)
         query = (
-            sa.select(_ORDERS)
-            .where(_ORDERS.c.state.in_(_OPEN), _ORDERS.c.not_before_ms <= _ms(now), _ORDERS.c.order_id.not_in(but))
-            .order_by(_ORDERS.c.due_on, _ORDERS.c.taken_ms, _ORDERS.c.order_id)
+            sa.select(_ORDERS.c.order_id)
+            .where(sa.text(_IS_OPEN), _ORDERS.c.not_before_ms <= _ms(now), _ORDERS.c.order_id.not_in(but))
+            .order_by(*(turn if oldest_first else (_ORDERS.c.due_on, *turn)))
             .limit(limit)
         )
-        return [_entry(row) for row in self._connection.execute(query).mappings()]
+        found = [self.find(order_id) for order_id in self._connection.execute(query).scalars().all()]
+        return [entry for entry in found if entry is not None]
 
     def orders_ahead(self, order_id: str) -> int:
         """Return how many open orders have their turn before this one."""
@@ -183,14 +198,26 @@ class Page:
         ahead = sa.tuple_(_ORDERS.c.due_on, _ORDERS.c.taken_ms, _ORDERS.c.order_id) < sa.tuple_(
             sa.literal(row.due_on), sa.literal(row.taken_ms), sa.literal(order_id)
         )
-        query = sa.select(sa.func.count()).select_from(_ORDERS).where(_ORDERS.c.state.in_(_OPEN), ahead)
+        query = sa.select(sa.func.count()).select_from(_ORDERS).where(sa.text(_IS_OPEN), ahead)
         return int(self._connection.execute(query).scalar_one())
+
+    def waiting_by_due_date(self) -> list[tuple[date, int]]:
+        """Return how many orders wait for their turn, by legal due date, the earliest first."""
+        query = (
+            sa.select(_ORDERS.c.due_on, sa.func.count())
+            .where(_ORDERS.c.state.in_((OrderState.WAITING, OrderState.WORKING)))
+            .group_by(_ORDERS.c.due_on)
+            .order_by(_ORDERS.c.due_on)
+        )
+        return [(date.fromisoformat(due_on), count) for due_on, count in self._connection.execute(query)]
 
     def next_due_at(self) -> datetime | None:
         """Return the earliest `not_before` of an open order."""
-        query = sa.select(sa.func.min(_ORDERS.c.not_before_ms)).where(_ORDERS.c.state.in_(_OPEN))
-        value = self._connection.execute(query).scalar()
-        return None if value is None else datetime.fromtimestamp(value / 1000, UTC)
+        # One state at a time: then each answer is the first entry of an index.
+        earliest = sa.select(sa.func.min(_ORDERS.c.not_before_ms)).where(_ORDERS.c.state == sa.bindparam("wanted"))
+        values = [self._connection.execute(earliest, {"wanted": state}).scalar() for state in _OPEN]
+        known = [value for value in values if value is not None]
+        return datetime.fromtimestamp(min(known) / 1000, UTC) if known else None
 
     def count(self, *states: OrderState) -> int:
         """Return how many orders are in these states."""
@@ -283,7 +310,7 @@ class Journal:
         try:
             self._connection = self._engine.connect()
             with self._connection.begin():
-                _META.create_all(self._connection)
+                create(self._connection)
         except SQLAlchemyError as error:
             self._lock.close()
             raise StoreUnavailable(f"the journal cannot be opened: {type(error).__name__}") from None

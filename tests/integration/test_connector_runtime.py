@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -51,8 +52,7 @@ class Process:
             "DSR_POLL_MAX_SECONDS": "0.5",
             "DSR_BACKOFF_BASE_SECONDS": "0.2",
             "DSR_BACKOFF_MAX_SECONDS": "0.5",
-            **settings,
-        }
+        } | settings
         self.log = folder / "process.log"
         self.process = None
 
@@ -249,6 +249,51 @@ async def test_kills_at_every_stage_lose_and_double_nothing(wire, fresh_kafka, a
     assert len(meanings) == len(orders)
     assert Counter(report.outcome.code for report in wire.final()).keys() == {OutcomeCode.FULFILLED}
     assert len(acme.started) == len(orders)
+
+
+def most_within(moments, seconds):
+    """Return the largest number of moments in any window of that length."""
+    times = sorted(moments)
+    return max(sum(start <= at < start + seconds for at in times[first:]) for first, start in enumerate(times))
+
+
+def taken_by(journal):
+    """Return how many orders stand in a journal."""
+    with contextlib.closing(sqlite3.connect(journal)) as connection:
+        return connection.execute("SELECT count(*) FROM orders").fetchone()[0]
+
+
+async def test_two_processes_share_what_the_system_allows(wire, fresh_kafka, acme, tmp_path):
+    """Two processes of one system, one killed and started again: together they call as often as one may, and lose nothing."""
+    acme.release = True
+    per_second, orders = 30.0, [an_order(number) for number in range(1, 91)]
+    shared = {
+        "DSR_ACME_BASE_URL": acme.base_url,
+        "DSR_ACME_CALLS_PER_SECOND": str(per_second),
+        "DSR_QUOTA_URL": f"sqlite:///{tmp_path / 'quota.sqlite'}",
+    }
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    with (
+        running("acme", fresh_kafka, folders[0], **shared, DSR_GROUP_INSTANCE_ID="one") as first,
+        running("acme", fresh_kafka, folders[1], **shared, DSR_GROUP_INSTANCE_ID="two") as second,
+    ):
+        await wire.until(lambda: all('"event": "health"' in process.log.read_text() for process in (first, second)))
+        await wire.send(*orders)
+        await wire.until(lambda: len(wire.final()) >= 20)
+        first.kill()
+        first.start()
+        await wire.until(lambda: len({report.order_id for report in wire.final()}) == len(orders))
+        assert second.terminate() == 0
+        assert first.terminate() == 0
+    assert len({encode(report) for report in wire.final()}) == len(orders)
+    assert len(acme.started) == len(orders)
+    # One call stands at either end of a window, and a busy machine may push a few calls into the next one.
+    assert most_within(acme.called_at, 1.0) <= per_second + 5
+    shares = [taken_by(folder / "state" / "crm.journal.sqlite") for folder in folders]
+    assert min(shares) > 0
+    assert sum(shares) >= len(orders)
 
 
 async def test_a_broker_that_is_not_there_is_a_wrong_setting(fresh_kafka, acme, tmp_path):

@@ -29,7 +29,7 @@ class MemoryDisk:
         prepare(self.engine)
         self.connection = self.engine.connect()
         with self.connection.begin():
-            shipped._META.create_all(self.connection)
+            shipped.create(self.connection)
         raw = self.connection.connection.dbapi_connection
         assert raw is not None
         self._raw = raw

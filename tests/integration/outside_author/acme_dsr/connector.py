@@ -17,6 +17,7 @@ from schemas.vocabulary import IdentifierKind, Right
 class AcmeSettings(ConnectorSettings):
     model_config = SettingsConfigDict(env_prefix="DSR_ACME_")
     base_url: str
+    calls_per_second: float | None = None
 
 
 class AcmeConnector:
@@ -24,10 +25,10 @@ class AcmeConnector:
     rights: ClassVar[frozenset[Right]] = frozenset({Right.ERASURE})
     needs: ClassVar[frozenset[IdentifierKind]] = frozenset({IdentifierKind.EMAIL})
     yields: ClassVar[frozenset[IdentifierKind]] = frozenset()
-    throttle = Throttle(concurrent=4)
 
     def __init__(self, settings: AcmeSettings) -> None:
         self._client = new_client(settings.base_url)
+        self.throttle = Throttle(concurrent=4, per_second=settings.calls_per_second)
 
     async def check(self) -> str:
         return "ready"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -16,6 +18,8 @@ class AcmeStandIn(StandIn):
         super().__init__(clock)
         self.release = False
         self.started: dict[str, str] = {}
+        #: When it was called, on the monotonic clock.
+        self.called_at: list[float] = []
 
     def routes(self) -> list[Route]:
         return [
@@ -24,11 +28,13 @@ class AcmeStandIn(StandIn):
         ]
 
     async def _start(self, request: Request) -> Response:
+        self.called_at.append(time.monotonic())
         key = request.headers["idempotency-key"]
         self.started.setdefault(key, f"job-{len(self.started) + 1}")
         return JSONResponse({"id": self.started[key]}, status_code=201)
 
     async def _read(self, request: Request) -> Response:
+        self.called_at.append(time.monotonic())
         return JSONResponse({"done": self.release})
 
 
