@@ -40,19 +40,23 @@ class Process:
 
     def __init__(self, name, fresh_kafka, folder, **settings):
         self.name, self.folder = name, folder
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("DSR_")} | {
-            "PYTHONPATH": str(OUTSIDE),
-            "DSR_KAFKA_BOOTSTRAP": fresh_kafka.bootstrap,
-            "DSR_TOPIC_PREFIX": fresh_kafka.topics.prefix,
-            "DSR_DEVELOPMENT_KEY": SECRET_TEXT,
-            "DSR_SIGNATURES": "off",
-            "DSR_STATE_DIR": str(folder / "state"),
-            "DSR_GROUP_INSTANCE_ID": "one",
-            "DSR_POLL_BASE_SECONDS": "0.2",
-            "DSR_POLL_MAX_SECONDS": "0.5",
-            "DSR_BACKOFF_BASE_SECONDS": "0.2",
-            "DSR_BACKOFF_MAX_SECONDS": "0.5",
-        } | settings
+        self.environment = (
+            {name: value for name, value in os.environ.items() if not name.startswith("DSR_")}
+            | {
+                "PYTHONPATH": str(OUTSIDE),
+                "DSR_KAFKA_BOOTSTRAP": fresh_kafka.bootstrap,
+                "DSR_TOPIC_PREFIX": fresh_kafka.topics.prefix,
+                "DSR_DEVELOPMENT_KEY": SECRET_TEXT,
+                "DSR_SIGNATURES": "off",
+                "DSR_STATE_DIR": str(folder / "state"),
+                "DSR_GROUP_INSTANCE_ID": "one",
+                "DSR_POLL_BASE_SECONDS": "0.2",
+                "DSR_POLL_MAX_SECONDS": "0.5",
+                "DSR_BACKOFF_BASE_SECONDS": "0.2",
+                "DSR_BACKOFF_MAX_SECONDS": "0.5",
+            }
+            | settings
+        )
         self.log = folder / "process.log"
         self.process = None
 
