@@ -50,6 +50,9 @@ simulate: setup ## deterministic simulation: SEED=n replays one world, SEEDS=a..
 bench: setup ## throughput and latency beside plain aiokafka, one run
 	@$(BIN)/dsr bench
 
+backlog: setup ## one connector process with 10,000 waiting orders: its memory, and how often it calls
+	@BACKLOG_ORDERS=$(or $(ORDERS),10000) $(BIN)/python -m pytest -q -s -n0 --timeout 900 tests/integration/test_connector_backlog.py
+
 CHAOS_SEED ?= 1
 CHAOS_REQUESTS ?= 2000
 CHAOS_MINUTES ?= 3
@@ -60,4 +63,4 @@ chaos: setup ## a long run under kills: two workers on PostgreSQL, then one on S
 	@$(CHAOS) --minutes $(CHAOS_MINUTES) --store postgresql --workers 2
 	@$(CHAOS) --minutes $(CHAOS_MINUTES_SQLITE) --store sqlite --no-control
 
-.PHONY: help setup lock lint check test demo bench chaos simulate fuzz
+.PHONY: help setup lock lint check test demo bench chaos simulate fuzz backlog
