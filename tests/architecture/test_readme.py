@@ -19,7 +19,7 @@ from schemas.vocabulary import QuarantineReason, StatusCode
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Pages whose commands, marks and links are checked; of the README the unmarked blocks are run as well.
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/portals.md", "docs/operations.md", "connectors/README.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/portals.md", "docs/operations.md", "docs/security.md", "connectors/README.md")
 _BLOCK = re.compile(r"(?:<!-- covered by ([^>]+?) -->\n)?```(\w*)\n(.*?)```", re.DOTALL)
 
 

@@ -104,6 +104,18 @@ class SecuredKafka:
             values["ssl_ca_file"] = self.authority.roots
         return BrokerReach(**{**values, **changes})
 
+    def admin_properties(self) -> str:
+        """Return the super user's settings for Kafka's own commands."""
+        return "\n".join(
+            [
+                "security.protocol=SASL_SSL",
+                "sasl.mechanism=SCRAM-SHA-512",
+                f'sasl.jaas.config={_SCRAM.rstrip(";")} username="{ADMIN}" password="{password_of(ADMIN)}";',
+                "ssl.truststore.type=PEM",
+                f"ssl.truststore.location={self.authority.roots}",
+            ]
+        )
+
     def connection(self, user: str) -> dict[str, Any]:
         """Return what a client of aiokafka takes for a user with SCRAM."""
         return connection_to(self.reach(user))

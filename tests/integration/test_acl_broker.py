@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import parse_qs
 
 import pytest
@@ -31,6 +33,8 @@ from connectors.sdk.standin import serve
 from connectors.systems.hubspot.standin import TOKEN
 from orchestrator.adapters import acl
 from orchestrator.adapters.broker import connection_to
+from orchestrator.adapters.local_kafka import answers, cache_dir
+from orchestrator.adapters.local_kafka.jars import find_java
 from orchestrator.adapters.topics import apply
 from orchestrator.cli import app
 from schemas.acl import AclRule, Operation, Pattern, ResourceType, holders, principal_name, rules
@@ -43,6 +47,7 @@ from schemas.wire import encode, headers_of
 
 pytestmark = pytest.mark.kafka
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "security.md"
 SYSTEMS, PORTALS = ("crm", "newsletter"), ("website",)
 NAMED = {"operators": ("alice",), "auditors": ("inspector",), "archives": ("vault",)}
 WHO = holders(systems=SYSTEMS, portals=PORTALS, **NAMED)
@@ -329,6 +334,25 @@ def ways(secured, tokens, tmp_path):
         return {**_open(secured.bearer, "SASL_PLAINTEXT"), **endpoint, **client}
 
     return dict(zip(WAYS, (scram, scram_under_tls, certificates, bearer), strict=True))
+
+
+def test_a_user_made_as_the_page_says_is_let_in(secured, tmp_path):
+    """Kafka's own command makes a user from a file, as docs/security.md writes it, and the user's password is taken."""
+    admin, scram = tmp_path / "admin.properties", tmp_path / "late.scram"
+    admin.write_text(secured.admin_properties())
+    scram.write_text("SCRAM-SHA-512=iterations=8192,password=pw-of-late\n")
+    assert "SCRAM-SHA-512=iterations=8192,password=$(" in PAGE.read_text(encoding="utf-8")
+    late = connection_to(secured.reach("late", tls=True))
+    assert not answers(secured.sasl_tls, connection=late)
+    command = [find_java(), "-cp", f"{cache_dir()}/*", "kafka.admin.ConfigCommand", "--bootstrap-server", secured.sasl_tls]
+    command += ["--command-config", admin, "--alter", "--add-config-file", scram]
+    command += ["--entity-type", "users", "--entity-name", "late"]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert made.returncode == 0, made.stderr
+    deadline = time.monotonic() + 30
+    while not answers(secured.sasl_tls, connection=late):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def _open(bootstrap: str, protocol: str) -> dict[str, object]:
