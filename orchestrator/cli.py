@@ -11,6 +11,7 @@ from orchestrator.commands.acl import acl_app
 from orchestrator.commands.audit import audit_command, dump_command
 from orchestrator.commands.bench import bench_command
 from orchestrator.commands.blobs import blobs_app
+from orchestrator.commands.checkpoints import checkpoint_app
 from orchestrator.commands.confirmations import confirmations_command
 from orchestrator.commands.decisions import register as register_decisions
 from orchestrator.commands.demo import demo_command
@@ -39,6 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(acl_app, name="acl")
+app.add_typer(checkpoint_app, name="checkpoint")
 app.add_typer(keys_app, name="keys")
 app.add_typer(kafka_app, name="kafka")
 app.add_typer(mailbox_app, name="mailbox")

@@ -10,7 +10,7 @@ DsrError
 │   ├── SystemRejected         do not retry: a person must look
 │   └── CredentialsRefused     tell the owner; do not retry before the credentials change
 ├── ProtocolViolation          the record's: quarantine it with its bytes
-└── NotVerified                the receipt's: do not rely on it, ask the controller
+└── NotVerified                a receipt's or a log's: do not rely on it, ask the controller
 
 Room rules: no message of any error here may hold an identity, or bytes that may contain one.
 """
@@ -105,7 +105,7 @@ class ProtocolViolation(DsrError):
 
 
 class NotVerified(DsrError):
-    """A receipt proves nothing. `step` is the number of the step that failed, `fault` its code."""
+    """A receipt, or a checkpoint of the log, proves nothing. `step` is the number of the step that failed, `fault` its code."""
 
     def __init__(self, step: int, fault: str, message: str) -> None:
         super().__init__(f"step {step}, {fault}: {message}")
