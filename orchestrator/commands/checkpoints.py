@@ -215,12 +215,12 @@ async def _journal(dump: Path | None, bootstrap: str | None, prefix: str) -> Asy
 
 def _write(file: Path, data: bytes) -> None:
     """Write a new file that appears when it is complete."""
+    if file.exists():
+        raise ConfigurationError(f"{file} is there already: name another with --out; none is overwritten")
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         partial.write_bytes(data)
-        file.hardlink_to(partial)
-    except FileExistsError:
-        raise ConfigurationError(f"{file} is there already: name another with --out; none is overwritten") from None
+        partial.replace(file)
     except OSError as error:
         raise ConfigurationError(f"{file} cannot be written ({type(error).__name__}): name another with --out") from None
     finally:

@@ -348,7 +348,8 @@ def test_a_receipt_is_proven_in_a_log_that_grew(house: House) -> None:
     assert done.exit_code == 0 and "only appended to" in done.output
     done = house.run("checkpoint", "check", house.file("a.json"), house.file("b.json"))
     assert done.exit_code == 0 and "2 checkpoints, 24 records" in done.output
-    assert house.run("verify", receipt, *reversed(series[1::2]), "--proof", proof).exit_code == 2
+    done = house.run("verify", receipt, *series[2:], *series[:2], "--proof", proof, "--json")
+    assert (done.exit_code, json.loads(done.output)) == (1, {"verified": False, "step": 13, "fault": "not_appended_only"})
     assert house.run("verify", receipt, "--checkpoint", house.file("b.json"), "--proof", proof).exit_code == 1
     assert house.run("verify", receipt, *series).exit_code == 2
     assert house.make("a.json", house.dump(before)).exit_code == 2

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 from worker_kit import SYSTEMS, World, answer, request, settings_for, worker
 
+from orchestrator.cli import app
 from orchestrator.commands.reading import read_receipts
 from orchestrator.demo.keyring import Keyring
 from schemas.receipts import verify_receipt
@@ -17,6 +20,25 @@ from schemas.vocabulary import RequestResult
 from schemas.wire import TYPE_HEADER, encode, headers_of
 
 pytestmark = pytest.mark.kafka
+
+
+def _proven_in_the_journal(receipt: bytes, keyring: Keyring, bootstrap: str, prefix: str, folder: Path) -> None:
+    """Make a checkpoint of the broker's journal, prove the receipt's entry in it and verify that without the broker."""
+    env = {
+        "DSR_SIGNING_KEY_FILE": str(keyring.file("orchestrator")),
+        "DSR_TRUST_FILE": str(keyring.trust_file),
+        "DSR_KAFKA_BOOTSTRAP": bootstrap,
+        "DSR_TOPIC_PREFIX": prefix,
+    }
+    given, checkpoint, proof = (str(folder / name) for name in ("receipt.json", "checkpoint.json", "proof.json"))
+    Path(given).write_bytes(receipt)
+    for words in (
+        ["checkpoint", "make", "--out", checkpoint],
+        ["checkpoint", "prove", given, "--checkpoint", checkpoint, "--out", proof],
+        ["verify", given, "--checkpoint", checkpoint, "--proof", proof],
+    ):
+        done = CliRunner().invoke(app, words, env=env)
+        assert done.exit_code == 0, done.output
 
 
 async def test_only_genuine_words_count(fresh_kafka, tmp_path: Path) -> None:
@@ -68,6 +90,8 @@ async def test_only_genuine_words_count(fresh_kafka, tmp_path: Path) -> None:
     receipts = await read_receipts(fresh_kafka.bootstrap, topics)
     assert set(receipts) == {asked.subject_request_id}
     verify_receipt(receipts[asked.subject_request_id], trust)
+    receipt = receipts[asked.subject_request_id]
+    await asyncio.to_thread(_proven_in_the_journal, receipt, keyring, fresh_kafka.bootstrap, topics.prefix, tmp_path)
     verifier, at = Verifier(trust), asked.submitted_at
     for topic, kind in ((topics.confirmations, "confirmations"), (topics.journal, "journal"), (topics.status, "status")):
         assert world.records[topic]
