@@ -34,7 +34,7 @@ def registry_of(systems: list[str]) -> Registry:
             "portals": [{"id": "bench", "title": "Bench", "owner": "Bench"}],
             "systems": [
                 {"id": system, "title": f"System {system}", "role": "processor", "owner": "Bench", "connector": "bench",
-                 "rights": ["access"], "needs": [{"kind": "email"}]}
+                 "rights": ["access", "objection"], "needs": [{"kind": "email"}]}
                 for system in systems
             ],
         }
@@ -89,8 +89,16 @@ class Running:
     @property
     def resident_mb(self) -> float:
         """Return the memory it holds now, in MB."""
+        return self._status_mb("VmRSS")
+
+    @property
+    def peak_mb(self) -> float:
+        """Return the most memory it has held since it started, in MB."""
+        return self._status_mb("VmHWM")
+
+    def _status_mb(self, name: str) -> float:
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
     def cpu_seconds(self) -> Cpu:
         """Return the processor time it has taken since it started."""

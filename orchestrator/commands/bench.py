@@ -33,13 +33,19 @@ def bench_command(
             help="With --scale: put the figures into this page, between its two markers.", exists=True, dir_okay=False
         ),
     ] = None,
+    flood: Annotated[
+        list[int] | None,
+        typer.Option(min=100, help="Measure a flood of so many requests before one urgent objection; may be given again."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --flood: print one JSON object and nothing else.")] = False,
 ) -> None:
     """Measure requests per second and the time to the confirmation, beside plain aiokafka (the floor).
 
     Prints a table, and on the last line one JSON object. It is a measurement, not a test: nothing fails for being slow.
     Figures of two runs compare only on the same idle machine.
 
-    Example: dsr bench --requests 20000; dsr bench --scale --full --write docs/performance.md
+    Example: dsr bench --requests 20000; dsr bench --scale --full --write docs/performance.md;
+    dsr bench --flood 2000 --flood 20000
     """
     from orchestrator.adapters.local_kafka import LocalKafka
     from orchestrator.bench.run import Plan, compare
@@ -47,6 +53,9 @@ def bench_command(
     say: Any = lambda line: typer.echo(f"bench: {line}")  # noqa: E731 - one line
     if scale:
         _scale(full, write, say)
+        return
+    if flood:
+        _flood(flood, systems, as_json)
         return
     with tempfile.TemporaryDirectory(prefix="dsr-bench-") as folder:
         kafka = LocalKafka(Path(folder) / "kafka")
@@ -95,6 +104,47 @@ def _show(figures: dict[str, float | int]) -> None:
     Console().print(f"ratio {figures['ratio']:.2f}; latency at a quarter of each side's own peak rate")
     typer.echo(json.dumps(figures))
 
+
+def _flood(sizes: list[int], systems: int, as_json: bool) -> None:
+    """Measure each flood with a worker and a store of its own, on one broker."""
+    from orchestrator.adapters.local_kafka import LocalKafka
+    from orchestrator.bench.flood import measure_flood
+
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="dsr-bench-") as name, LocalKafka(Path(name) / "kafka") as kafka:
+        for size in sizes:
+            if not as_json:
+                typer.echo(f"bench: {size:,} requests at once, then one objection")
+            rows.append(asdict(asyncio.run(measure_flood(kafka.bootstrap, Path(name), size, systems=systems))))
+    if not as_json:
+        _show_floods(rows)
+    typer.echo(json.dumps({"floods": [{one: round(figure, 2) for one, figure in row.items()} for row in rows]}))
+
+
+def _show_floods(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"A flood of access requests, {rows[0]['systems']} systems, one worker that was down", show_lines=True)
+    table.add_column("")
+    for row in rows:
+        table.add_column(f"{row['requests']:,} requests", justify="right")
+    for title, name, form in _FLOOD_LINES:
+        table.add_row(title, *(format(row[name], form) for row in rows))
+    Console().print(table)
+
+
+_FLOOD_LINES = (
+    ("worker's memory when ready, MB", "start_mb", ",.0f"),
+    ("worker's memory at most, MB", "peak_mb", ",.0f"),
+    ("requests before the objection in its partition", "ahead", ",d"),
+    ("until the objection's order left, s", "objection_seconds", ".2f"),
+    ("batches finished until then", "batches_before", ",d"),
+    ("records in them", "records_before", ",d"),
+    ("orders that left before it", "orders_before", ",d"),
+    ("until the first confirmation, s", "first_confirmation_seconds", ".2f"),
+    ("requests confirmed per second", "per_second", ",.0f"),
+)
 
 #: What `--write` replaces stands between these lines of the page.
 _BEGIN, _END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"

@@ -48,7 +48,9 @@ class Deck(Protocol):
     metrics: Metrics
     #: Why the worker ends; nothing is committed any more once it is set.
     ended: str | None
+    #: Fetching pauses while so many records, or so many bytes of them, wait for their turn.
     queue_records: int
+    queue_bytes: int
     commits_refused_at_most: int
     points: Points | None
 
@@ -60,7 +62,7 @@ class Deck(Protocol):
 class Batch:
     """Records of one partition, fetched together, in order."""
 
-    __slots__ = ("__weakref__", "acked", "offset", "records", "refcount", "tp")
+    __slots__ = ("__weakref__", "acked", "offset", "records", "refcount", "size", "tp")
 
     def __init__(self, tp: Any, records: list[Any]) -> None:
         self.tp = tp
@@ -68,6 +70,8 @@ class Batch:
         self.acked = False
         self.offset = records[0].offset
         self.refcount = 1
+        #: Bytes of keys, values and headers.
+        self.size = sum(map(_size_of, records))
 
     @property
     def next_offset(self) -> int:
@@ -82,6 +86,10 @@ class Batch:
         return f"Batch({self.tp.topic}-{self.tp.partition}, {self.offset}..{self.next_offset - 1})"
 
 
+def _size_of(record: Any) -> int:
+    return len(record.key or b"") + len(record.value or b"") + sum(len(value or b"") for _, value in record.headers)
+
+
 class BatchConsumer(driver.Consumer):  # type: ignore[misc] # faust has no types
     """Hands over fetched batches; commits only what is done, from the front."""
 
@@ -89,6 +97,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc] # faust has no types
         self._waiting: deque[Batch] = deque()
         self._taken: deque[Batch] = deque()
         self._waiting_records = 0
+        self._waiting_bytes = 0
         self._done: dict[Any, int] = {}
         self._something = asyncio.Event()
         self._space = asyncio.Event()
@@ -109,7 +118,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc] # faust has no types
         """Replace the per-message callback: queue what was fetched, and stop fetching while the queue is full."""
         try:
             while not (self.should_stop or fetcher.should_stop):
-                if self._waiting_records >= self.deck.queue_records:
+                if self._is_full():
                     self._space.clear()
                     await self.wait_first(self._space.wait(), self.suspend_flow.wait())
                 records, active = await self._wait_next_records(1.0)
@@ -144,9 +153,15 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc] # faust has no types
         new = [record for record in fetched if expected is None or record.offset >= expected]
         if new:
             self._read_offset[tp] = new[-1].offset + 1
-            self._waiting.append(Batch(tp, new))
+            batch = Batch(tp, new)
+            self._waiting.append(batch)
             self._waiting_records += len(new)
+            self._waiting_bytes += batch.size
             self._something.set()
+
+    def _is_full(self) -> bool:
+        """Tell whether enough waits; the bytes count because a record may be a thousand times as large as another."""
+        return self._waiting_records >= self.deck.queue_records or self._waiting_bytes >= self.deck.queue_bytes
 
     # Handing over --------------------------------------------------------------------------------------------------------
 
@@ -161,10 +176,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc] # faust has no types
             batch = self._waiting.popleft()
             count += len(batch.records)
             self._waiting_records -= len(batch.records)
+            self._waiting_bytes -= batch.size
             self._unacked_messages.add(batch)
             self._taken.append(batch)
             taken.append(batch)
-        if self._waiting_records < self.deck.queue_records:
+        if not self._is_full():
             self._space.set()
         return taken
 
@@ -185,6 +201,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc] # faust has no types
         super().stop_flow()
         self._waiting.clear()
         self._waiting_records = 0
+        self._waiting_bytes = 0
         self._space.set()
 
     # Committing ----------------------------------------------------------------------------------------------------------

@@ -36,6 +36,8 @@ class WorkerDeck:
     end: Callable[[str], None]
     ended: str | None = None
     queue_records: int = 20_000
+    #: Some batches of ordinary records; without it 20,000 of the largest that the topics take would be 20 GB.
+    queue_bytes: int = 16 * 1024 * 1024
     commits_refused_at_most: int = 20
     batch_records: int = 2_000
     points: Points | None = None

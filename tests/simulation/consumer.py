@@ -22,6 +22,7 @@ class SimConsumer:
 
     take = BatchConsumer.take
     _queue = BatchConsumer._queue
+    _is_full = BatchConsumer._is_full
     _filter_tps_with_pending_acks = BatchConsumer._filter_tps_with_pending_acks
     _new_offset = BatchConsumer._new_offset
 
@@ -37,6 +38,7 @@ class SimConsumer:
         self._waiting: deque[Batch] = deque()
         self._taken: deque[Batch] = deque()
         self._waiting_records = 0
+        self._waiting_bytes = 0
         self._done: dict[Partition, int] = {}
         self._something = asyncio.Event()
         self._space = asyncio.Event()
@@ -58,6 +60,7 @@ class SimConsumer:
         self._mine = []
         self._waiting.clear()
         self._waiting_records = 0
+        self._waiting_bytes = 0
         self._pending = generation, partitions
         if not self._taken:
             self._begin(generation, partitions)
