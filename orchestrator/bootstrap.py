@@ -142,6 +142,8 @@ async def run_worker(
         http = await stack.enter_async_context(serve(pages, settings.http_host, settings.http_port))
         # What the last batches published is forgotten before the store closes, or the next life would publish it again.
         stack.push_async_callback(inbox.tidy)
+        belonging = _guarded(_belong(app, deck), "group", deck)
+        stack.push_async_callback(_cancel, belonging)
         await stack.enter_async_context(_faust(app))
         tasks = (
             _guarded(sweeper.run(), "sweeper", deck),
@@ -296,14 +298,20 @@ async def _cancel(task: asyncio.Task[None]) -> None:
         await task
 
 
+async def _belong(app: Any, deck: WorkerDeck) -> None:
+    """End the worker when its group will not have it: from the first moment, because Faust waits in its start for the group."""
+    while True:
+        await asyncio.sleep(1.0)
+        if reason := app.consumer.refused_by_group():
+            deck.die(reason)
+
+
 async def _watch(app: Any, inbox: Inbox, watchdog: Watchdog, settings: Settings, deck: WorkerDeck) -> None:
     while True:
         await asyncio.sleep(2.0)
         if app.crashed:
             deck.die("a part of the consumer crashed")
         consumer = app.consumer
-        if reason := consumer.refused_by_group():
-            deck.die(reason)
         if inbox.shut:  # whoever waits for a person makes no progress, and is not to be restarted for it
             continue
         assigned = consumer.assignment()

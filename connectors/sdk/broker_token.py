@@ -8,11 +8,11 @@ Room rules: only this file, `kafka` and `conversation_kafka` know aiokafka; a se
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 
 import httpx
+import structlog
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.errors import AuthenticationFailedError, KafkaConnectionError
 
@@ -20,7 +20,7 @@ from schemas.broker import TokenGrant
 
 __all__ = ["GrantedBrokerToken"]
 
-_log = logging.getLogger(__name__)
+_log = structlog.get_logger(__name__)
 
 _TIMEOUT_SECONDS = 10.0
 

@@ -6,13 +6,13 @@ Room rules: opens what the settings name and asks whether we may join a group; a
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import httpx
+import structlog
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import (
@@ -30,7 +30,7 @@ from schemas.errors import ConfigurationError, OrchestratorError
 
 __all__ = ["GrantedToken", "check_group", "connection_to"]
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 _TIMEOUT_SECONDS = 10.0
 

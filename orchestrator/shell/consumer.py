@@ -274,11 +274,13 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc] # faust has no types
         aiokafka stops coordinating after an error it cannot mend (fenced by a twin, not authorised) until somebody polls
         through its own API, which Faust never does: the worker would live on, healthy to look at, with no partitions.
         """
-        coordinator = self._thread._consumer._coordinator  # noqa: SLF001 - no public way to ask without consuming it
-        error = coordinator._pending_exception  # noqa: SLF001 - as above
+        client = self._thread._consumer  # noqa: SLF001 - no public way to ask without consuming it
+        coordinator = None if client is None else client._coordinator  # noqa: SLF001 - as above
+        error = getattr(coordinator, "_pending_exception", None)  # none before the client has joined
         if error is None:
             return None
-        if isinstance(error, KafkaError) and "FencedInstanceId" in str(error):
+        if "UnknownError" in str(error):
+            # aiokafka knows no code for FENCED_INSTANCE_ID (82), and the brokers' other codes here it knows.
             return f"fenced out of the group: {_TWINS}"
         return f"the group's coordinator refuses this worker: {type(error).__name__}"
 

@@ -215,7 +215,7 @@ PLANTED: dict[str, tuple[Plant, int, bool]] = {
     "forget the outbox before publishing": (_forget_the_outbox_before_publishing, 200, False),
     "no outbox for the sweeper": (_no_outbox_for_the_sweeper, 400, False),
     "nobody recovers or adopts": (_nobody_adopts, 200, False),
-    "a conflict is taken for done": (_conflict_is_taken_for_done, 200, False),
+    "a conflict is taken for done": (_conflict_is_taken_for_done, 400, False),
     "a failed publish is shrugged off": (_failed_publish_is_shrugged_off, 200, False),
     "offsets before the journal": (_offsets_before_the_journal, 200, False),
     "a report is sent before the ack": (_sent_before_the_ack, 200, False),
