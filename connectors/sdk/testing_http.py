@@ -59,7 +59,7 @@ class HttpConnectorContract(ConnectorContract):
     def connect(self, system: Any) -> Connector:
         """Build against the served stand-in; short timeouts, so that a hanging answer fails in a second."""
         del system
-        return self.build(self._base_url, timeout_seconds=0.5)
+        return self.build(self._base_url, timeout_seconds=0.8)
 
     @pytest.fixture
     def fails(self, connector: Connector, system: Any, caplog: pytest.LogCaptureFixture) -> Callable[..., Any]:
@@ -111,7 +111,7 @@ class HttpConnectorContract(ConnectorContract):
     async def test_a_refused_connection_is_retried_later(self) -> None:
         """Nobody listens: SystemUnavailable."""
         with closed_port_url() as url:
-            connector = self.build(url, timeout_seconds=0.5)
+            connector = self.build(url, timeout_seconds=0.8)
             right = (self.faulted_rights or tuple(sorted(connector.rights)))[0]
             with pytest.raises(SystemUnavailable) as caught:
                 await perform(connector, job_for(right, self.identifiers(connector, ADA), changes=self.changes_for(right)))

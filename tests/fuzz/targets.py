@@ -12,6 +12,7 @@ import asyncio
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from connectors.systems.declarative.loading import SHIPPED, parse
@@ -20,7 +21,10 @@ from orchestrator.adapters import registry_file
 from orchestrator.audit.dump import DumpLog
 from orchestrator.core.state import from_bytes
 from orchestrator.settings import DEPLOY
-from schemas.errors import ConfigurationError, ProtocolViolation
+from schemas.errors import ConfigurationError, NotVerified, ProtocolViolation
+from schemas.receipts import verify_receipt
+from schemas.signatures import Verifier, sign_all
+from schemas.trust import ORCHESTRATOR, SigningKey, Trust
 from schemas.wire import MESSAGES, TYPE_HEADER, decode
 
 __all__ = ["Target", "targets"]
@@ -96,4 +100,23 @@ def targets() -> Iterable[Target]:
     )
     yield Target("dump", (_DUMPED,), lambda data: _through_a_file(data, _dump, ".jsonl"), (ConfigurationError,))
     yield Target("weblogs", _LOG_LINES, _columns, ())
+    yield from _proofs()
     yield Target("state", (b'{"phase":"active"}',), from_bytes, (ValueError,), False)
+
+
+def _proofs() -> Iterable[Target]:
+    """Yield what reads keys and signatures; an input that is taken was not damaged where it counts."""
+    receipts = _GOLDEN.parent.parent / "receipts"
+    jwks = (receipts / "jwks.json").read_bytes()
+    trust = Trust.from_json(jwks)
+    genuine = tuple((receipts / f"{name}.json").read_bytes() for name in ("genuine", "genuine-alone"))
+    yield Target("trust", (jwks,), Trust.from_json, (ConfigurationError,))
+    yield Target("receipt", genuine, lambda data: verify_receipt(data, trust), (NotVerified,))
+    key = SigningKey.new(ORCHESTRATOR)
+    yield Target("signing key", (key.to_json().encode(),), SigningKey.from_json, (ConfigurationError,))
+    verifier, leaves = Verifier(Trust.of(key)), [bytes([number]) * 32 for number in range(5)]
+
+    def signature(data: bytes) -> object:
+        return verifier.verify(leaves[0], data, principal=ORCHESTRATOR, at=datetime(2026, 3, 5, tzinfo=UTC))
+
+    yield Target("signature", tuple(sign_all(leaves, key)), signature, (ProtocolViolation,))
