@@ -50,21 +50,21 @@ _FORMAT = "dsr-checkpoint"
 _PROOF_FORMAT = "dsr-inclusion"
 _LONGEST = 4 * 1024 * 1024
 
-Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Offset = Annotated[int, Field(ge=0, strict=True)]
-Count = Annotated[int, Field(ge=0, lt=2**40, strict=True)]
-_Path = Annotated[tuple[Hash, ...], Field(max_length=41)]
-_Edge = Annotated[tuple[tuple[Count, Offset, Hash], ...], Field(max_length=40)]
+_Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Offset = Annotated[int, Field(ge=0, strict=True)]
+_Count = Annotated[int, Field(ge=0, lt=2**40, strict=True)]
+_Path = Annotated[tuple[_Hash, ...], Field(max_length=41)]
+_Edge = Annotated[tuple[tuple[_Count, _Offset, _Hash], ...], Field(max_length=40)]
 
 
 class PartitionTree(Record):
     """One partition: the offsets read so far, from `begin` up to and without `end`, and the tree over their records."""
 
     partition: Annotated[int, Field(ge=0, strict=True)]
-    begin: Offset
-    end: Offset
-    size: Count
-    root: Hash
+    begin: _Offset
+    end: _Offset
+    size: _Count
+    root: _Hash
     edge: Annotated[_Edge, Field(description="Whole subtrees, oldest first: leaves, offset of the first one, hash")]
     consistency: Annotated[_Path, Field(description="RFC 9162, 2.1.4: from the previous checkpoint's tree to this one")] = ()
 
@@ -93,7 +93,7 @@ class Inclusion(Record):
 
     checkpoint: Annotated[Hash, Field(description="SHA-256 of the checkpoint's JWS")]
     partition: Annotated[int, Field(ge=0, strict=True)]
-    index: Count
+    index: _Count
     path: _Path
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 import pytest
 from aiokafka.errors import AuthenticationFailedError, KafkaConnectionError
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
+from structlog.testing import capture_logs
 
 from connectors.sdk.broker_token import GrantedBrokerToken
 from connectors.sdk.standin import closed_port_url, serve
@@ -69,14 +69,13 @@ async def test_many_connections_share_one_token(kind, server):
         (PlainTextResponse("login page"), "without a token"),
     ],
 )
-async def test_a_refusal_is_told_and_tried_again(kind, server, caplog, answer, told):
+async def test_a_refusal_is_told_and_tried_again(kind, server, answer, told):
     """No token raises what aiokafka's clients try again after, with a line for the operator that holds no secret."""
-    caplog.set_level(logging.WARNING)
     provider, server.answer = kind(grant(server.url)), answer
-    with pytest.raises(AuthenticationFailedError):
+    with capture_logs() as lines, pytest.raises(AuthenticationFailedError):
         await provider.token()
-    assert told in caplog.text
-    assert SECRET not in caplog.text
+    assert [told in line["event"] for line in lines] == [True]
+    assert SECRET not in repr(lines)
     server.answer = None
     assert await provider.token() == "token-2"
 
