@@ -78,7 +78,7 @@ class Checkpoint(Record):
 
     prefix: str
     at: Instant
-    previous: Annotated[Hash | None, Field(description="SHA-256 of the JWS of the checkpoint that this one goes on from")] = (
+    previous: Annotated[_Hash | None, Field(description="SHA-256 of the JWS of the checkpoint that this one goes on from")] = (
         None
     )
     partitions: Annotated[tuple[PartitionTree, ...], Field(max_length=10_000)]
@@ -91,7 +91,7 @@ class Checkpoint(Record):
 class Inclusion(Record):
     """Where a journal entry stands in a checkpoint's trees, and the path from there to the root (RFC 9162, 2.1.3)."""
 
-    checkpoint: Annotated[Hash, Field(description="SHA-256 of the checkpoint's JWS")]
+    checkpoint: Annotated[_Hash, Field(description="SHA-256 of the checkpoint's JWS")]
     partition: Annotated[int, Field(ge=0, strict=True)]
     index: _Count
     path: _Path
