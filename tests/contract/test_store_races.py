@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
@@ -49,3 +50,14 @@ async def test_a_request_saved_while_the_group_is_read_is_seen_or_conflicts(post
     await store.aclose()
     await other.aclose()
     assert [row.subject_request_id for row in rows[PERSON]] == [A]
+
+
+async def test_workers_that_start_at_once_prepare_the_store_once(postgres_url: str) -> None:
+    """Each finds the schema at this release's revision; none fails because another was making it."""
+    engines = [make_engine(postgres_url) for _ in range(4)]
+    try:
+        made = await asyncio.gather(*(asyncio.to_thread(schema.upgrade, engine) for engine in engines))
+        assert {schema.check(engine) for engine in engines} == set(made)
+    finally:
+        for engine in engines:
+            engine.dispose()

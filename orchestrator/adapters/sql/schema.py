@@ -18,6 +18,9 @@ from schemas.errors import ConfigurationError, StoreUnavailable
 
 __all__ = ["check", "upgrade"]
 
+#: One upgrade at a time, whoever starts it; any number that nobody else takes in this database.
+_UPGRADE_LOCK = 0x445352
+
 
 def _config() -> Config:
     config = Config()
@@ -32,6 +35,10 @@ def upgrade(engine: Engine) -> str:
         with engine.connect() as connection:
             if engine.dialect.name == "postgresql":
                 connection.exec_driver_sql("SET statement_timeout = 0")  # a big table takes as long as it takes
+                # Two workers that start at once would both make the first table; the second waits and finds it made.
+                connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})")
+                connection.exec_driver_sql("SET LOCAL lock_timeout TO DEFAULT")
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             connection.commit()
