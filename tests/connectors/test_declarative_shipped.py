@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import ClassVar
 
@@ -151,13 +151,8 @@ def account(name, clock=None, **switches):
         yield standin
 
 
-@asynccontextmanager
-async def connected(standin, **environment):
-    connector = connect(standin.name, standin.base_url, **environment)
-    try:
-        yield connector
-    finally:
-        await connector.aclose()
+def connected(standin, **environment):
+    return aclosing(connect(standin.name, standin.base_url, **environment))
 
 
 async def ended(connector, standin, right, identifiers=EMAIL, **job):

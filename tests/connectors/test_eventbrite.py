@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, ClassVar
@@ -97,13 +97,8 @@ def eventbrite(**switches):
         yield standin
 
 
-@asynccontextmanager
-async def connected(standin, **settings):
-    connector = build(settings_for(standin.url, **settings))
-    try:
-        yield connector
-    finally:
-        await connector.aclose()
+def connected(standin, **settings):
+    return aclosing(build(settings_for(standin.url, **settings)))
 
 
 def job(right=Right.ERASURE, changes=()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, contextmanager
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -108,13 +108,8 @@ def google(clock=None, **switches):
         yield standin
 
 
-@asynccontextmanager
-async def connected(standin, **settings):
-    connector = build(settings_for(standin.url, **settings))
-    try:
-        yield connector
-    finally:
-        await connector.aclose()
+def connected(standin, **settings):
+    return aclosing(build(settings_for(standin.url, **settings)))
 
 
 def erasure(person=ADA, *, kinds=(IdentifierKind.GA_CLIENT_ID,)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, contextmanager
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -103,13 +103,8 @@ def linkedin(clock=None, *, segments=(), **switches):
         yield standin
 
 
-@asynccontextmanager
-async def connected(standin, **settings):
-    connector = build(settings_for(standin.url, **settings))
-    try:
-        yield connector
-    finally:
-        await connector.aclose()
+def connected(standin, **settings):
+    return aclosing(build(settings_for(standin.url, **settings)))
 
 
 def job(right=Right.ERASURE, person=ADA):

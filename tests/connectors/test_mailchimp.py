@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import httpx
@@ -59,13 +59,8 @@ def account(**switches):
         yield standin
 
 
-@asynccontextmanager
-async def connected(standin, **settings):
-    connector = MailchimpConnector(MailchimpSettings(api_key=API_KEY, base_url=standin.url, timeout_seconds=5, **settings))
-    try:
-        yield connector
-    finally:
-        await connector.aclose()
+def connected(standin, **settings):
+    return aclosing(MailchimpConnector(MailchimpSettings(api_key=API_KEY, base_url=standin.url, timeout_seconds=5, **settings)))
 
 
 async def run(standin, right, *, changes=(), identifiers=EMAIL, **settings):

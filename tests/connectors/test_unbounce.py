@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, ClassVar
@@ -97,13 +97,8 @@ def unbounce(clock=None, **switches):
         yield standin
 
 
-@asynccontextmanager
-async def connected(standin, **settings):
-    connector = build(settings_for(standin.url, **settings))
-    try:
-        yield connector
-    finally:
-        await connector.aclose()
+def connected(standin, **settings):
+    return aclosing(build(settings_for(standin.url, **settings)))
 
 
 def job(right=Right.ERASURE, person=ADA):
