@@ -20,7 +20,7 @@ $(STAMP): requirements.lock pyproject.toml
 
 lock: ## resolve requirements.lock again (versions and hashes, no addresses)
 	uv pip compile --quiet --python-version 3.11 --extra orchestrator --group dev \
-	  --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock pyproject.toml
+	  --generate-hashes --no-strip-extras --no-emit-index-url --no-header --output-file requirements.lock pyproject.toml
 
 # What needs no server, by folder: quick enough for every save.
 FAST := tests/core tests/schemas tests/shell tests/registry tests/commands tests/privacy tests/gateway tests/architecture tests/receipts
