@@ -23,6 +23,7 @@ __all__ = [
     "Clock",
     "Conflict",
     "Gate",
+    "KeyEncryption",
     "Keys",
     "OutRecord",
     "OutboxBatch",
@@ -31,6 +32,7 @@ __all__ = [
     "Record",
     "Refusal",
     "Row",
+    "ServiceKey",
     "Store",
 ]
 
@@ -78,6 +80,19 @@ class Gate:
     shut_at: datetime | None = None
     at_most: int | None = None
     open_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceKey:
+    """A key of the installation itself. `wrapped` is None once it is destroyed; the name stays."""
+
+    kid: str
+    #: What it is for, for instance `grouping`.
+    purpose: str
+    created_at: datetime
+    public: bytes | None = None
+    wrapped: bytes | None = field(default=None, repr=False)
+    destroyed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +230,18 @@ class Store(Protocol):
         """Return every registry kept, by digest."""
         ...
 
+    async def service_keys(self) -> list[ServiceKey]:
+        """Return every key of the installation, destroyed ones included, the oldest first."""
+        ...
+
+    async def add_service_key(self, key: ServiceKey) -> None:
+        """Keep a key. One that has its `kid` already stays as it is: read again to see which one it is."""
+        ...
+
+    async def destroy_service_key(self, kid: str, at: datetime) -> None:
+        """Forget the wrapped key for ever; its name, its public half and the moment stay. Repeating changes nothing."""
+        ...
+
     async def census(self, now: datetime) -> Census:
         """Return the counts for the gauges."""
         ...
@@ -249,6 +276,22 @@ class Publisher(Protocol):
 
     async def aclose(self) -> None:
         """Close the producer."""
+        ...
+
+
+class KeyEncryption(Protocol):
+    """Wraps keys before they are stored. What comes out of `unwrap` must not leave the process's memory."""
+
+    def wrap(self, secret: bytes, context: str) -> bytes:
+        """Return `secret` wrapped for one place."""
+        ...
+
+    def unwrap(self, wrapped: bytes, context: str) -> bytes:
+        """Return what was wrapped for this place. Raises `ConfigurationError` if it is none of ours."""
+        ...
+
+    def is_current(self, wrapped: bytes) -> bool:
+        """Tell whether the current key wrapped it."""
         ...
 
 

@@ -40,6 +40,10 @@ class Settings(BrokerSettings):
     topic_prefix: Annotated[str, Field(description="First part of every topic's and group's name")] = DEFAULT_PREFIX
     registry: Annotated[Path, Field(description="The registry file")] = DEPLOY / "registry" / "example-company.yaml"
     store_url: Annotated[str, Field(description="sqlite:///file or postgresql+psycopg://...")] = "sqlite:///dsr.sqlite"
+    key_encryption_key: Annotated[
+        SecretStr | None, Field(description="Wraps every other key: base64 of 32 bytes; older ones may follow, to unwrap only")
+    ] = None
+    key_encryption_key_file: Annotated[Path | None, Field(description="The same, in a file")] = None
     development_key: Annotated[SecretStr | None, Field(description="base64 of 32 bytes: openssl rand -base64 32")] = None
     signatures: Annotated[
         Literal["required", "off"], Field(description="off believes whoever can write to a topic: laptops and tests only")
@@ -89,6 +93,16 @@ class Settings(BrokerSettings):
         if self.trust_file is None:
             return None
         return Trust.from_json(_content(self.trust_file, "DSR_TRUST_FILE"))
+
+    def wrapping_keys(self) -> str:
+        """Return the text of the key-encryption keys, the current one first. Raises `ConfigurationError` if none is set."""
+        if self.key_encryption_key is not None:
+            return self.key_encryption_key.get_secret_value()
+        if self.key_encryption_key_file is not None:
+            return _content(self.key_encryption_key_file, "DSR_KEY_ENCRYPTION_KEY_FILE").decode("utf-8", "replace")
+        raise ConfigurationError(
+            "DSR_KEY_ENCRYPTION_KEY_FILE is not set: name a file made with `openssl rand -base64 32`, the same for all workers"
+        )
 
     def signer(self) -> SigningKey | None:
         """Return the key that this process or person signs with, None if none is set. Raises `ConfigurationError`."""

@@ -74,6 +74,10 @@ class SealingKey:
         """Return HMAC-SHA256 of `data` under this key: a keyed hash nobody else can compute."""
         return hmac.digest(self._secret, data, "sha256")
 
+    def unsafe_bytes(self) -> bytes:
+        """Return the secret. The caller holds a key from here on: wrap it, or hand it to whom it is for."""
+        return self._secret
+
     def __repr__(self) -> str:
         return f"SealingKey(kid={self.kid!r})"
 

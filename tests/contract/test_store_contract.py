@@ -14,7 +14,7 @@ import sqlalchemy
 
 from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import SqlStore, make_engine
-from orchestrator.ports import Change, Conflict, Gate, OutRecord, Refusal, Row, Store
+from orchestrator.ports import Change, Conflict, Gate, OutRecord, Refusal, Row, ServiceKey, Store
 from schemas.errors import ConfigurationError
 from tests.simulation.store import Database, SimStore
 
@@ -196,6 +196,23 @@ async def test_identities_are_stored_replaced_and_forgotten(store: Store) -> Non
     for _ in range(2):
         await store.commit(change(forgotten=[A]))
         assert await store.identities([A, B]) == {B: b"other"}
+
+
+async def test_service_keys_are_kept_once_and_destroyed_for_ever(store: Store, other: Store) -> None:
+    """The first of two workers that add a name wins; what is destroyed keeps its name and never its key."""
+    first = ServiceKey("intake-2", "intake", NOW, b"public", b"wrapped")
+    older = ServiceKey("grouping", "grouping", NOW - timedelta(days=1), None, b"secret")
+    await store.add_service_key(first)
+    await other.add_service_key(replace(first, wrapped=b"another", public=b"another", created_at=NOW + timedelta(days=1)))
+    await other.add_service_key(older)
+    assert await store.service_keys() == [older, first] == await other.service_keys()
+    gone_at = NOW + timedelta(days=40)
+    for at in (gone_at, gone_at + timedelta(days=1)):
+        await store.destroy_service_key("intake-2", at)
+        assert await other.service_keys() == [older, replace(first, wrapped=None, destroyed_at=gone_at)]
+    await store.add_service_key(first)
+    assert (await store.service_keys())[1].wrapped is None
+    await store.destroy_service_key("unknown", NOW)
 
 
 async def test_due_is_what_has_come_the_longest_overdue_first(store: Store) -> None:

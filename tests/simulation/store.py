@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from orchestrator.adapters.sql.outbox import pack, unpack
-from orchestrator.ports import Census, Change, Conflict, Gate, OutboxBatch, Refusal, Row
+from orchestrator.ports import Census, Change, Conflict, Gate, OutboxBatch, Refusal, Row, ServiceKey
 from schemas.errors import StoreUnavailable
 
 __all__ = ["Database", "SimStore"]
@@ -36,6 +36,7 @@ class Database:
     registries: dict[str, bytes] = field(default_factory=dict)
     refusals: dict[Refusal, datetime] = field(default_factory=dict)
     gate: Gate = field(default_factory=Gate)
+    service_keys: dict[str, ServiceKey] = field(default_factory=dict)
     next_id: int = 1
     #: Switched off only to show that the simulation notices.
     checks_versions: bool = True
@@ -193,6 +194,20 @@ class SimStore:
     async def registries(self) -> dict[str, bytes]:
         """Return every registry kept."""
         return dict(self.database.registries)
+
+    async def service_keys(self) -> list[ServiceKey]:
+        """Return every key of the installation."""
+        return sorted(self.database.service_keys.values(), key=lambda key: (key.created_at, key.kid))
+
+    async def add_service_key(self, key: ServiceKey) -> None:
+        """Keep a key, unless its name is taken."""
+        self.database.service_keys.setdefault(key.kid, key)
+
+    async def destroy_service_key(self, kid: str, at: datetime) -> None:
+        """Forget the wrapped key."""
+        key = self.database.service_keys.get(kid)
+        if key is not None and key.wrapped is not None:
+            self.database.service_keys[kid] = replace(key, wrapped=None, destroyed_at=at)
 
     async def census(self, now: datetime) -> Census:
         """Return the counts for the gauges."""

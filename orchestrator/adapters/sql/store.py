@@ -29,6 +29,7 @@ from sqlalchemy import (
     make_url,
     select,
     text,
+    update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
@@ -37,8 +38,8 @@ from orchestrator.adapters.sql.census import take_census
 from orchestrator.adapters.sql.instants import instant as _instant
 from orchestrator.adapters.sql.instants import micros as _micros
 from orchestrator.adapters.sql.outbox import pack, unpack
-from orchestrator.adapters.sql.tables import gates, identities, outbox, refusals, registries, requests, subjects
-from orchestrator.ports import Census, Change, Conflict, Gate, OutboxBatch, Refusal, Row
+from orchestrator.adapters.sql.tables import gates, identities, outbox, refusals, registries, requests, service_keys, subjects
+from orchestrator.ports import Census, Change, Conflict, Gate, OutboxBatch, Refusal, Row, ServiceKey
 from schemas.errors import StoreUnavailable
 
 __all__ = ["SqlStore", "make_engine"]
@@ -118,6 +119,7 @@ class SqlStore:
             set_={name: gate.excluded[name] for name in ("shut_at", "at_most", "open_until")},
         )
         self._insert_registry = dialect.insert(registries).on_conflict_do_nothing()
+        self._insert_service_key = dialect.insert(service_keys).on_conflict_do_nothing()
 
     async def _run(self, work: Callable[[Connection], T], *, reads: bool = False, aside: bool = False) -> T:
         """Do `work` in one transaction. `reads`: nothing is written; `aside`: beside whatever is going on."""
@@ -280,6 +282,36 @@ class SqlStore:
         rows = await self._run(lambda connection: connection.execute(select(registries)).all())
         return {row.digest: bytes(row.body) for row in rows}
 
+    async def service_keys(self) -> list[ServiceKey]:
+        """Return every key of the installation."""
+        query = select(service_keys).order_by(service_keys.c.created_at, service_keys.c.kid)
+        return [_service_key(row) for row in await self._run(lambda connection: connection.execute(query).all())]
+
+    async def add_service_key(self, key: ServiceKey) -> None:
+        """Keep a key, unless its name is taken."""
+        values = {
+            "kid": key.kid,
+            "purpose": key.purpose,
+            "created_at": _micros(key.created_at),
+            "public": key.public,
+            "wrapped": key.wrapped,
+        }
+        await self._run(lambda connection: connection.execute(self._insert_service_key, values))
+
+    async def destroy_service_key(self, kid: str, at: datetime) -> None:
+        """Forget the wrapped key."""
+        query = (
+            update(service_keys)
+            .where(service_keys.c.kid == kid, service_keys.c.wrapped.is_not(None))
+            .values(wrapped=None, destroyed_at=_micros(at))
+        )
+
+        def work(connection: Connection) -> None:
+            if connection.execute(query).rowcount and self._engine.dialect.name == "sqlite":
+                self._must_scrub = True
+
+        await self._run(work)
+
     async def census(self, now: datetime) -> Census:
         """Return the counts for the gauges."""
         return await self._run(lambda connection: take_census(connection, now), reads=True, aside=True)
@@ -388,4 +420,17 @@ def _row(found: Any) -> Row:
         _instant(due_at),
         _instant(received_at),
         awaited,
+    )
+
+
+def _service_key(row: Any) -> ServiceKey:
+    created_at = _instant(row.created_at)
+    assert created_at is not None, "the column is not nullable"
+    return ServiceKey(
+        kid=row.kid,
+        purpose=row.purpose,
+        created_at=created_at,
+        public=None if row.public is None else bytes(row.public),
+        wrapped=None if row.wrapped is None else bytes(row.wrapped),
+        destroyed_at=_instant(row.destroyed_at),
     )

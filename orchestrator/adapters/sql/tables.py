@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
-__all__ = ["gates", "identities", "metadata", "outbox", "refusals", "registries", "requests", "subjects"]
+__all__ = ["gates", "identities", "metadata", "outbox", "refusals", "registries", "requests", "service_keys", "subjects"]
 
 metadata = MetaData()
 
@@ -80,4 +80,16 @@ gates = Table(
     Column("shut_at", BigInteger),
     Column("at_most", Integer),
     Column("open_until", BigInteger),
+)
+
+#: The installation's own keys, wrapped: never in clear. One whose `wrapped` is gone is destroyed, and its name stays.
+service_keys = Table(
+    "service_keys",
+    metadata,
+    Column("kid", String(80), primary_key=True),
+    Column("purpose", String(16), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("public", LargeBinary),
+    Column("wrapped", LargeBinary),
+    Column("destroyed_at", BigInteger),
 )

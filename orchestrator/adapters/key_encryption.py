@@ -1,0 +1,71 @@
+"""The key-encryption key: what wraps every other key before it is stored.
+
+It comes from a file or the environment and never reaches the database, so that a stolen database, or a backup of it, opens
+nothing. Older keys may stand behind the current one: they unwrap what was wrapped under them until it is wrapped anew.
+
+Room rules: pure computation; no key is shown, not even its length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+from schemas.errors import ConfigurationError, ProtocolViolation
+from schemas.sealed import Sealed, SealingKey, seal, unsafe_reveal
+
+__all__ = ["KeyEncryption"]
+
+_SETTING = "DSR_KEY_ENCRYPTION_KEY"
+_NAME_BYTES = 4
+
+
+class KeyEncryption:
+    """Wraps under the first key, unwraps under any of them. Implements `orchestrator.ports.KeyEncryption`."""
+
+    def __init__(self, keys: Sequence[SealingKey]) -> None:
+        if not keys:
+            raise ConfigurationError(f"{_SETTING} is empty: make a key with `openssl rand -base64 32`")
+        self._current = keys[0]
+        self._keys = {key.kid: key for key in keys}
+
+    @classmethod
+    def from_text(cls, text: str) -> KeyEncryption:
+        """Read keys in base64, one a line or word, the current one first. Raises `ConfigurationError`, quoting nothing."""
+        return cls([_named(SealingKey.from_base64(f"{_SETTING} no. {n}", one)) for n, one in enumerate(text.split(), 1)])
+
+    @property
+    def kid(self) -> str:
+        """Return the current key's name: it follows from the key and tells nothing about it."""
+        return self._current.kid
+
+    def wrap(self, secret: bytes, context: str) -> bytes:
+        """Return `secret` wrapped for one place: elsewhere it does not unwrap."""
+        return seal(secret, self._current.derive("wrap", context), associated=context).model_dump_json().encode()
+
+    def unwrap(self, wrapped: bytes, context: str) -> bytes:
+        """Return what was wrapped for this place. The caller holds a key from here on.
+
+        Raises `ConfigurationError` for what none of our keys wrapped: without the right one nothing can be done for anybody, so
+        it must not be taken for one bad record.
+        """
+        try:
+            sealed = Sealed.model_validate_json(wrapped)
+        except ValidationError:
+            raise ConfigurationError("the store: a wrapped key is no seal: restore the database from a backup") from None
+        key = self._keys.get(sealed.kid)
+        if key is None:
+            raise ConfigurationError(f"{_SETTING}: the store needs the key named {sealed.kid}: add it behind the current one")
+        try:
+            return unsafe_reveal(sealed, key.derive("wrap", context), associated=context)
+        except ProtocolViolation:
+            raise ConfigurationError("the store: a wrapped key was changed or moved: restore the database") from None
+
+    def is_current(self, wrapped: bytes) -> bool:
+        """Tell whether the current key wrapped it."""
+        return Sealed.model_validate_json(wrapped).kid == self._current.kid
+
+
+def _named(key: SealingKey) -> SealingKey:
+    return SealingKey(f"kek-{key.mac(b'name')[:_NAME_BYTES].hex()}", key.unsafe_bytes())
