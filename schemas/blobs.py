@@ -40,6 +40,8 @@ __all__ = [
     "BlobKey",
     "BlobPlace",
     "BlobSecret",
+    "KeyName",
+    "PublicPoint",
     "StoredResult",
     "open_blob",
     "open_result",
@@ -64,8 +66,23 @@ def _is_point(x: str) -> str:
     try:
         X25519PrivateKey.from_private_bytes(bytes(32)).exchange(X25519PublicKey.from_public_bytes(raw))
     except ValueError:
-        raise ValueError("is a point of low order: make the key with `dsr blobs key`") from None
+        raise ValueError("is a point of low order: make a new key") from None
     return x
+
+
+#: Name of a key: a new key has a new name.
+KeyName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,80}$"),
+    Field(description="Name of the key: a new key has a new name"),
+]
+#: An X25519 public key that can be sealed to.
+PublicPoint = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9_-]{43}$"),
+    AfterValidator(_is_point),
+    Field(description="The public key, base64url without padding"),
+]
 
 
 class BlobKey(Record):
@@ -73,17 +90,8 @@ class BlobKey(Record):
 
     kty: Annotated[Literal["OKP"], Field(description="Key type: OKP")] = "OKP"
     crv: Annotated[Literal["X25519"], Field(description="Curve: X25519")] = "X25519"
-    x: Annotated[
-        str,
-        StringConstraints(pattern=r"^[A-Za-z0-9_-]{43}$"),
-        AfterValidator(_is_point),
-        Field(description="The public key, base64url without padding"),
-    ]
-    kid: Annotated[
-        str,
-        StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,80}$"),
-        Field(description="Name of the key: a new key has a new name"),
-    ]
+    x: PublicPoint
+    kid: KeyName
 
 
 class BlobPlace(NamedTuple):

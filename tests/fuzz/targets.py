@@ -22,6 +22,7 @@ from orchestrator.audit.dump import DumpLog
 from orchestrator.core.state import from_bytes
 from orchestrator.settings import DEPLOY
 from schemas.errors import ConfigurationError, NotVerified, ProtocolViolation
+from schemas.intake import IntakeKey, IntakeKeySet, open_intake, seal_intake
 from schemas.receipts import verify_receipt
 from schemas.signatures import Verifier, sign_all
 from schemas.trust import ORCHESTRATOR, SigningKey, Trust
@@ -120,3 +121,12 @@ def _proofs() -> Iterable[Target]:
         return verifier.verify(leaves[0], data, principal=ORCHESTRATOR, at=datetime(2026, 3, 5, tzinfo=UTC))
 
     yield Target("signature", tuple(sign_all(leaves, key)), signature, (ProtocolViolation,))
+
+    intake, request = IntakeKey.new("fuzzed"), "6f0e4a3c-1b2d-4c3e-8f4a-5b6c7d8e9f00"
+
+    def opened(data: bytes) -> object:
+        return open_intake(data.decode("utf-8", "replace"), {intake.kid: intake}, request)
+
+    yield Target("intake seal", (seal_intake(b"{}", intake.public, request).encode(),), opened, (ProtocolViolation,))
+    key_set = IntakeKeySet(keys=(intake.public,)).model_dump_json().encode()
+    yield Target("intake keys", (key_set,), IntakeKeySet.from_json, (ConfigurationError,))
