@@ -17,19 +17,23 @@ from prometheus_client import CollectorRegistry
 from orchestrator.adapters import broker_clock, registry_file, topics
 from orchestrator.adapters.broker import check_group, connection_to
 from orchestrator.adapters.clock import SystemClock
-from orchestrator.adapters.keys import DevelopmentKeys
+from orchestrator.adapters.key_encryption import KeyEncryption
+from orchestrator.adapters.keys import RequestKeys
 from orchestrator.adapters.metrics import WorkerMetrics
 from orchestrator.adapters.producer import KafkaPublisher
 from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import SqlStore, make_engine
 from orchestrator.core.deadlines import check_calendar, rules_for
-from orchestrator.gateway.health import Check, Listening, health_app, serve
-from orchestrator.ports import Clock, Keys
+from orchestrator.gateway.health import Check, Listening, Tls, health_app, serve
+from orchestrator.gateway.order_keys import order_keys_route
+from orchestrator.ports import Clock, Store
 from orchestrator.settings import Settings
 from orchestrator.shell.consumer import end_process
 from orchestrator.shell.faust_app import AppSettings, WorkerDeck, create_app
 from orchestrator.shell.inbox import Fatal, Inbox, QuarantineLimit
+from orchestrator.shell.key_desk import KeyDesk
 from orchestrator.shell.points import KillPoint, Points
+from orchestrator.shell.service_keys import grouping_key
 from orchestrator.shell.signing import Speakers
 from orchestrator.shell.sweeper import Sweeper
 from orchestrator.shell.translate import Translator
@@ -41,19 +45,26 @@ from schemas.metrics import BUILD_INFO
 from schemas.registry import Registry
 from schemas.sealed import SealingKey
 from schemas.topics import Topics, manifest
-from schemas.trust import ORCHESTRATOR, SigningKey
+from schemas.trust import ORCHESTRATOR, SigningKey, Trust
 from schemas.vocabulary import Right
 
-__all__ = ["Worker", "development_keys", "load_registry", "open_store", "run_worker", "topic_manifest"]
+__all__ = ["Worker", "intake_secret", "load_registry", "open_store", "run_worker", "topic_manifest"]
 
 log = structlog.get_logger(__name__)
 
 
-def development_keys(settings: Settings) -> Keys:
-    """Return keys from the configured development key. Raises `ConfigurationError` if there is none."""
+def intake_secret(settings: Settings) -> SealingKey:
+    """Return the key that portals seal to. Raises `ConfigurationError` if there is none."""
     if settings.development_key is None:
-        raise ConfigurationError("DSR_DEVELOPMENT_KEY is not set: make one with `openssl rand -base64 32` and give it to all")
-    return DevelopmentKeys(SealingKey.from_base64("dev", settings.development_key.get_secret_value()))
+        raise ConfigurationError(
+            "DSR_DEVELOPMENT_KEY is not set: make one with `openssl rand -base64 32` and give it to portals"
+        )
+    return SealingKey.from_base64("dev", settings.development_key.get_secret_value()).derive("intake")
+
+
+async def _request_keys(settings: Settings, store: Store, clock: Clock) -> RequestKeys:
+    encryption = KeyEncryption.from_text(settings.wrapping_keys())
+    return RequestKeys(encryption, intake=intake_secret(settings), grouping=await grouping_key(store, encryption, clock.now()))
 
 
 def load_registry(settings: Settings) -> Registry:
@@ -117,7 +128,7 @@ async def run_worker(
         publisher = KafkaPublisher(settings.kafka_bootstrap, security=connection_to(settings))
         await publisher.start()
         stack.push_async_callback(publisher.aclose)
-        keys = development_keys(settings)
+        keys = await _request_keys(settings, store, clock)
         translator = Translator(keys, Topics(prefix=settings.topic_prefix), signatures.speakers)
         ground = Ground(
             store=store,
@@ -138,8 +149,19 @@ async def run_worker(
         recovered = await inbox.recover()
         if recovered:
             log.info("recovered", count=recovered)
-        pages = health_app(metrics.registry, alive=_alive(watchdog), ready=_ready(app, store, inbox))
-        http = await stack.enter_async_context(serve(pages, settings.http_host, settings.http_port))
+        desk = KeyDesk(
+            store,
+            keys,
+            publisher,
+            clock,
+            metrics,
+            topics=Topics(prefix=settings.topic_prefix),
+            worker=settings.worker_id,
+            signer=signatures.signer,
+        )
+        door = order_keys_route(desk.release, clock, signatures.trust, settings.topic_prefix)
+        pages = health_app(metrics.registry, alive=_alive(watchdog), ready=_ready(app, store, inbox), more=[door])
+        http = await stack.enter_async_context(serve(pages, settings.http_host, settings.http_port, tls=_tls(settings)))
         # What the last batches published is forgotten before the store closes, or the next life would publish it again.
         stack.push_async_callback(inbox.tidy)
         belonging = _guarded(_belong(app, deck), "group", deck)
@@ -161,6 +183,7 @@ class _Signatures:
 
     speakers: Speakers | None = None
     signer: SigningKey | None = None
+    trust: Trust | None = None
 
 
 def _signatures(settings: Settings, clock: Clock) -> _Signatures:
@@ -183,7 +206,16 @@ def _signatures(settings: Settings, clock: Clock) -> _Signatures:
         raise ConfigurationError(
             "DSR_TRUST_FILE lacks the public half of DSR_SIGNING_KEY_FILE: add it, or nobody can check a confirmation"
         )
-    return _Signatures(Speakers(trust, clock), signer)
+    return _Signatures(Speakers(trust, clock), signer, trust)
+
+
+def _tls(settings: Settings) -> Tls | None:
+    certificate, key = settings.http_tls_cert_file, settings.http_tls_key_file
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise ConfigurationError("DSR_HTTP_TLS_CERT_FILE and DSR_HTTP_TLS_KEY_FILE: set both, or neither")
+    return Tls(certificate, key)
 
 
 def _points(settings: Settings) -> Points | None:

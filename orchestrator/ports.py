@@ -23,6 +23,7 @@ __all__ = [
     "Clock",
     "Conflict",
     "Gate",
+    "Holding",
     "KeyEncryption",
     "Keys",
     "OutRecord",
@@ -80,6 +81,15 @@ class Gate:
     shut_at: datetime | None = None
     at_most: int | None = None
     open_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What is asked of a request before a key of it is given out: its columns, and its sealed identity while it is open."""
+
+    phase: str
+    awaited: str
+    sealed: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +195,13 @@ class Store(Protocol):
 
     async def identities(self, ids: Iterable[str]) -> dict[str, bytes]:
         """Return the sealed identities of these requests; forgotten ones are absent."""
+        ...
+
+    async def holdings(self, ids: Iterable[str]) -> dict[str, Holding]:
+        """Return phase, awaited systems and sealed identity of these requests, each as of one moment; unknown ones are absent.
+
+        Answers beside whatever else the store is doing.
+        """
         ...
 
     async def commit(self, change: Change) -> int | None:
@@ -302,20 +319,28 @@ class Keys(Protocol):
         """Open what a portal sealed. Raises `ProtocolViolation(identity_unreadable)`."""
         ...
 
-    def open_yielded(self, subject_request_id: str, system: str, order_id: str, sealed: Sealed) -> SubjectData:
+    def new_request_key(self) -> SealingKey:
+        """Return a fresh random key for one request."""
+        ...
+
+    def seal_stored(self, subject_request_id: str, key: SealingKey, finds: Sequence[SubjectData]) -> bytes:
+        """Seal what was found of a person, in the order of finding, for the store, with the request's key wrapped before it."""
+        ...
+
+    def open_stored(self, subject_request_id: str, stored: bytes) -> tuple[SealingKey, tuple[SubjectData, ...]]:
+        """Return the request's key and what the store kept. Raises `ConfigurationError` if the key does not unwrap."""
+        ...
+
+    def order_root(self, subject_request_id: str, system: str, order_id: str, stored: bytes) -> SealingKey:
+        """Return the root of one order, from what the store keeps of its request. Raises as `open_stored` does."""
+        ...
+
+    def seal_order(self, subject_request_id: str, system: str, order_id: str, key: SealingKey, data: SubjectData) -> Sealed:
+        """Seal what one system needs under the request's key, bound to its order: the same data gives the same bytes."""
+        ...
+
+    def open_yielded(self, subject_request_id: str, system: str, order_id: str, key: SealingKey, sealed: Sealed) -> SubjectData:
         """Open identifiers that a connector found. Raises `ProtocolViolation(identity_unreadable)`."""
-        ...
-
-    def seal_order(self, subject_request_id: str, system: str, order_id: str, data: SubjectData) -> Sealed:
-        """Seal what one system needs, bound to its order: the same data gives the same bytes."""
-        ...
-
-    def seal_stored(self, subject_request_id: str, finds: Sequence[SubjectData]) -> bytes:
-        """Seal what was found of a person, in the order of finding, for the store."""
-        ...
-
-    def open_stored(self, subject_request_id: str, sealed: bytes) -> tuple[SubjectData, ...]:
-        """Open what the store kept."""
         ...
 
     def person(self, identifiers: Mapping[IdentifierKind, tuple[str, ...]]) -> str | None:

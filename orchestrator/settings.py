@@ -56,7 +56,11 @@ class Settings(BrokerSettings):
     ] = Field(default_factory=socket.gethostname)
     datadir: Annotated[Path, Field(description="Writable folder of this worker")] = Path(".dsr")
     http_host: str = "127.0.0.1"
-    http_port: Annotated[int, Field(ge=0, le=65535, description="Metrics and health; 0 takes a free port")] = 9464
+    http_port: Annotated[int, Field(ge=0, le=65535, description="Metrics, health and keys; 0 takes a free port")] = 9464
+    http_tls_cert_file: Annotated[
+        Path | None, Field(description="Certificate with its chain: connectors ask for keys here")
+    ] = None
+    http_tls_key_file: Annotated[Path | None, Field(description="Its private key")] = None
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
     log_format: Annotated[str, Field(pattern="^(auto|json|console)$")] = "auto"
 

@@ -153,6 +153,7 @@ _GRANTS: dict[PrincipalKind, tuple[_Grant, ...]] = {
         _write(lambda t, _i: t.status, "acknowledgements, progress, notices"),
         _write(lambda t, _i: t.confirmations, "confirmations"),
         _write(lambda t, _i: t.journal, "every transition"),
+        _write(lambda t, _i: t.releases, "every key given out"),
         _write(lambda t, _i: t.quarantine, "records that it does not understand"),
         _write(lambda t, _i: t.clock, "a question for the broker's time when it starts"),
         *_LOOKS_AT_SETTINGS,

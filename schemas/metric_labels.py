@@ -29,6 +29,7 @@ __all__ = [
     "BySystem",
     "ByType",
     "DaysLeft",
+    "KeyRefusal",
     "NoLabels",
     "PhaseRight",
     "PortalRight",
@@ -37,6 +38,7 @@ __all__ = [
     "RightResult",
     "StoreOperation",
     "SystemFailure",
+    "SystemKeyRefusal",
     "SystemOutcome",
     "SystemPhase",
     "SystemQuarantine",
@@ -96,6 +98,14 @@ class ByPhase(NamedTuple):
     """Labels of one phase of requests."""
 
     phase: Phase
+
+
+class KeyRefusal(StrEnum):
+    """Why a connector is not given an order's key."""
+
+    FOREIGN = "foreign"
+    UNKNOWN = "unknown"
+    CLOSED = "closed"
 
 
 class ByRight(NamedTuple):
@@ -191,6 +201,13 @@ class SystemQuarantine(NamedTuple):
 
     system: str
     reason: QuarantineReason
+
+
+class SystemKeyRefusal(NamedTuple):
+    """Labels of keys that a system was refused."""
+
+    system: str
+    reason: KeyRefusal
 
 
 class ReasonSystem(NamedTuple):

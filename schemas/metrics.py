@@ -30,6 +30,7 @@ from schemas.metric_labels import (
     RightDaysLeft,
     RightResult,
     SystemFailure,
+    SystemKeyRefusal,
     SystemOutcome,
     SystemPhase,
     SystemQuarantine,
@@ -48,6 +49,7 @@ __all__ = [
     "COMMIT_AGE",
     "CONNECTOR_CALL_SECONDS",
     "CONNECTOR_JOBS_OPEN",
+    "CONNECTOR_KEYS_UNAVAILABLE",
     "CONNECTOR_LAG",
     "CONNECTOR_METRICS",
     "CONNECTOR_ORDERS",
@@ -60,6 +62,8 @@ __all__ = [
     "ESCALATIONS",
     "EXTENSION_INVALID",
     "IGNORED",
+    "KEYS_REFUSED",
+    "KEYS_RELEASED",
     "LAG",
     "ORDERS_OPEN",
     "ORDERS_RESENT",
@@ -212,6 +216,8 @@ PUBLISH_SECONDS = HistogramSpec(
 )
 STORE_CONFLICTS = CounterSpec("dsr_store_conflicts_total", "Rows another worker changed in between; decided again.", NoLabels)
 COMMITS_REFUSED = CounterSpec("dsr_commits_refused_total", "Offset commits that the commit guard refused.", NoLabels)
+KEYS_RELEASED = CounterSpec("dsr_order_keys_released_total", "Keys of orders given to a system's connector.", BySystem)
+KEYS_REFUSED = CounterSpec("dsr_order_keys_refused_total", "Keys of orders that a connector was refused.", SystemKeyRefusal)
 LAG = GaugeSpec("dsr_lag_records", "Records in the log after the committed offset.", TopicPartition)
 COMMIT_AGE = GaugeSpec(
     "dsr_commit_age_seconds", "While records wait: how long ago their number last shrank; 0 while none wait.", TopicPartition
@@ -237,6 +243,9 @@ CONNECTOR_ORDERS_WAITING = GaugeSpec(
     "dsr_connector_orders_waiting", "Orders in the journal that nobody works on right now.", BySystem
 )
 CONNECTOR_JOBS_OPEN = GaugeSpec("dsr_connector_jobs_open", "Vendor's jobs started and not finished.", BySystem)
+CONNECTOR_KEYS_UNAVAILABLE = CounterSpec(
+    "dsr_connector_keys_unavailable_total", "Times the orchestrator gave no answer about an order's key.", BySystem
+)
 CONNECTOR_QUOTA_REMAINING = GaugeSpec("dsr_connector_quota_remaining", "Calls left in the system's day.", BySystem)
 CONNECTOR_PAUSE_SECONDS = GaugeSpec(
     "dsr_connector_pause_seconds",
@@ -253,12 +262,13 @@ WORKER_METRICS: tuple[MetricSpec[..., Any], ...] = (
     REQUESTS_OPEN, REQUESTS_OLDEST_AGE, REQUESTS_OPEN_BY_DAYS_LEFT, REQUESTS_RECEIVED, REQUESTS_CLOSED, REQUEST_DURATION,
     ORDERS_SENT, ORDERS_RESENT, ORDERS_OPEN, REPORTS_RECEIVED, ORDER_DURATION, ESCALATIONS, EXTENSION_INVALID,
     QUARANTINED, IGNORED, BATCH_RECORDS, BATCH_SECONDS, STORE_SECONDS, PUBLISH_SECONDS, STORE_CONFLICTS, COMMITS_REFUSED,
-    LAG, COMMIT_AGE, OUTBOX, SWEEP_SECONDS, SWEEP_DUE, BUILD_INFO,
+    KEYS_RELEASED, KEYS_REFUSED, LAG, COMMIT_AGE, OUTBOX, SWEEP_SECONDS, SWEEP_DUE, BUILD_INFO,
 )  # fmt: skip
 #: Everything a connector exposes.
 CONNECTOR_METRICS: tuple[MetricSpec[..., Any], ...] = (
     CONNECTOR_ORDERS, CONNECTOR_OUTCOMES, CONNECTOR_RETRIES, CONNECTOR_CALL_SECONDS, CONNECTOR_ORDERS_WAITING,
     CONNECTOR_JOBS_OPEN, CONNECTOR_QUOTA_REMAINING, CONNECTOR_PAUSE_SECONDS, CONNECTOR_QUARANTINED, CONNECTOR_LAG,
+    CONNECTOR_KEYS_UNAVAILABLE,
 )  # fmt: skip
 #: Every metric of the product, by name.
 BY_NAME: Mapping[str, MetricSpec[..., Any]] = {spec.name: spec for spec in (*WORKER_METRICS, *CONNECTOR_METRICS)}

@@ -18,6 +18,7 @@ from schemas import __version__
 from schemas.base import Message
 from schemas.confirmations import Confirmation
 from schemas.journal import JournalEntry
+from schemas.order_keys import KeysReleased
 from schemas.orders import FulfilmentOrder
 from schemas.registry import Registry
 from schemas.reports import FulfilmentReport
@@ -29,6 +30,7 @@ from schemas.topics import (
     DEFAULT_PREFIX,
     JOURNAL,
     QUARANTINE,
+    RELEASES,
     REPORTS,
     REQUESTS,
     STATUS,
@@ -54,6 +56,7 @@ _CHANNELS: Mapping[str, tuple[str, str, Sequence[type[Message]]]] = {
     STATUS: ("status", "What portals hear while a request is open", (StatusEvent,)),
     CONFIRMATIONS: ("confirmations", "The one final answer per request, signed", (Confirmation,)),
     JOURNAL: ("journal", "Every transition, hash-chained per request, without identity", (JournalEntry,)),
+    RELEASES: ("releases", "Which order's key was given to which system, and when; signed", (KeysReleased,)),
     QUARANTINE: ("quarantine", "Records that could not be processed, as they came, with why and where from", ()),
 }
 
@@ -81,7 +84,8 @@ def _asyncapi() -> dict[str, Any]:
             "version": __version__,
             "description": (
                 "One request of a data subject goes in, every system is told, one confirmation comes out. Every record's key "
-                "is its subject_request_id; delivery is at least once, and a repeated record is harmless. Operations are "
+                "is its subject_request_id, but for released keys, where it is the system; delivery is at least once, and a "
+                "repeated record is harmless. Operations are "
                 "named after who does them: portals, operators, connectors, auditors, the archive, the orchestrator itself. "
                 f"Addresses begin with the installation's prefix, `{DEFAULT_PREFIX}` unless it has set another."
             ),

@@ -18,6 +18,7 @@ __all__ = [
     "DEFAULT_PREFIX",
     "JOURNAL",
     "QUARANTINE",
+    "RELEASES",
     "REPORTS",
     "REQUESTS",
     "STATUS",
@@ -70,6 +71,11 @@ class Topics(Record):
         return f"{self.prefix}.journal.v1"
 
     @property
+    def releases(self) -> str:
+        """Return the topic on which every key that a connector was given is written down."""
+        return f"{self.prefix}.releases.v1"
+
+    @property
     def quarantine(self) -> str:
         """Return the topic of records that cannot be processed."""
         return f"{self.prefix}.quarantine.v1"
@@ -96,13 +102,14 @@ STATUS = _DEFAULT.status
 CONFIRMATIONS = _DEFAULT.confirmations
 JOURNAL = _DEFAULT.journal
 QUARANTINE = _DEFAULT.quarantine
+RELEASES = _DEFAULT.releases
 
 _DAY_MS = 24 * 60 * 60 * 1000
 _MIB = 1024 * 1024
 
 
 class TopicSpec(Record):
-    """What a topic must be on the broker. Keys are `subject_request_id` everywhere."""
+    """What a topic must be on the broker. Keys are `subject_request_id`; on the topic of releases, the system."""
 
     name: str
     partitions: Annotated[int, Field(ge=1)]
@@ -145,6 +152,8 @@ def manifest(systems: Iterable[str], *, partitions: int = 4, prefix: str = DEFAU
         TopicSpec(name=topics.confirmations, partitions=partitions, cleanup="compact", retention_ms=-1,
                   writers=("orchestrator",), readers=("portals", "archive")),
         TopicSpec(name=topics.journal, partitions=partitions, cleanup="delete", retention_ms=5 * 365 * _DAY_MS,
+                  writers=("orchestrator",), readers=("auditors",)),
+        TopicSpec(name=topics.releases, partitions=partitions, cleanup="delete", retention_ms=5 * 365 * _DAY_MS,
                   writers=("orchestrator",), readers=("auditors",)),
         TopicSpec(name=topics.quarantine, partitions=1, cleanup="delete", retention_ms=30 * _DAY_MS, max_message_bytes=2 * _MIB,
                   writers=("orchestrator", "connectors"), readers=("operators",)),

@@ -36,6 +36,7 @@ __all__ = [
     "TrustedKey",
     "kid_of",
     "operator_principal",
+    "payload_of",
     "portal_principal",
     "system_principal",
     "valid_principal",
@@ -220,6 +221,14 @@ def kid_of(signed: str) -> str:
     if not isinstance(kid, str) or not kid:
         raise _broken("name the key by kid in the protected header")
     return kid
+
+
+def payload_of(signed: str) -> bytes:
+    """Return the payload of a compact JWS that the caller has verified before. Raises `ProtocolViolation(signature_broken)`."""
+    try:
+        return jws.extract_compact(signed.encode()).payload
+    except (JoseError, ValueError):
+        raise _broken("send a compact JWS (RFC 7515)") from None
 
 
 def _object(text: str | bytes, where: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from schemas.commands import Add, Approve, Deny, Extend, Hold, Resume, Retry, Wa
 from schemas.confirmations import Confirmation
 from schemas.errors import ProtocolViolation
 from schemas.journal import JournalEntry
+from schemas.order_keys import KeysReleased
 from schemas.orders import FulfilmentOrder
 from schemas.reports import FulfilmentReport
 from schemas.requests import ConfirmIdentity, RefuseIdentity, SubmitRequest, WithdrawRequest
@@ -55,6 +56,7 @@ _FROM_US_AND_CONNECTORS: tuple[type[Message], ...] = (
     Confirmation,
     StatusEvent,
     JournalEntry,
+    KeysReleased,
 )
 #: Every message of the product, by its type name.
 MESSAGES: Mapping[str, type[Message]] = {

@@ -8,6 +8,8 @@
 | our own count says that the day is used up | wait for the day that has room; say so if that is beyond patience |
 | `SystemRejected`, `CredentialsRefused` | `failed` at once |
 | was not called: data is asked for, and the portal has no key to seal it to | `failed(results_key_missing)` |
+| was not called: the orchestrator has closed the order | drop it, and report nothing |
+| was not called: the orchestrator gives no answer about the order's key | wait, and count no try |
 | anything else | `failed(connector_defect)`; the log gets the frames of the traceback, no values |
 
 Room rules: concludes and never writes, except what a connector asks to be remembered before it destroys something.
@@ -31,7 +33,7 @@ from connectors.sdk.clock import Clock
 from connectors.sdk.conclusion import Conclusion
 from connectors.sdk.intake import report_of
 from connectors.sdk.journal import Entry, Journal, OrderState
-from connectors.sdk.keys import OrderKeys, Purpose
+from connectors.sdk.keys import CLOSED, KeysUnavailable, OrderKeys, Purpose
 from connectors.sdk.opening import as_job, merged, open_note, open_order, seal_note, seal_subject, unsafe_open_found
 from connectors.sdk.perform import perform
 from connectors.sdk.protocol import Connector, Job, Result
@@ -40,7 +42,7 @@ from connectors.sdk.throttle import Gate, QuotaExhausted
 from connectors.sdk.work import entered
 from schemas.blobs import EXPORTING
 from schemas.errors import ConnectorError, CredentialsRefused, ProtocolViolation, StoreUnavailable, SystemUnavailable, Throttled
-from schemas.metrics import CONNECTOR_CALL_SECONDS, CONNECTOR_RETRIES, Metrics
+from schemas.metrics import CONNECTOR_CALL_SECONDS, CONNECTOR_KEYS_UNAVAILABLE, CONNECTOR_RETRIES, Metrics
 from schemas.orders import FulfilmentOrder
 from schemas.outcomes import Accepted, Failed, NotApplicable
 from schemas.reports import FulfilmentReport
@@ -94,6 +96,16 @@ class Attempts:
         if entry.tries > self._limits.max_tries:
             return self._defect(entry, order, "died_at_it_again_and_again", [])
         try:
+            refused = await self._keys.fetch([order])
+        except KeysUnavailable as error:
+            return self._without_keys(entry, order, error)
+        if refused.get(order.order_id) == CLOSED:
+            _log.info("order_closed", system=order.system, order_id=order.order_id, attempt=entry.attempt)
+            return Conclusion(order.order_id, order.right, entry.attempt, {}, drop=True)
+        return await self._tried(entry, order)
+
+    async def _tried(self, entry: Entry, order: FulfilmentOrder) -> Conclusion:
+        try:
             result, work = await self._call(entry, order)
             verdict = Verdict.NEUTRAL if isinstance(result.outcome, NotApplicable) else Verdict.UP
             return replace(self._concluded(entry, order, result, work), verdict=verdict)
@@ -109,6 +121,12 @@ class Attempts:
     def _defect(self, entry: Entry, order: FulfilmentOrder, error: str, frames: list[str]) -> Conclusion:
         _log.error("connector_defect", order_id=order.order_id, error_type=error, frames=frames)
         return self._failed(entry, order, FailureReason.CONNECTOR_DEFECT)
+
+    def _without_keys(self, entry: Entry, order: FulfilmentOrder, error: KeysUnavailable) -> Conclusion:
+        self._metrics.count(CONNECTOR_KEYS_UNAVAILABLE, system=order.system)
+        _log.warning("keys_unavailable", system=order.system, error=str(error), order_id=order.order_id)
+        at = self._limits.retry.after(self._clock.now(), order.order_id, 1)
+        return self._conclusion(entry, order, {"state": _open_state(entry), "not_before": at, "tries": entry.tries - 1})
 
     def _refused(self, entry: Entry, order: FulfilmentOrder, error: ConnectorError) -> Conclusion:
         if isinstance(error, QuotaExhausted):

@@ -29,6 +29,8 @@ class Conclusion:
     columns: Mapping[str, Any] = field(repr=False)
     report: FulfilmentReport | None = field(default=None, repr=False)
     final: bool = False
+    #: The order is over: the journal lets go of it, and nothing is reported.
+    drop: bool = False
     verdict: Verdict = Verdict.NEUTRAL
 
 
@@ -40,6 +42,12 @@ def settle(page: Page, conclusion: Conclusion, now: datetime) -> None:
     if report is not None and isinstance(report.outcome, Failed) and known.attempt > conclusion.attempt:
         state = OrderState.WAITING if known.handle is None else OrderState.POLLING
         page.set(conclusion.order_id, state=state, not_before=now, tries=0)
+        return
+    if conclusion.drop:
+        if known.attempt > conclusion.attempt:  # opened again in between
+            page.set(conclusion.order_id, state=OrderState.WAITING, not_before=now, tries=0)
+        else:
+            page.drop(conclusion.order_id)
         return
     page.set(conclusion.order_id, **conclusion.columns)
     if report is not None:

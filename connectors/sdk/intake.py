@@ -14,22 +14,23 @@ Room rules: no HTTP, no waiting; everything of one batch is one journal transact
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from connectors.sdk.bus import Inbound, Outbound
 from connectors.sdk.journal import Entry, OrderState, Page
-from connectors.sdk.keys import OrderKeys
+from connectors.sdk.keys import CLOSED, OrderKeys
 from connectors.sdk.opening import open_order, read_order
 from schemas.errors import ProtocolViolation
 from schemas.ids import report_id
+from schemas.order_keys import KeyStatus
 from schemas.orders import FulfilmentOrder
 from schemas.outcomes import Failed, ReportedOutcome
 from schemas.reports import FulfilmentReport
 from schemas.vocabulary import FailureReason, OutcomeCode
 
-__all__ = ["Batch", "quarantined", "read_batch", "report_of", "take"]
+__all__ = ["Batch", "opened", "parsed", "quarantined", "report_of", "take"]
 
 #: Failures of the road, not of the job: the vendor's job may still run.
 _ROAD = frozenset({FailureReason.UNAVAILABLE, FailureReason.THROTTLED})
@@ -42,27 +43,54 @@ class Batch:
     orders: list[FulfilmentOrder] = field(default_factory=list)
     unreadable: list[FulfilmentOrder] = field(default_factory=list)
     quarantined: list[tuple[Inbound, ProtocolViolation]] = field(default_factory=list)
+    #: Orders that are over by now: nobody waits for a report on them.
+    closed: list[FulfilmentOrder] = field(default_factory=list)
     #: Records behind the last good one.
     bad_at_end: int = 0
 
 
-def read_batch(records: Sequence[Inbound], system: str, keys: OrderKeys) -> Batch:
+#: A record, and the order in it or why there is none.
+Parsed = tuple[Inbound, "FulfilmentOrder | ProtocolViolation"]
+
+
+def parsed(records: Sequence[Inbound], system: str) -> list[Parsed]:
     """Decode every record; none can stop the others."""
+    return [(record, _parsed(record, system)) for record in records]
+
+
+def _parsed(record: Inbound, system: str) -> FulfilmentOrder | ProtocolViolation:
+    try:
+        return read_order(record, system)
+    except ProtocolViolation as violation:
+        return violation
+
+
+def opened(read: Sequence[Parsed], keys: OrderKeys, refused: Mapping[str, KeyStatus]) -> Batch:
+    """Tell the records apart. `refused` says, by order id, which orders there is no key for, and why."""
     batch = Batch()
-    for record in records:
-        order: FulfilmentOrder | None = None
-        try:
-            order = read_order(record, system)
-            open_order(order, keys)
-        except ProtocolViolation as violation:
+    for record, order in read:
+        violation = order if isinstance(order, ProtocolViolation) else None
+        if not isinstance(order, ProtocolViolation):
+            if refused.get(order.order_id) == CLOSED:
+                batch.closed.append(order)
+                batch.bad_at_end = 0
+                continue
+            violation = _unopened(order, keys)
+            (batch.orders if violation is None else batch.unreadable).append(order)
+        if violation is None:
+            batch.bad_at_end = 0
+        else:
             batch.quarantined.append((record, violation))
             batch.bad_at_end += 1
-            if order is not None:
-                batch.unreadable.append(order)
-        else:
-            batch.orders.append(order)
-            batch.bad_at_end = 0
     return batch
+
+
+def _unopened(order: FulfilmentOrder, keys: OrderKeys) -> ProtocolViolation | None:
+    try:
+        open_order(order, keys)
+    except ProtocolViolation as violation:
+        return violation
+    return None
 
 
 def quarantined(topic: str, record: Inbound, violation: ProtocolViolation, now: datetime) -> Outbound:

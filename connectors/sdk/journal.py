@@ -272,6 +272,11 @@ class Page:
         if done:
             self._connection.execute(sa.update(_ORDERS).where(_ORDERS.c.order_id.in_(done)).values(found=None))
 
+    def drop(self, order_id: str) -> None:
+        """Delete an order and its reports, sent or not: it is over, and whoever opens it again sends it again."""
+        self._connection.execute(sa.delete(_REPORTS).where(_REPORTS.c.order_id == order_id))
+        self._connection.execute(sa.delete(_ORDERS).where(_ORDERS.c.order_id == order_id))
+
     def pause(self) -> Pause | None:
         """Return the pause that is kept."""
         row = self._connection.execute(sa.select(_PAUSE)).first()

@@ -1,44 +1,199 @@
-"""Which key opens an order, and which one seals what the connector writes down.
+"""Where an order's keys come from: the orchestrator's key desk, asked over HTTP, and this process's memory for a while.
 
-Room rules: no key is logged or shown; purposes and contexts are separated here and nowhere else.
+Nothing here is written to a disk. A key that has left memory is asked for again, and is not given out once the order is closed.
+So what the journal still has of a closed order can be opened by nobody.
+
+Room rules: no key is logged or shown.
 """
 
 from __future__ import annotations
 
-from enum import StrEnum
+import ssl
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Protocol
 
+import httpx
+import structlog
+from pydantic import ValidationError
+
+from connectors.sdk.clock import Clock
+from schemas.errors import ConfigurationError, OrchestratorError, ProtocolViolation
+from schemas.order_keys import (
+    MOST_ORDERS,
+    PATH,
+    KeyAnswer,
+    KeyAnswers,
+    KeyStatus,
+    OrderKeysError,
+    Purpose,
+    WantedKey,
+    WantedKeys,
+    assertion,
+    audience_of,
+    root_from_text,
+)
 from schemas.orders import FulfilmentOrder
 from schemas.sealed import SealingKey
+from schemas.trust import SigningKey
+from schemas.vocabulary import QuarantineReason
 
-__all__ = ["DevelopmentKeys", "OrderKeys", "Purpose"]
+__all__ = ["CLOSED", "HttpOrderKeys", "KeysUnavailable", "OrderKeys", "Purpose", "order_keys_client"]
+
+_log = structlog.get_logger("dsr.connector")
+
+#: The order is over: it is dropped, and nobody waits for a report on it.
+CLOSED: KeyStatus = 410
+#: Roots in memory: those of the orders under way, and of some that wait for their turn.
+_REMEMBERED = 2_000
+_TIMEOUT = httpx.Timeout(15.0, connect=5.0)
+_LETS_IN = frozenset({200, 207, 403, 404, 410})
 
 
-class Purpose(StrEnum):
-    """What a key is for."""
+class KeysUnavailable(OrchestratorError):
+    """The key desk did not answer, or did not let us in: wait, and ask again. No order is to blame."""
 
-    #: Opens the order's identity: derived exactly so by the orchestrator.
-    ORDER = "order"
-    #: Seals the identifiers that a report yields: the orchestrator opens it.
-    REPORT = "report"
-    #: Seals the vendor's job id and remembered finds in the connector's own journal.
-    JOURNAL = "journal"
+    reason = "keys_unavailable"
 
 
 class OrderKeys(Protocol):
-    """Where keys come from."""
+    """Keys of orders, by purpose."""
+
+    async def fetch(self, orders: Sequence[FulfilmentOrder]) -> Mapping[str, KeyStatus]:
+        """Have the keys of these orders at hand; return, by order id, why there is none.
+
+        Raises `KeysUnavailable`; then it is not known of any.
+        """
+        ...
 
     def key_for(self, order: FulfilmentOrder, purpose: Purpose = Purpose.ORDER) -> SealingKey:
-        """Return the order's key of one purpose. Raises `ProtocolViolation(identity_unreadable)` once it is destroyed."""
+        """Return the key of one purpose of an order that was fetched. Raises `ProtocolViolation(identity_unreadable)`."""
+        ...
+
+    def forget(self, order_id: str) -> None:
+        """Let go of an order's keys."""
         ...
 
 
-class DevelopmentKeys:
-    """Every key derived from one shared secret: for development. Nothing can be crypto-shredded under it."""
+class HttpOrderKeys:
+    """The keys of one system's orders, from any worker of the orchestrator that answers."""
 
-    def __init__(self, root: SealingKey) -> None:
-        self._root = root
+    def __init__(
+        self,
+        system: str,
+        urls: Sequence[str],
+        client: httpx.AsyncClient,
+        clock: Clock,
+        *,
+        prefix: str,
+        signer: SigningKey | None,
+    ) -> None:
+        """`urls` are base addresses of workers, asked in turn until one answers; without `signer` nobody is named."""
+        self._system = system
+        self._urls = list(urls)
+        self._client = client
+        self._clock = clock
+        self._audience = audience_of(prefix)
+        self._signer = signer
+        self._token: tuple[str, datetime] | None = None
+        self._roots: OrderedDict[str, SealingKey] = OrderedDict()
+
+    async def check(self) -> None:
+        """Ask for nothing, to see whether we are let in.
+
+        Raises `KeysUnavailable` if nobody answers, and `ConfigurationError` if somebody does and will not have us.
+        """
+        answer = await self._ask([])
+        if answer.status_code not in _LETS_IN - {403}:
+            raise ConfigurationError(f"DSR_KEYS_URL: the orchestrator does not let {self._system} in: {_why(answer)}")
+
+    async def fetch(self, orders: Sequence[FulfilmentOrder]) -> Mapping[str, KeyStatus]:
+        """Ask for those that are not in memory."""
+        refused: dict[str, KeyStatus] = {}
+        missing = [one for one in {order.order_id: order for order in orders}.values() if one.order_id not in self._roots]
+        for start in range(0, len(missing), MOST_ORDERS):
+            some = missing[start : start + MOST_ORDERS]
+            for answer in await self._answers(some):
+                if answer.status == 200 and answer.key is not None:
+                    self._remember(answer.order_id, root_from_text(answer.key))
+                else:
+                    refused[answer.order_id] = answer.status
+        for order in orders:
+            if order.order_id in self._roots:
+                self._roots.move_to_end(order.order_id)
+        return refused
 
     def key_for(self, order: FulfilmentOrder, purpose: Purpose = Purpose.ORDER) -> SealingKey:
-        """Return the derived key, the order's own."""
-        return self._root.derive(purpose.value, order.subject_request_id, order.system, order.order_id)
+        """Derive from the order's root."""
+        root = self._roots.get(order.order_id)
+        if root is None:
+            raise ProtocolViolation(
+                QuarantineReason.IDENTITY_UNREADABLE, field="sealed", remedy="the orchestrator gives no key for this order"
+            )
+        return root.derive(purpose)
+
+    def forget(self, order_id: str) -> None:
+        """Drop the root."""
+        self._roots.pop(order_id, None)
+
+    def _remember(self, order_id: str, root: SealingKey) -> None:
+        self._roots[order_id] = root
+        while len(self._roots) > max(_REMEMBERED, MOST_ORDERS):
+            self._roots.popitem(last=False)
+
+    async def _answers(self, orders: Sequence[FulfilmentOrder]) -> Sequence[KeyAnswer]:
+        wanted = [WantedKey(subject_request_id=one.subject_request_id, order_id=one.order_id) for one in orders]
+        answer = await self._ask(wanted)
+        try:
+            if answer.status_code not in _LETS_IN:
+                raise KeysUnavailable(f"the orchestrator gives no keys: {_why(answer)}")
+            keys = KeyAnswers.model_validate_json(answer.content).keys
+        except (ValidationError, ValueError):
+            raise KeysUnavailable(f"the orchestrator gives no keys: {_why(answer)}") from None
+        if [key.order_id for key in keys] != [one.order_id for one in wanted]:
+            raise KeysUnavailable("the orchestrator answers about other orders than were asked for")
+        return keys
+
+    async def _ask(self, wanted: Sequence[WantedKey]) -> httpx.Response:
+        """Return the first answer of a worker that does not say 5xx."""
+        body = WantedKeys(system=self._system, orders=tuple(wanted)).model_dump_json()
+        said = "no address is set"
+        for _ in range(len(self._urls)):
+            try:
+                answer = await self._client.post(self._urls[0] + PATH, content=body, headers=self._headers())
+            except httpx.HTTPError as error:
+                said = type(error).__name__
+            else:
+                if answer.status_code < 500:
+                    return answer
+                said = _why(answer)
+            self._urls.append(self._urls.pop(0))  # the next one first, also next time
+        raise KeysUnavailable(f"no worker of the orchestrator gives keys: {said}")
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"content-type": "application/json"}
+        if self._signer is not None:
+            now = self._clock.now()
+            if self._token is None or now >= self._token[1]:
+                self._token = assertion(self._signer, self._audience, now)
+            headers["authorization"] = f"Bearer {self._token[0]}"
+        return headers
+
+
+def order_keys_client(ca_file: str | None) -> httpx.AsyncClient:
+    """Return the HTTP client that asks for keys. Raises `ConfigurationError` for a certificate that cannot be read."""
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise ConfigurationError(f"DSR_KEYS_CA_FILE cannot be read ({type(error).__name__}): name a PEM file") from None
+    return httpx.AsyncClient(timeout=_TIMEOUT, verify=context, follow_redirects=False)
+
+
+def _why(answer: httpx.Response) -> str:
+    """Return what an error says: its status and our own words, never a body that somebody else wrote."""
+    try:
+        error = OrderKeysError.model_validate_json(answer.content)
+    except (ValidationError, ValueError):
+        return f"HTTP {answer.status_code}"
+    return f"HTTP {answer.status_code} {error.error[:40]}: {error.remedy[:200]}"

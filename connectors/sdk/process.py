@@ -19,7 +19,7 @@ from connectors.sdk.breaker import PauseRule
 from connectors.sdk.clock import SystemClock
 from connectors.sdk.journal import Journal
 from connectors.sdk.kafka import KafkaBus
-from connectors.sdk.keys import DevelopmentKeys
+from connectors.sdk.keys import HttpOrderKeys, KeysUnavailable, order_keys_client
 from connectors.sdk.loader import build_connector
 from connectors.sdk.metrics import ConnectorMetrics
 from connectors.sdk.protocol import Connector
@@ -39,7 +39,9 @@ _log = structlog.get_logger("dsr.connector")
 async def run_connector(name: str, system: str) -> None:
     """Run a connector for a system until SIGTERM or SIGINT. Raises what the process must end with."""
     settings = read(RuntimeSettings)
-    keys, signer = DevelopmentKeys(settings.sealing_key), signer_of(settings, system)
+    signer = signer_of(settings, system)
+    client = order_keys_client(None if settings.keys_ca_file is None else str(settings.keys_ca_file))
+    keys = HttpOrderKeys(system, settings.keys_urls, client, SystemClock(), prefix=settings.topic_prefix, signer=signer)
     connector = build_connector(name)
     metrics = ConnectorMetrics(CollectorRegistry())
     with contextlib.ExitStack() as stack:
@@ -59,12 +61,14 @@ async def run_connector(name: str, system: str) -> None:
             asyncio.get_running_loop().add_signal_handler(number, runtime.stop)
         try:
             await _checked(connector, system)
-            application = health.app(metrics.registry, runtime.started.is_set)
+            await _let_in(keys, system)
+            application = health.app(metrics.registry, lambda: runtime.started.is_set() and not runtime.waits_for_keys)
             async with health.served(application, host=settings.health_host, port=settings.health_port) as port:
                 _log.info("health", system=system, port=port)
                 await runtime.run()
         finally:
             await connector.aclose()
+            await client.aclose()
 
 
 def open_quota(settings: RuntimeSettings, system: str) -> SqlQuota:
@@ -85,13 +89,21 @@ async def _checked(connector: Connector, system: str) -> None:
         _log.warning("unchecked", system=system, reason=error.reason)
 
 
+async def _let_in(keys: HttpOrderKeys, system: str) -> None:
+    """Refuse to start where the orchestrator will not have us. One that does not answer is waited for, order by order."""
+    try:
+        await keys.check()
+    except KeysUnavailable as error:
+        _log.warning("keys_unavailable", system=system, error=str(error))
+
+
 def _runtime(
     settings: RuntimeSettings,
     *,
     system: str,
     connector: Connector,
     journal: Journal,
-    keys: DevelopmentKeys,
+    keys: HttpOrderKeys,
     metrics: ConnectorMetrics,
     quota: SqlQuota,
     signer: SigningKey | None,

@@ -13,7 +13,8 @@ Room rules: Kafka stands behind `Bus`, time behind `Clock`; no right and no outc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -25,9 +26,9 @@ from connectors.sdk.breaker import Breaker
 from connectors.sdk.bus import Bus, Inbound
 from connectors.sdk.clock import Clock
 from connectors.sdk.conclusion import Conclusion, settle
-from connectors.sdk.intake import Batch, quarantined, read_batch, take
+from connectors.sdk.intake import Batch, opened, parsed, quarantined, take
 from connectors.sdk.journal import Entry, Journal, OrderState
-from connectors.sdk.keys import OrderKeys
+from connectors.sdk.keys import KeysUnavailable, OrderKeys
 from connectors.sdk.protocol import Connector
 from connectors.sdk.quota import QuotaBook
 from connectors.sdk.speaking import outbound_reports
@@ -36,6 +37,7 @@ from schemas.errors import OrchestratorError
 from schemas.metric_labels import TopicPartition
 from schemas.metrics import (
     CONNECTOR_JOBS_OPEN,
+    CONNECTOR_KEYS_UNAVAILABLE,
     CONNECTOR_LAG,
     CONNECTOR_ORDERS,
     CONNECTOR_ORDERS_WAITING,
@@ -45,6 +47,8 @@ from schemas.metrics import (
     CONNECTOR_QUOTA_REMAINING,
     Metrics,
 )
+from schemas.order_keys import KeyStatus
+from schemas.orders import FulfilmentOrder
 from schemas.topics import Topics
 from schemas.trust import SigningKey
 from schemas.vocabulary import QuarantineReason, Right
@@ -56,6 +60,8 @@ _log = structlog.get_logger("dsr.connector")
 _PUBLISH_AT_ONCE = 500
 _HOUSEKEEPING_SECONDS = 15.0
 _LONGEST_SLEEP = timedelta(seconds=60)
+_KEYS_WAIT_SECONDS = 0.5
+_LONGEST_KEYS_WAIT_SECONDS = 30.0
 
 
 class Runtime:
@@ -115,6 +121,8 @@ class Runtime:
         self._stopping = asyncio.Event()
         #: Set once the bus has been joined and the journal's leftovers are back in the queue.
         self.started = asyncio.Event()
+        #: True while the orchestrator does not answer about keys: nothing is taken in.
+        self.waits_for_keys = False
 
     def stop(self) -> None:
         """Ask for an orderly end: no new orders, those under way are finished within the grace time, reports go out."""
@@ -159,7 +167,9 @@ class Runtime:
                 await self._take_in(records)
 
     async def _take_in(self, records: Sequence[Inbound]) -> None:
-        batch = read_batch(records, self._system, self._keys)
+        read = parsed(records, self._system)
+        refused = await self._keys_of([order for _, order in read if isinstance(order, FulfilmentOrder)])
+        batch = opened(read, self._keys, refused)
         self._stop_if_all_is_poison(batch)
         now = self._clock.now()
         if batch.quarantined:
@@ -170,18 +180,35 @@ class Runtime:
         for _, violation in batch.quarantined:
             _log.warning("quarantined", system=self._system, reason=violation.code, field=violation.field)
             self._metrics.count(CONNECTOR_QUARANTINED, system=self._system, reason=QuarantineReason(violation.code))
+        for order in batch.closed:
+            _log.info("order_closed", system=self._system, order_id=order.order_id, attempt=order.attempt)
         for order in new:
             self._metrics.count(CONNECTOR_ORDERS, system=self._system, right=order.right)
         self._has_work.set()
         self._has_reports.set()
+
+    async def _keys_of(self, orders: Sequence[FulfilmentOrder]) -> Mapping[str, KeyStatus]:
+        """Wait until the orchestrator has answered about the keys of these orders: without it nothing can be taken in."""
+        for number in itertools.count():
+            try:
+                refused = await self._keys.fetch(orders)
+            except KeysUnavailable as error:
+                self._metrics.count(CONNECTOR_KEYS_UNAVAILABLE, system=self._system)
+                _log.warning("keys_unavailable", system=self._system, error=str(error), count=len(orders))
+                self.waits_for_keys = True
+                await self._clock.sleep(min(_KEYS_WAIT_SECONDS * 2 ** min(number, 6), _LONGEST_KEYS_WAIT_SECONDS))
+            else:
+                self.waits_for_keys = False
+                return refused
+        raise AssertionError("counting does not end")
 
     def _stop_if_all_is_poison(self, batch: Batch) -> None:
         """Raise before anything of the batch is committed: a wrong key or a bad release would send every order there."""
         self._in_a_row = batch.bad_at_end + (0 if batch.orders else self._in_a_row)
         if self._in_a_row >= self._limits.quarantined_in_a_row:
             raise OrchestratorError(
-                f"{self._in_a_row} records in a row were no order for {self._system}: check DSR_DEVELOPMENT_KEY and who writes "
-                "to the topic, or raise DSR_QUARANTINED_IN_A_ROW"
+                f"{self._in_a_row} records in a row were no order for {self._system}: check who writes to the topic and "
+                "whether DSR_KEYS_URL is the orchestrator that sends these orders, or raise DSR_QUARANTINED_IN_A_ROW"
             )
 
     async def _dispatch(self, group: asyncio.TaskGroup) -> None:
@@ -233,6 +260,8 @@ class Runtime:
 
     async def _work(self, entry: Entry) -> None:
         conclusion = await self._attempts.run(entry)  # on its own line: the list is another one after the wait
+        if conclusion.final or conclusion.drop:
+            self._keys.forget(entry.order_id)
         self._breaker.note(entry.order_id, conclusion.verdict)
         self._metrics.set(CONNECTOR_PAUSE_SECONDS, self._breaker.remaining_seconds(), system=self._system)
         self._concluded.append(conclusion)

@@ -13,7 +13,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.broker import BrokerReach
 from schemas.errors import ConfigurationError
-from schemas.sealed import SealingKey
 from schemas.topics import DEFAULT_PREFIX, Topics
 from schemas.trust import SigningKey
 
@@ -61,7 +60,10 @@ class RuntimeSettings(BrokerReach, SigningSettings):
     model_config = SettingsConfigDict(env_prefix="DSR_")
 
     topic_prefix: Annotated[str, Field(description="First part of every topic's name")] = DEFAULT_PREFIX
-    development_key: Annotated[SecretStr, Field(description="Base64 of 32 bytes shared with the orchestrator, for development")]
+    keys_url: Annotated[
+        str, Field(min_length=8, description="Where orders' keys are given out: base URLs of the workers, separated by commas")
+    ]
+    keys_ca_file: Annotated[Path | None, Field(description="PEM file of who signs the workers' certificates")] = None
     state_dir: Annotated[Path, Field(description="Folder of the journal and of exported data")] = Path(".dsr")
     quota_url: Annotated[
         SecretStr | None,
@@ -92,9 +94,12 @@ class RuntimeSettings(BrokerReach, SigningSettings):
         return Topics(prefix=self.topic_prefix)
 
     @property
-    def sealing_key(self) -> SealingKey:
-        """Return the development key, named `dev`. Raises `ConfigurationError`."""
-        return SealingKey.from_base64("dev", self.development_key.get_secret_value())
+    def keys_urls(self) -> list[str]:
+        """Return the workers' addresses. Raises `ConfigurationError`."""
+        urls = [url.strip().rstrip("/") for url in self.keys_url.split(",") if url.strip()]
+        if not urls or not all(url.startswith(("https://", "http://")) for url in urls):
+            raise ConfigurationError("DSR_KEYS_URL: give base URLs, for instance http://127.0.0.1:9464")
+        return urls
 
 
 def content_of(file: Path, variable: str) -> bytes:

@@ -1,24 +1,33 @@
-"""Keys derived from one configured development key.
+"""A key for every request: random, wrapped, stored beside what it seals, and gone with it.
 
-Every purpose and context has its own key (HKDF), so a seal opens only where it belongs. What this step cannot do is destroy a
-key: whoever holds the development key can open every seal. Use it on a laptop, not with people's data.
+    key-encryption key  (a file or the environment)
+      wraps  request key  (random, stored in the request's own row, destroyed when the request closes)
+        derives  the store's key        identities in the database
+        derives  one root for each order
+          derives  order, report, journal     what travels and what a connector writes down
 
-Room rules: pure computation; the key comes in by the constructor.
+So whoever has the database, every topic, every journal and the key-encryption key can open requests that are open, and nothing
+of one that is closed.
+
+Room rules: pure computation but for fresh keys; keys come in by the constructor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 
 from pydantic import ValidationError
 
-from schemas.errors import ProtocolViolation
+from orchestrator.ports import KeyEncryption
+from schemas.errors import ConfigurationError, ProtocolViolation
+from schemas.order_keys import Purpose, order_root
 from schemas.orders import order_binding
 from schemas.sealed import Sealed, SealingKey, seal, unsafe_reveal
 from schemas.subject import SubjectData
 from schemas.vocabulary import IdentifierKind, QuarantineReason
 
-__all__ = ["DevelopmentKeys"]
+__all__ = ["RequestKeys"]
 
 #: The most telling identifier first: two requests are of one person if the first kind both have is equal.
 _GROUPED_BY = (
@@ -32,42 +41,78 @@ _GROUPED_BY = (
     IdentifierKind.GA_CLIENT_ID,
     IdentifierKind.COOKIE_ID,
 )
+_REQUEST = "request"
 
 
-class DevelopmentKeys:
-    """All keys from one. Implements `orchestrator.ports.Keys`."""
+class RequestKeys:
+    """Implements `orchestrator.ports.Keys`."""
 
-    def __init__(self, root: SealingKey) -> None:
-        self._root = root
-        self._intake = root.derive("intake")
-        self._grouping = root.derive("grouping")
+    def __init__(
+        self,
+        encryption: KeyEncryption,
+        *,
+        intake: SealingKey,
+        grouping: SealingKey,
+        fresh: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        """`grouping` makes the hash by which one person's requests find each other; `fresh` gives random bytes."""
+        self._encryption = encryption
+        self._intake = intake
+        self._grouping = grouping
+        self._fresh = fresh
 
     def open_intake(self, subject_request_id: str, sealed: Sealed) -> SubjectData:
         """Open what a portal sealed."""
         return _read(unsafe_reveal(sealed, self._intake, associated=subject_request_id))
 
-    def open_yielded(self, subject_request_id: str, system: str, order_id: str, sealed: Sealed) -> SubjectData:
-        """Open identifiers that a connector found."""
-        key = self._root.derive("report", subject_request_id, system, order_id)
-        return _read(unsafe_reveal(sealed, key, associated=order_binding(subject_request_id, system, order_id)))
+    def new_request_key(self) -> SealingKey:
+        """Return a fresh key for one request."""
+        return SealingKey(_REQUEST, self._fresh(32))
 
-    def seal_order(self, subject_request_id: str, system: str, order_id: str, data: SubjectData) -> Sealed:
+    def seal_stored(self, subject_request_id: str, key: SealingKey, finds: Sequence[SubjectData]) -> bytes:
+        """Seal what was found of a person, in the order of finding, with the wrapped key before it."""
+        wrapped = self._encryption.wrap(key.unsafe_bytes(), subject_request_id)
+        plain = b"\n".join(find.to_bytes() for find in finds)
+        sealed = seal(plain, key.derive("store"), associated=subject_request_id)
+        return wrapped + b"\n" + sealed.model_dump_json().encode()
+
+    def open_stored(self, subject_request_id: str, stored: bytes) -> tuple[SealingKey, tuple[SubjectData, ...]]:
+        """Return the request's key, and what the store kept."""
+        key, sealed = self._key_in(subject_request_id, stored)
+        try:
+            plain = unsafe_reveal(Sealed.model_validate_json(sealed), key.derive("store"), associated=subject_request_id)
+        except (ValidationError, ProtocolViolation):
+            raise ConfigurationError("the store: a sealed identity was changed or moved: restore the database") from None
+        return key, tuple(_read(line) for line in plain.split(b"\n"))
+
+    def order_root(self, subject_request_id: str, system: str, order_id: str, stored: bytes) -> SealingKey:
+        """Return the root of one order, from what the store keeps of its request."""
+        key, _ = self._key_in(subject_request_id, stored)
+        return order_root(key, subject_request_id, system, order_id)
+
+    def rewrapped(self, subject_request_id: str, stored: bytes) -> bytes | None:
+        """Return the same with its key wrapped by the current key-encryption key; None if it is so already."""
+        wrapped, _, sealed = stored.partition(b"\n")
+        if self._encryption.is_current(wrapped):
+            return None
+        secret = self._encryption.unwrap(wrapped, subject_request_id)
+        return self._encryption.wrap(secret, subject_request_id) + b"\n" + sealed
+
+    def _key_in(self, subject_request_id: str, stored: bytes) -> tuple[SealingKey, bytes]:
+        wrapped, _, sealed = stored.partition(b"\n")
+        return SealingKey(_REQUEST, self._encryption.unwrap(wrapped, subject_request_id)), sealed
+
+    def seal_order(self, subject_request_id: str, system: str, order_id: str, key: SealingKey, data: SubjectData) -> Sealed:
         """Seal what one system needs, bound to its order."""
-        key = self._root.derive("order", subject_request_id, system, order_id)
-        return seal(data.to_bytes(), key, associated=order_binding(subject_request_id, system, order_id))
+        root = order_root(key, subject_request_id, system, order_id)
+        binding = order_binding(subject_request_id, system, order_id)
+        return seal(data.to_bytes(), root.derive(Purpose.ORDER), associated=binding)
 
-    def seal_stored(self, subject_request_id: str, finds: Sequence[SubjectData]) -> bytes:
-        """Seal what was found of a person, in the order of finding, for the store."""
-        key = self._root.derive("store", subject_request_id)
-        return (
-            seal(b"\n".join(find.to_bytes() for find in finds), key, associated=subject_request_id).model_dump_json().encode()
-        )
-
-    def open_stored(self, subject_request_id: str, sealed: bytes) -> tuple[SubjectData, ...]:
-        """Open what the store kept."""
-        key = self._root.derive("store", subject_request_id)
-        plain = unsafe_reveal(Sealed.model_validate_json(sealed), key, associated=subject_request_id)
-        return tuple(_read(line) for line in plain.split(b"\n"))
+    def open_yielded(self, subject_request_id: str, system: str, order_id: str, key: SealingKey, sealed: Sealed) -> SubjectData:
+        """Open identifiers that a connector found."""
+        root = order_root(key, subject_request_id, system, order_id)
+        binding = order_binding(subject_request_id, system, order_id)
+        return _read(unsafe_reveal(sealed, root.derive(Purpose.REPORT), associated=binding))
 
     def person(self, identifiers: Mapping[IdentifierKind, tuple[str, ...]]) -> str | None:
         """Return the keyed hash that groups one person's requests."""

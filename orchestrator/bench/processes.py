@@ -149,6 +149,7 @@ async def worker(
         "DSR_REGISTRY": str(registry),
         "DSR_STORE_URL": store_url,
         "DSR_DEVELOPMENT_KEY": key,
+        "DSR_KEY_ENCRYPTION_KEY": key,
         "DSR_WORKER_ID": f"bench-{number}",
         "DSR_DATADIR": str(folder / "data"),
         "DSR_HTTP_PORT": str(port),

@@ -24,7 +24,8 @@ from types import FrameType
 from prometheus_client import CollectorRegistry
 
 from orchestrator.adapters.clock import SystemClock
-from orchestrator.adapters.keys import DevelopmentKeys
+from orchestrator.adapters.key_encryption import KeyEncryption
+from orchestrator.adapters.keys import RequestKeys
 from orchestrator.adapters.metrics import WorkerMetrics
 from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import SqlStore, make_engine
@@ -147,7 +148,7 @@ async def measure_stages(
     store = SqlStore(engine)
     registry, keys, clock, metrics = (
         registry_of(names),
-        DevelopmentKeys(sealing),
+        RequestKeys(KeyEncryption([sealing]), intake=sealing.derive("intake"), grouping=sealing.derive("grouping")),
         SystemClock(),
         WorkerMetrics(CollectorRegistry()),
     )

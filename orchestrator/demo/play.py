@@ -29,7 +29,7 @@ from orchestrator.demo.people import STRANGER, Person, people
 from orchestrator.demo.portal_keys import with_keys
 from orchestrator.demo.proof import Act, Holdings, Proof, compare, look, ratings
 from orchestrator.demo.show import Screen
-from orchestrator.demo.stage import DemoFailed, Stage, said, script, shows_address
+from orchestrator.demo.stage import DemoFailed, Stage, free_port, said, script, shows_address
 from orchestrator.demo.story import OPERATOR, Story, faults, written_story
 from orchestrator.settings import DEPLOY
 from schemas.blobs import EXPORTING
@@ -86,6 +86,8 @@ class _House:
     people: dict[str, Person]
     topics: Topics
     key: str
+    #: Where connectors get their keys: the same address in each of the worker's lives.
+    worker_port: int
     keyring: Keyring
     bootstrap: str = ""
     places: dict[str, Place] = field(default_factory=dict)
@@ -115,7 +117,7 @@ async def perform(evening: Evening, then: Callable[[Verdict, Mapping[str, str]],
         key = base64.b64encode(secrets.token_bytes(32)).decode()
         topics = Topics(prefix=f"demo-{secrets.token_hex(4)}")
         keyring = Keyring(evening.folder / "keys", _speakers(registry))
-        house = _House(evening, stage, registry, roles, people(evening.marker), topics, key, keyring)
+        house = _House(evening, stage, registry, roles, people(evening.marker), topics, key, free_port(), keyring)
         verdict = await _played(house, kafka)
         evening.screen.rest()
         if evening.keep:
@@ -222,7 +224,8 @@ async def _ours(house: _House) -> None:
         "DSR_STORE_URL": f"sqlite:///{house.evening.folder / 'store.sqlite'}",
         "DSR_DATADIR": str(house.evening.folder / "worker"),
         "DSR_WORKER_ID": "demo-worker",
-        "DSR_HTTP_PORT": "0",
+        "DSR_HTTP_PORT": str(house.worker_port),
+        "DSR_KEY_ENCRYPTION_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
         "DSR_SWEEP_INTERVAL_SECONDS": "0.2",
         "DSR_COMMIT_INTERVAL_SECONDS": "0.5",
         "DSR_LOG_FORMAT": "json",
@@ -233,6 +236,7 @@ async def _ours(house: _House) -> None:
         own = {
             "DSR_SIGNING_KEY_FILE": str(house.keyring.file(system_principal(system))),
             "DSR_STATE_DIR": str(house.evening.folder / "connectors"),
+            "DSR_KEYS_URL": f"http://127.0.0.1:{house.worker_port}",
             "DSR_GROUP_INSTANCE_ID": f"demo-{system}",
             "DSR_POLL_BASE_SECONDS": "0.3",
             "DSR_POLL_MAX_SECONDS": "1",

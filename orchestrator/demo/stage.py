@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -21,7 +22,7 @@ from typing import Self
 
 from schemas.errors import OrchestratorError
 
-__all__ = ["DemoFailed", "Part", "Stage", "said", "script", "shows_address"]
+__all__ = ["DemoFailed", "Part", "Stage", "free_port", "said", "script", "shows_address"]
 
 _READY_SECONDS = 60.0
 _STOP_SECONDS = 15.0
@@ -38,6 +39,12 @@ class DemoFailed(OrchestratorError):
 def script(name: str) -> str:
     """Return the path of one of this package's own commands."""
     return str(Path(sysconfig.get_path("scripts")) / name)
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 @dataclass(slots=True)

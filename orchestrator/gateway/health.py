@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import uvicorn
 from prometheus_client import CollectorRegistry
@@ -20,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-__all__ = ["CHECK_SECONDS", "Check", "Listening", "health_app", "serve"]
+__all__ = ["CHECK_SECONDS", "Check", "Listening", "Tls", "health_app", "serve"]
 
 #: Returns None when all is well, else a reason for people: a code or a sentence that names no person and quotes no body.
 Check = Callable[[], "str | Awaitable[str | None] | None"]
@@ -30,9 +31,14 @@ CHECK_SECONDS = 2.0
 
 
 def health_app(
-    registry: CollectorRegistry, *, alive: Mapping[str, Check], ready: Mapping[str, Check], check_seconds: float = CHECK_SECONDS
+    registry: CollectorRegistry,
+    *,
+    alive: Mapping[str, Check],
+    ready: Mapping[str, Check],
+    check_seconds: float = CHECK_SECONDS,
+    more: Sequence[Route] = (),
 ) -> Starlette:
-    """Return the application with the three pages.
+    """Return the application with the three pages, and `more` of them.
 
     `alive`: what only a restart mends, by name; `ready`: what the process still waits for (topics, store, registry, group
     joined). Both pages answer 200 `{"status": "ok"}` or 503 `{"status": "failing", "reasons": {name: reason}}`. A check that
@@ -50,7 +56,7 @@ def health_app(
     async def readyz(_: Request) -> Response:
         return await _answer(ready, check_seconds)
 
-    return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)])
+    return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz), *more])
 
 
 async def _answer(checks: Mapping[str, Check], seconds: float) -> JSONResponse:
@@ -73,16 +79,26 @@ async def _ask(check: Check, seconds: float) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """Files of a certificate, with its chain, and its private key."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Listening:
     """Where an application is served."""
 
     host: str
     port: int
+    scheme: str = "http"
 
     @property
     def url(self) -> str:
         """Return the base address, without a slash at the end."""
-        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
 
 
 class _Server(uvicorn.Server):
@@ -94,7 +110,7 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serve(app: ASGIApp, host: str, port: int) -> AsyncIterator[Listening]:
+async def serve(app: ASGIApp, host: str, port: int, *, tls: Tls | None = None) -> AsyncIterator[Listening]:
     """Serve `app` in the running loop while the block runs; port 0 takes a free one, and the real one is yielded.
 
     Raises `OSError` at once when the address cannot be had. Requests are answered from the first moment of the block. On the
@@ -103,12 +119,20 @@ async def serve(app: ASGIApp, host: str, port: int) -> AsyncIterator[Listening]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, port), family=family)
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=1, ws="none"
+        app,
+        ssl_certfile=None if tls is None else tls.certificate,
+        ssl_keyfile=None if tls is None else tls.key,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=1,
+        ws="none",
     )
     server = _Server(config)
     running = asyncio.create_task(server.serve(sockets=[listener]), name=f"serve:{port}")
     try:
-        yield Listening(host, listener.getsockname()[1])
+        yield Listening(host, listener.getsockname()[1], "http" if tls is None else "https")
     finally:
         server.should_exit = True
         await running

@@ -6,9 +6,9 @@
 | a request, a word on who is asking, a withdrawal | `portal:` and the portal it names; the core knows who filed the request |
 | a command | `operator:` and its actor |
 
-Journal entries, status events and confirmations are signed as `orchestrator`. Orders are not: their identity part is sealed
-with a key that only the orchestrator and the one connector have, so nobody else can make one that opens. Quarantine repeats
-what others wrote and vouches for none of it.
+Journal entries, status events, confirmations and records of released keys are signed as `orchestrator`. Orders are not: their
+identity part is sealed with a key that only the orchestrator and the one connector have, so nobody else can make one that
+opens. Quarantine repeats what others wrote and vouches for none of it.
 
 Room rules: no decision about a request; a signature is right or the record is set aside.
 """
@@ -26,7 +26,7 @@ from schemas.trust import SigningKey, Trust
 __all__ = ["Speakers", "signed"]
 
 #: Kinds of topics whose records are signed when they are published.
-_SIGNED = frozenset({"journal", "status", "confirmations"})
+_SIGNED = frozenset({"journal", "status", "confirmations", "releases"})
 
 
 class Speakers:

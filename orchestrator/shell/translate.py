@@ -6,7 +6,7 @@ Room rules: opens and seals through the keys port; knows no right and no outcome
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from orchestrator.core.effects import Input, Opened, Publish, PublishConfirmation, SendOrder
@@ -20,6 +20,7 @@ from schemas.journal import JournalEntry
 from schemas.orders import FulfilmentOrder
 from schemas.reports import FulfilmentReport
 from schemas.requests import SubmitRequest
+from schemas.sealed import SealingKey
 from schemas.signatures import SIGNATURE_HEADER
 from schemas.subject import Identifiers, SubjectData, in_form
 from schemas.topics import Topics
@@ -45,7 +46,10 @@ _KEPT_HEADERS = {TYPE_HEADER, VERSION_HEADER, SIGNATURE_HEADER}
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """An input with what came with it: the opened identity, which stays in memory."""
+    """An input with what came with it: the opened identity, which stays in memory.
+
+    What a report yields is opened later, when its request's key is at hand: `Translator.with_yield`.
+    """
 
     subject_request_id: str
     given: Input
@@ -100,14 +104,23 @@ class Translator:
         return Arrival(request, Input(message, record.source, digest(record.value or b""), opened), record, subject)
 
     def _open(self, message: Message) -> tuple[Opened, SubjectData | None]:
-        if isinstance(message, SubmitRequest):
-            subject = self._keys.open_intake(message.subject_request_id, message.sealed)
-            person = self._keys.person(subject.identifiers)
-            return Opened(tuple(sorted(subject.identifiers)), person, self._keys.patch(subject)), subject
-        if isinstance(message, FulfilmentReport) and message.yielded is not None:
-            subject = self._keys.open_yielded(message.subject_request_id, message.system, message.order_id, message.yielded)
-            return Opened(tuple(sorted(subject.identifiers))), subject
-        return Opened(), None
+        if not isinstance(message, SubmitRequest):
+            return Opened(), None
+        subject = self._keys.open_intake(message.subject_request_id, message.sealed)
+        person = self._keys.person(subject.identifiers)
+        return Opened(tuple(sorted(subject.identifiers)), person, self._keys.patch(subject)), subject
+
+    def with_yield(self, arrival: Arrival, key: SealingKey) -> Arrival | SetAside:
+        """Return a report with the identifiers opened that it yields, by its request's key; anything else as it is."""
+        report = arrival.given.message
+        if not isinstance(report, FulfilmentReport) or report.yielded is None or arrival.record is None:
+            return arrival
+        try:
+            subject = self._keys.open_yielded(report.subject_request_id, report.system, report.order_id, key, report.yielded)
+        except ProtocolViolation as violation:
+            return SetAside(arrival.record, violation)
+        given = replace(arrival.given, opened=Opened(tuple(sorted(subject.identifiers))))
+        return replace(arrival, given=given, subject=subject)
 
     def quarantined(self, record: Record, violation: ProtocolViolation, at: str) -> OutRecord:
         """Return the record for the quarantine topic: the very bytes, and why and where from in the headers."""
@@ -124,7 +137,7 @@ class Translator:
         ]
         return OutRecord(self._topics.quarantine, record.key or b"", record.value or b"", headers)
 
-    def order(self, effect: SendOrder, subject: SubjectData) -> OutRecord:
+    def order(self, effect: SendOrder, subject: SubjectData, key: SealingKey) -> OutRecord:
         """Return the order's record: no more identifiers than the system needs, in the form it needs them, sealed for it."""
         wanted: dict[str, tuple[str, ...]] = {}
         for need in effect.needs:
@@ -132,7 +145,7 @@ class Translator:
                 wanted[need.kind] = (*wanted.get(need.kind, ()), in_form(value, need.form))
         identifiers: Identifiers = wanted if effect.needs else subject.identifiers  # type: ignore[assignment] # keys are kinds
         data = SubjectData.trusted(identifiers=identifiers, changes=subject.changes)
-        sealed = self._keys.seal_order(effect.subject_request_id, effect.system, effect.order_id, data)
+        sealed = self._keys.seal_order(effect.subject_request_id, effect.system, effect.order_id, key, data)
         order = FulfilmentOrder.trusted(
             order_id=effect.order_id,
             subject_request_id=effect.subject_request_id,

@@ -33,7 +33,9 @@ from schemas.commands import Add
 from schemas.errors import ProtocolViolation
 from schemas.journal import JournalFact
 from schemas.registry import Registry
+from schemas.reports import FulfilmentReport
 from schemas.requests import ConfirmIdentity, SubmitRequest
+from schemas.sealed import SealingKey
 from schemas.subject import SubjectData
 from schemas.vocabulary import OrderPhase, Phase
 
@@ -86,6 +88,7 @@ class UnitOfWork:
         self._groups: dict[str, list[str]] = {}
         self._group_versions: dict[str, int] = {}
         self._finds: dict[str, tuple[SubjectData, ...]] = {}
+        self._request_keys: dict[str, SealingKey] = {}
         self._refused_before: set[Refusal] = set()
         self._refused_by: set[str] = set()
         self.change = Change(worker=ground.worker, now=now)
@@ -113,7 +116,7 @@ class UnitOfWork:
             if any(order.phase is not OrderPhase.SETTLED for order in state.orders)
             and any(order.phase is not OrderPhase.SENT for order in state.orders)
         ]
-        await self._load_identities(waiting)
+        await self._load_identities({*waiting, *(arrival.subject_request_id for arrival in known if _yields(arrival))})
 
     def _person_of(self, arrival: Arrival) -> str | None:
         state = self._states.get(arrival.subject_request_id)
@@ -129,8 +132,9 @@ class UnitOfWork:
             self._versions[row.subject_request_id] = row.version
 
     async def _load_identities(self, ids: Iterable[str]) -> None:
-        for request, sealed in (await self._store.identities(ids)).items():
-            self._finds.setdefault(request, self._keys.open_stored(request, sealed))
+        for request, stored in (await self._store.identities(ids)).items():
+            if request not in self._finds:
+                self._request_keys[request], self._finds[request] = self._keys.open_stored(request, stored)
 
     async def apply(self, arrival: Arrival | SetAside) -> None:
         """Decide one arrival, and what it makes the person's other requests decide."""
@@ -138,6 +142,10 @@ class UnitOfWork:
             # Read again after a crash. Its sender was told no, by the outbox of the save that refused it: so it stays.
             self.outcome.refused_before += 1
             return
+        # A report on a request that is over cannot be opened any more, and need not be: it comes too late.
+        key = self._request_keys.get(arrival.subject_request_id)
+        if key is not None and isinstance(arrival, Arrival):
+            arrival = self._translator.with_yield(arrival, key)
         if isinstance(arrival, SetAside):
             self._set_aside(arrival)
             return
@@ -205,7 +213,8 @@ class UnitOfWork:
         for effect in decision.effects:
             match effect:
                 case SendOrder():
-                    self.change.records.append(self._translator.order(effect, await self._subject(request, effect.finds)))
+                    subject = await self._subject(request, effect.finds)
+                    self.change.records.append(self._translator.order(effect, subject, self._request_keys[request]))
                 case Publish():
                     self.change.records.append(self._translator.published(effect))
                 case PublishConfirmation():
@@ -216,6 +225,7 @@ class UnitOfWork:
                     await self._keep(request, arrival.subject)
                 case Forget():
                     self._finds.pop(request, None)
+                    self._request_keys.pop(request, None)
                     self.change.sealed.pop(request, None)
                     self.change.forgotten.append(request)
         return told
@@ -225,7 +235,10 @@ class UnitOfWork:
             return
         known = await self._known(request) if request in self._versions else self._finds.get(request, ())
         self._finds[request] = (*known, found)
-        self.change.sealed[request] = self._keys.seal_stored(request, self._finds[request])
+        key = self._request_keys.get(request)
+        if key is None:
+            key = self._request_keys[request] = self._keys.new_request_key()
+        self.change.sealed[request] = self._keys.seal_stored(request, key, self._finds[request])
 
     async def _subject(self, request: str, finds: int) -> SubjectData:
         """Return what the first `finds` finds say of the person."""
@@ -245,6 +258,11 @@ class UnitOfWork:
             if state is not self._saved.get(request) or request in self._refused_by:
                 self.change.rows.append(_row(state, self._versions.get(request, 0)))
         return self.change
+
+
+def _yields(arrival: Arrival) -> bool:
+    message = arrival.given.message
+    return isinstance(message, FulfilmentReport) and message.yielded is not None
 
 
 def _spans(arrivals: Iterable[Arrival | SetAside]) -> dict[tuple[str, int], tuple[int, int]]:

@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from orchestrator.adapters.keys import DevelopmentKeys
 from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import SqlStore, make_engine
 from orchestrator.audit.records import Extent, LogRecord, Place, Span
@@ -23,6 +22,7 @@ from orchestrator.shell.work import Ground, UnitOfWork
 from schemas.base import Message
 from schemas.commands import Command
 from schemas.ids import report_id
+from schemas.order_keys import Purpose, order_root
 from schemas.orders import FulfilmentOrder, order_binding
 from schemas.outcomes import Accepted, Failed, Fulfilled
 from schemas.registry import Controller, Portal, Registry, System
@@ -33,6 +33,7 @@ from schemas.subject import FieldChange, Need, SubjectData
 from schemas.topics import Topics
 from schemas.vocabulary import AssuranceLevel, IdentifierKind, Right, Role
 from schemas.wire import encode, headers_of
+from tests.keys_kit import request_keys
 
 __all__ = ["CANARY", "REGISTRY", "START", "MemoryLog", "World", "world"]
 
@@ -96,7 +97,7 @@ class World:
         self.now = START
         self.topics = topics
         self.registry = registry
-        self.keys = DevelopmentKeys(_ROOT)
+        self.keys = request_keys(_ROOT)
         self.store = store
         self.translator = Translator(self.keys, topics)
         self.ground = Ground(
@@ -115,6 +116,8 @@ class World:
         #: Scripts by (request, system), by system, or by "": the first that is there answers; each call uses up one answer.
         self.scripts: dict[Any, list[Answer]] = {}
         self._counter = 0
+        #: Of every request, open or closed: what a connector had in its memory.
+        self._request_keys: dict[str, SealingKey] = {}
 
     # Publishing --------------------------------------------------------------------------------------------------------
 
@@ -206,6 +209,7 @@ class World:
         await work.load(arrivals)
         for arrival in arrivals:
             await work.apply(arrival)
+            self._request_keys |= work._request_keys
         change = work.finish()
         if change.rows or change.records:
             await self.store.commit(change)
@@ -232,10 +236,10 @@ class World:
         if isinstance(outcome, tuple):
             outcome, more = outcome
         if order.system == "crm" and not isinstance(outcome, Failed | Accepted):
-            key = _ROOT.derive("report", order.subject_request_id, order.system, order.order_id)
+            of = (order.subject_request_id, order.system, order.order_id)
+            key = order_root(self._request_keys[order.subject_request_id], *of).derive(Purpose.REPORT)
             found = SubjectData(identifiers={IdentifierKind.GA_CLIENT_ID: ("GA1.1.1",)})
-            binding = order_binding(order.subject_request_id, order.system, order.order_id)
-            more = {"yielded": seal(found.to_bytes(), key, associated=binding), **more}
+            more = {"yielded": seal(found.to_bytes(), key, associated=order_binding(*of)), **more}
         return self.say(
             self.topics.reports,
             FulfilmentReport(

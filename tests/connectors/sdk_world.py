@@ -14,7 +14,7 @@ from connectors.sdk.attempts import Limits
 from connectors.sdk.blobs import FolderOfBlobs
 from connectors.sdk.clock import ManualClock
 from connectors.sdk.journal import Journal
-from connectors.sdk.keys import DevelopmentKeys
+from connectors.sdk.keys import Purpose
 from connectors.sdk.metrics import ConnectorMetrics
 from connectors.sdk.protocol import Throttle
 from connectors.sdk.quota import SqlQuota
@@ -22,20 +22,52 @@ from connectors.sdk.retry import Backoff
 from connectors.sdk.runtime import Runtime
 from connectors.sdk.testing_bus import MemoryBus
 from schemas.blobs import EXPORTING, BlobSecret
+from schemas.errors import ProtocolViolation
 from schemas.ids import order_id
+from schemas.order_keys import order_root
 from schemas.orders import FulfilmentOrder, order_binding
 from schemas.reports import FulfilmentReport
 from schemas.sealed import SealingKey, seal, unsafe_reveal
 from schemas.subject import SubjectData
 from schemas.topics import Topics
-from schemas.vocabulary import IdentifierKind, Right
+from schemas.vocabulary import IdentifierKind, QuarantineReason, Right
 from schemas.wire import encode, headers_of
 
 NOW = datetime(2026, 3, 5, 9, 0, tzinfo=UTC)
 SECRET = bytes(range(32))
 SECRET_TEXT = base64.b64encode(SECRET).decode()
-ROOT = SealingKey("dev", SECRET)
-KEYS = DevelopmentKeys(ROOT)
+#: The key of every request here.
+ROOT = SealingKey("request", SECRET)
+
+
+class ScriptedKeys:
+    """The orchestrator's answers about keys, as a test wants them: every order is open unless it says otherwise."""
+
+    def __init__(self, key=ROOT):
+        self.key = key
+        #: By order id: 403, 404 or 410.
+        self.refused = {}
+        #: What is raised instead of an answer, the first one first.
+        self.failures = []
+        self.asked = []
+        self.forgotten = []
+
+    async def fetch(self, orders):
+        self.asked.append([order.order_id for order in orders])
+        if self.failures:
+            raise self.failures.pop(0)
+        return {order.order_id: self.refused[order.order_id] for order in orders if order.order_id in self.refused}
+
+    def key_for(self, order, purpose=Purpose.ORDER):
+        if order.order_id in self.refused:
+            raise ProtocolViolation(QuarantineReason.IDENTITY_UNREADABLE, field="sealed", remedy="no key for this order")
+        return order_root(self.key, order.subject_request_id, order.system, order.order_id).derive(purpose)
+
+    def forget(self, order_id):
+        self.forgotten.append(order_id)
+
+
+KEYS = ScriptedKeys()
 #: The key pair of the portal that files these requests.
 PORTAL = BlobSecret.from_jwk(
     {
@@ -70,7 +102,9 @@ def an_order(
         due_on=date(2026, 4, 7),
         respond_by=now + patience,
         sealed=seal(
-            subject.to_bytes(), key.derive("order", request, system, ident), associated=order_binding(request, system, ident)
+            subject.to_bytes(),
+            order_root(key, request, system, ident).derive(Purpose.ORDER),
+            associated=order_binding(request, system, ident),
         ),
         registry_version="1",
         blob_key=PORTAL.public if right in EXPORTING else None,
@@ -81,7 +115,7 @@ def an_order(
 def yielded_in(report):
     """Open a report's finds exactly as the orchestrator does."""
     context = (report.subject_request_id, report.system, report.order_id)
-    plain = unsafe_reveal(report.yielded, ROOT.derive("report", *context), associated=order_binding(*context))
+    plain = unsafe_reveal(report.yielded, order_root(ROOT, *context).derive(Purpose.REPORT), associated=order_binding(*context))
     return SubjectData.model_validate_json(plain).identifiers
 
 
@@ -130,6 +164,7 @@ class World:
 
     def __init__(self, folder, connector, *, limits=None, system="crm", signer=None):
         self.signer = signer
+        self.keys = ScriptedKeys()
         self.folder, self.connector, self.system = folder, connector, system
         self.clock = ManualClock(NOW)
         self.topics = Topics()
@@ -147,7 +182,7 @@ class World:
                 connector=self.connector,
                 bus=self.bus,
                 journal=self.journal,
-                keys=KEYS,
+                keys=self.keys,
                 blobs=self.blobs,
                 clock=self.clock,
                 topics=self.topics,

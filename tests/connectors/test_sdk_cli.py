@@ -114,10 +114,10 @@ def test_try_names_the_kinds_there_are():
 
 
 def test_run_without_a_key_names_the_variable():
-    """Nothing starts without DSR_DEVELOPMENT_KEY."""
+    """Nothing starts without DSR_KEYS_URL."""
     result = call("run", "hubspot", "--system", "crm", DSR_HUBSPOT_TOKEN=TOKEN)
     assert result.returncode == 2
-    assert "DSR_DEVELOPMENT_KEY: set this variable" in result.stderr
+    assert "DSR_KEYS_URL: set this variable" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["nothing", "../hubspot", "os", "hubspot.client"])

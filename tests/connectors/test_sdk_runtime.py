@@ -444,7 +444,7 @@ async def test_an_order_that_does_not_open_is_set_aside_and_reported(tmp_path):
     """Another key: quarantine and failed(identity_unreadable); a later attempt that opens is done."""
     world = World(tmp_path, Scripted(DONE))
     async with world.running():
-        world.send(an_order(key=SealingKey("dev", bytes(32))))
+        world.send(an_order(key=SealingKey("request", bytes(32))))
         (failed,) = await world.reported(1)
         world.send(an_order(attempt=2))
         _, done = await world.reported(2)

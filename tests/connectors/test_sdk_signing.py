@@ -19,7 +19,7 @@ CRM = SigningKey.new("system:crm")
 
 
 def settings(**changes):
-    return RuntimeSettings(development_key="x", **changes)
+    return RuntimeSettings(keys_url="http://127.0.0.1:1", **changes)
 
 
 async def test_reports_that_go_out_together_share_a_signature(tmp_path):

@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "core"))
 from core_building import COMPANY, START, later, registry, rid
 from test_core_histories import History, _span, _system
 
-from connectors.sdk.keys import DevelopmentKeys, Purpose
+from connectors.sdk.clock import SystemClock
+from connectors.sdk.keys import HttpOrderKeys, Purpose, order_keys_client
 from connectors.sdk.opening import open_order, seal_subject
 from orchestrator.core.effects import Opened
 from orchestrator.core.state import OrderState, RequestState, from_bytes
@@ -128,6 +129,8 @@ class Player(History):
         self._given: list[tuple[Message, RecordMetadata]] = []
         self._book = book
         self._bus = bus
+        self._keys: dict[str, HttpOrderKeys] = {}
+        self._fetched = 0
         self.number = 0
 
     @contextlib.asynccontextmanager
@@ -174,7 +177,7 @@ class Player(History):
         got = [order for order in self._bus.orders if order.order_id == message.order_id and order.attempt == message.attempt]
         if not got:
             return message
-        keys = DevelopmentKeys(_ROOT)
+        keys = self._keys[got[-1].system]
         assert open_order(got[-1], keys).identifiers
         assert got[-1].subject_request_id == rid(name)
         kinds = opened.kinds if opened else ()
@@ -198,6 +201,19 @@ class Player(History):
             await asyncio.sleep(0.005)
         await read_to_the_end(self._bus)
         self.world.sort_orders()
+        await self._fetch_keys()
+
+    async def _fetch_keys(self) -> None:
+        """Get the keys of orders that have come, as a connector does, from the worker that lives now."""
+        async with order_keys_client(None) as client:
+            for order in self._bus.orders[self._fetched :]:
+                url = self._worker.http.url
+                prefix = self._bus.topics.prefix
+                fresh = HttpOrderKeys(order.system, [url], client, SystemClock(), prefix=prefix, signer=None)
+                keys = self._keys.setdefault(order.system, fresh)
+                keys._client, keys._urls = client, [url]
+                assert await keys.fetch([order]) == {}, "an order that has just come is open"
+            self._fetched = len(self._bus.orders)
 
     async def _pass(self, span: str, _event: dict[str, Any]) -> None:  # type: ignore[override]
         until = self._clock.now() + _span(span)

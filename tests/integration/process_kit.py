@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
 from worker_kit import World
 
 from orchestrator.adapters.sql.store import SqlStore, make_engine
@@ -51,10 +52,11 @@ async def life(settings: Settings, *command: str, **environment: str) -> AsyncIt
     given = {
         f"DSR_{name.upper()}": str(value)
         for name, value in settings.model_dump(exclude_unset=True).items()
-        if name != "development_key"
+        if not isinstance(value, SecretStr)
     }
-    assert settings.development_key is not None
-    given["DSR_DEVELOPMENT_KEY"] = settings.development_key.get_secret_value()
+    for name, value in settings:
+        if isinstance(value, SecretStr):
+            given[f"DSR_{name.upper()}"] = value.get_secret_value()
     given |= {"DSR_LOG_FORMAT": "json", **environment}
     log = settings.datadir.parent / f"{settings.worker_id}.log"
     with log.open("ab") as out:

@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from test_connector_runtime import running
 from typer.testing import CliRunner
-from worker_kit import KEY, request, settings_for, worker
+from worker_kit import request, settings_for, worker
 
 from connectors.sdk.kafka import KafkaBus
 from connectors.sdk.kafka import connection_to as kit_connection_to
@@ -394,7 +394,7 @@ async def test_a_worker_without_one_of_its_rules_refuses_to_start(secured, regis
 async def test_a_connector_with_anothers_name_ends_instead_of_waiting(secured, group):
     """A connector that may not read its orders, or not in its group, ends with what it was refused."""
     own = secured.reach("system-newsletter").model_dump(exclude_unset=True)
-    settings = RuntimeSettings(**own, topic_prefix=TABLE.prefix, development_key=KEY)
+    settings = RuntimeSettings(**own, topic_prefix=TABLE.prefix, keys_url="http://127.0.0.1:1")
     system = "newsletter" if group == "connector.crm" else "crm"
     bus = KafkaBus(settings, topic=TABLE.orders(system), group=TABLE.group(group))
 
@@ -422,17 +422,17 @@ async def test_a_request_is_completed_with_only_these_rules(
     own = ways[worker_way]("orchestrator")
     settings = settings_for(tmp_path, secured.sasl, topics, **{**own, "registry": registry})
     standin = build_standin("hubspot")
-    system = {"DSR_HUBSPOT_TOKEN": TOKEN, "DSR_DEVELOPMENT_KEY": KEY, "DSR_SIGNATURES": "off"}
+    system = {"DSR_HUBSPOT_TOKEN": TOKEN, "DSR_SIGNATURES": "off"}
     system |= _environment(ways[connector_way]("system-crm"))
     asked = request()
-    place = Place(settings.kafka_bootstrap, topics)
     with serve(standin) as standin.base_url:
         standin.add(email="person@example.org")
         system["DSR_HUBSPOT_BASE_URL"] = standin.base_url
-        with running("hubspot", place, tmp_path, **system) as connector:
-            async with worker(settings):
+        async with worker(settings) as at_work:
+            place = Place(settings.kafka_bootstrap, topics, at_work.http.url)
+            with running("hubspot", place, tmp_path, **system) as connector:
                 confirmation = await _asked_as_a_portal(BrokerReach(**ways[portal_way]("portal-website")), topics, asked)
-            assert connector.terminate() == 0
+                assert connector.terminate() == 0
     assert confirmation.subject_request_id == asked.subject_request_id
     assert confirmation.result is RequestResult.FULFILLED
     assert not standin.holding("person@example.org")
@@ -443,8 +443,8 @@ async def test_a_request_is_completed_with_only_these_rules(
 class Place:
     """Where a connector's process finds its orders."""
 
-    def __init__(self, bootstrap: str, topics: Topics) -> None:
-        self.bootstrap, self.topics = bootstrap, topics
+    def __init__(self, bootstrap: str, topics: Topics, keys_url: str) -> None:
+        self.bootstrap, self.topics, self.keys_url = bootstrap, topics, keys_url
 
 
 async def _asked_as_a_portal(reach: BrokerReach, topics: Topics, asked) -> Confirmation:

@@ -23,11 +23,12 @@ from connectors.sdk.standin import Fault, serve
 from connectors.systems.hubspot.standin import TOKEN
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "connectors"))
-from sdk_world import SECRET_TEXT, an_order, request_id, yielded_in
+from sdk_world import ROOT, an_order, request_id, yielded_in
 
 from schemas.reports import FulfilmentReport
 from schemas.vocabulary import IdentifierKind, OutcomeCode, Right
 from schemas.wire import encode, headers_of
+from tests.key_desk_kit import desk_for_all
 
 pytestmark = pytest.mark.kafka
 
@@ -46,7 +47,7 @@ class Process:
                 "PYTHONPATH": str(OUTSIDE),
                 "DSR_KAFKA_BOOTSTRAP": fresh_kafka.bootstrap,
                 "DSR_TOPIC_PREFIX": fresh_kafka.topics.prefix,
-                "DSR_DEVELOPMENT_KEY": SECRET_TEXT,
+                "DSR_KEYS_URL": fresh_kafka.keys_url,
                 "DSR_SIGNATURES": "off",
                 "DSR_STATE_DIR": str(folder / "state"),
                 "DSR_GROUP_INSTANCE_ID": "one",
@@ -139,7 +140,9 @@ class Wire:
 @pytest.fixture
 async def wire(fresh_kafka):
     topics = await fresh_kafka.create("crm")
-    async with Wire(fresh_kafka.bootstrap, topics) as wire:
+    async with desk_for_all(ROOT, prefix=topics.prefix) as desk, Wire(fresh_kafka.bootstrap, topics) as wire:
+        fresh_kafka.keys_url = desk.url
+        wire.desk = desk
         yield wire
 
 

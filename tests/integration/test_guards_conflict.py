@@ -17,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from worker_kit import KEY, REGISTRY, request
 
 from orchestrator.adapters import registry_file
-from orchestrator.adapters.keys import DevelopmentKeys
 from orchestrator.adapters.metrics import WorkerMetrics
 from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import SqlStore, make_engine
@@ -33,6 +32,7 @@ from schemas.sealed import SealingKey
 from schemas.topics import Topics
 from schemas.vocabulary import Right
 from schemas.wire import encode, headers_of
+from tests.keys_kit import request_keys
 
 pytestmark = pytest.mark.postgres
 TOPICS = Topics()
@@ -86,7 +86,7 @@ async def two_workers(
 ) -> AsyncIterator[list[tuple[Inbox, MeetingStore]]]:
     (tmp_path / "registry.yaml").write_text(REGISTRY)
     registry = registry_file.load(tmp_path / "registry.yaml")
-    keys = DevelopmentKeys(SealingKey.from_base64("dev", KEY))
+    keys = request_keys(SealingKey.from_base64("dev", KEY))
     schema.upgrade(make_engine(url))
     made: list[tuple[Inbox, MeetingStore]] = []
     for number in (1, 2):

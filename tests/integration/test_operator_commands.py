@@ -99,7 +99,12 @@ async def at_work(fresh_kafka: Any, tmp_path: Path, **changes: object) -> AsyncI
     topics = await fresh_kafka.create("crm", "newsletter", "accounts")
     settings = settings_for(tmp_path, fresh_kafka.bootstrap, topics, **changes)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DSR_")}
-    ours = {"DSR_KAFKA_BOOTSTRAP": fresh_kafka.bootstrap, "DSR_TOPIC_PREFIX": topics.prefix, "DSR_DEVELOPMENT_KEY": KEY}
+    ours = {
+        "DSR_KAFKA_BOOTSTRAP": fresh_kafka.bootstrap,
+        "DSR_TOPIC_PREFIX": topics.prefix,
+        "DSR_DEVELOPMENT_KEY": KEY,
+        "DSR_KEY_ENCRYPTION_KEY": KEY,
+    }
     portal = Keyring(tmp_path / "keys", ["portal:website"]).file("portal:website")
     ours |= {"DSR_SIGNATURES": "off", "DSR_SIGNING_KEY_FILE": str(portal)}
     async with World(fresh_kafka.bootstrap, topics).running() as world, worker(settings):

@@ -61,6 +61,7 @@ def settings_for(tmp_path: Path, bootstrap: str, topics: Topics, **changes: obje
         "registry": registry,
         "store_url": f"sqlite:///{tmp_path / 'store.sqlite'}",
         "development_key": KEY,
+        "key_encryption_key": KEY,
         "signatures": "off",
         "worker_id": "w1",
         "datadir": tmp_path / "data",

@@ -10,6 +10,7 @@ from schemas.commands import Add, Approve, Deny, Extend, Hold, Resume, Retry, Wa
 from schemas.confirmations import ChangeAfterAcceptance, Confirmation, DueDates, SystemResult
 from schemas.ids import confirmation_id, order_id, report_id
 from schemas.journal import GENESIS, JournalEntry, JournalFact
+from schemas.order_keys import KeysReleased, WantedKey
 from schemas.orders import FulfilmentOrder, order_binding
 from schemas.outcomes import Fulfilled, NotApplicable, NothingHeld, Notified, Retained, Waived
 from schemas.reports import FulfilmentReport, ResultReference
@@ -201,6 +202,13 @@ _ALL: tuple[Message, ...] = (
         source="dsr.requests.v1-0-42",
         phase=Phase.ACTIVE,
         facts=(JournalFact(fact="accepted", details={"registry_version": "2026-11", "systems": ["crm"]}),),
+    ),
+    KeysReleased(
+        system="crm",
+        kid="system-crm-2026",
+        released_at=AT,
+        worker="worker-1",
+        orders=(WantedKey(subject_request_id=REQUEST, order_id=ORDER),),
     ),
 )
 

@@ -46,7 +46,8 @@ def _of(annotation: Any, metadata: list[Any]) -> st.SearchStrategy[Any]:
     if origin is Literal:
         return st.sampled_from(args)
     if origin is tuple:
-        return st.lists(_of(args[0], []), max_size=3).map(tuple)
+        least = next((part.min_length for part in metadata if isinstance(part, MinLen)), 0)
+        return st.lists(_of(args[0], []), min_size=least, max_size=3).map(tuple)
     if origin is dict:
         values = _JSON if args[1] is Any else _of(args[1], [])
         return st.dictionaries(_of(args[0], []), values, max_size=3)

@@ -85,7 +85,7 @@ def test_both_sides_read_the_same_variables(monkeypatch):
     """What an operator sets for the worker is what a connector reads; neither shows a secret."""
     for name, value in SCRAM.items():
         monkeypatch.setenv(f"DSR_{name.upper()}", value)
-    monkeypatch.setenv("DSR_DEVELOPMENT_KEY", "a" * 44)
+    monkeypatch.setenv("DSR_KEYS_URL", "http://127.0.0.1:9464")
     ours, theirs = load_broker(), read(RuntimeSettings)
     for reach in (ours, theirs):
         assert reach.sasl_password == SecretStr(SECRET)

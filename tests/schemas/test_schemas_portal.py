@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from orchestrator.adapters.keys import DevelopmentKeys
 from orchestrator.ports import Record
 from orchestrator.shell.translate import Arrival, Translator
 from schemas.errors import ProtocolViolation
@@ -17,6 +16,7 @@ from schemas.sealed import SealingKey
 from schemas.topics import Topics
 from schemas.vocabulary import AssuranceLevel, IdentifierKind, Right
 from schemas.wire import PORTAL_MESSAGES, decode
+from tests.keys_kit import request_keys
 
 ROOT = SealingKey("dev", b"p" * 32)
 ID = "6f0e4a3c-1b2d-4c3e-8f4a-5b6c7d8e9f00"
@@ -41,7 +41,7 @@ def test_the_orchestrator_reads_what_a_portal_builds() -> None:
     """The record decodes, its key fits, and the seal opens with the intake key, bound to the id."""
     record = record_of(built(changes={"first_name": "Robin"}, right="rectification"))
     topics = Topics()
-    arrival = Translator(DevelopmentKeys(ROOT), topics).read(Record(topics.requests, 0, 7, 0, *record))
+    arrival = Translator(request_keys(ROOT), topics).read(Record(topics.requests, 0, 7, 0, *record))
     assert isinstance(arrival, Arrival)
     assert arrival.subject is not None
     assert arrival.subject.identifiers == {IdentifierKind.EMAIL: (SECRET,)}

@@ -158,12 +158,12 @@ def test_find_cycle_takes_diamonds():
 
 
 def test_manifest_has_every_topic_once():
-    """The manifest has the eight common topics and one for orders per system, each with writers, and readers but for one."""
+    """The manifest has the nine common topics and one for orders per system, each with writers, and readers but for one."""
     specs = topics.manifest(["newsletter", "crm"])
     names = [spec.name for spec in specs]
     assert names == [
         topics.REQUESTS, topics.COMMANDS, topics.REPORTS, topics.STATUS, topics.CONFIRMATIONS, topics.JOURNAL,
-        topics.QUARANTINE, "dsr.clock.v1", "dsr.orders.crm.v1", "dsr.orders.newsletter.v1",
+        topics.RELEASES, topics.QUARANTINE, "dsr.clock.v1", "dsr.orders.crm.v1", "dsr.orders.newsletter.v1",
     ]  # fmt: skip
     assert len(set(names)) == len(names)
     for spec in specs:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from orchestrator.adapters.keys import DevelopmentKeys
 from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import SqlStore, make_engine
 from orchestrator.core.effects import Input, Wake
@@ -14,6 +13,7 @@ from orchestrator.ports import Record
 from orchestrator.shell.translate import Arrival, Translator
 from orchestrator.shell.work import Ground, UnitOfWork
 from schemas.ids import order_id, report_id
+from schemas.order_keys import Purpose
 from schemas.orders import FulfilmentOrder, order_binding
 from schemas.outcomes import Fulfilled
 from schemas.registry import Registry
@@ -24,6 +24,7 @@ from schemas.subject import SubjectData
 from schemas.topics import Topics
 from schemas.vocabulary import AssuranceLevel, IdentifierKind, Right
 from schemas.wire import encode, headers_of
+from tests.keys_kit import request_keys
 
 ROOT = SealingKey("dev", b"k" * 32)
 REQUEST = "00000000-0000-4000-8000-000000000001"
@@ -49,7 +50,7 @@ async def test_a_resent_order_is_sealed_over_the_same_content(tmp_path: Path) ->
     """A second address that another system yields does not change an order that has left already."""
     engine = make_engine(f"sqlite:///{tmp_path / 'store.sqlite'}")
     schema.upgrade(engine)
-    store, topics, registry, keys = SqlStore(engine), Topics(prefix="t"), _registry(), DevelopmentKeys(ROOT)
+    store, topics, registry, keys = SqlStore(engine), Topics(prefix="t"), _registry(), request_keys(ROOT)
     translator = Translator(keys, topics)
     ground = Ground(
         store=store,
@@ -87,6 +88,7 @@ async def test_a_resent_order_is_sealed_over_the_same_content(tmp_path: Path) ->
     )
     await settle(arrival(asked, topics.requests, 0), START)
     crm = order_id(REQUEST, "crm")
+    stored = await store.identities([REQUEST])
     found = SubjectData(identifiers={IdentifierKind.EMAIL: ("robin.second@example.org",)})
     answer = FulfilmentReport(
         report_id=report_id(crm, 1, "fulfilled"),
@@ -98,7 +100,7 @@ async def test_a_resent_order_is_sealed_over_the_same_content(tmp_path: Path) ->
         outcome=Fulfilled(count=1),
         yielded=seal(
             found.to_bytes(),
-            ROOT.derive("report", REQUEST, "crm", crm),
+            keys.order_root(REQUEST, "crm", crm, stored[REQUEST]).derive(Purpose.REPORT),
             associated=order_binding(REQUEST, "crm", crm),
         ),
     )

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.adapters.keys import DevelopmentKeys
 from orchestrator.bootstrap import run_worker
 from orchestrator.ports import OutRecord, Record
 from orchestrator.settings import Settings
@@ -28,9 +27,10 @@ from schemas.topics import Topics
 from schemas.trust import SigningKey, Trust
 from schemas.vocabulary import AssuranceLevel, IdentifierKind, QuarantineReason, Right
 from schemas.wire import encode, headers_of
+from tests.keys_kit import request_keys
 
 ROOT = SealingKey("dev", b"k" * 32)
-KEYS = DevelopmentKeys(ROOT)
+KEYS = request_keys(ROOT)
 TOPICS = Topics(prefix="t")
 REQUEST = "00000000-0000-4000-8000-000000000001"
 NOW = datetime(2026, 3, 2, 9, tzinfo=UTC)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from orchestrator.adapters.keys import DevelopmentKeys
+from orchestrator.adapters.keys import RequestKeys
 from orchestrator.core.state import OrderState, RequestState, from_bytes
 from schemas.base import Message
 from schemas.commands import Approve, Command, Deny, Extend, Hold, Resume, Retry, Waive, Withdraw
@@ -33,6 +33,7 @@ from schemas.vocabulary import (
     Right,
 )
 from schemas.wire import encode, headers_of
+from tests.keys_kit import request_keys
 from tests.simulation.broker import Broker
 from tests.simulation.clockwork import instant_of
 from tests.simulation.company import PEOPLE, ROOT
@@ -59,7 +60,7 @@ class People:
     #: Where somebody wrote what is no message.
     poisoned: set[tuple[str, int, int]] = field(default_factory=set)
     retries: Counter[tuple[str, str]] = field(default_factory=Counter)
-    _keys: DevelopmentKeys = field(default_factory=lambda: DevelopmentKeys(ROOT))
+    _keys: RequestKeys = field(default_factory=lambda: request_keys(ROOT))
     _commands: int = 0
     #: Draws what operators in a hurry do, in worlds that have some: commands that cross each other and what they speak of.
     hurry: random.Random | None = None

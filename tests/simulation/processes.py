@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from types import SimpleNamespace
@@ -17,25 +18,32 @@ from connectors.sdk import runtime
 from connectors.sdk.attempts import Limits
 from connectors.sdk.blobs import key_of
 from connectors.sdk.bus import Inbound
-from connectors.sdk.keys import DevelopmentKeys as ConnectorKeys
+from connectors.sdk.keys import KeysUnavailable, Purpose
 from connectors.sdk.protocol import Exported
 from connectors.sdk.quota import SqlQuota
 from connectors.sdk.retry import Backoff
 from connectors.sdk.runtime import Runtime
 from orchestrator import bootstrap
-from orchestrator.adapters.keys import DevelopmentKeys
 from orchestrator.core.policy import Policy
+from orchestrator.ports import Holding, PublishFailed
 from orchestrator.shell import faust_app
 from orchestrator.shell.inbox import Inbox, QuarantineLimit
+from orchestrator.shell.key_desk import KeyDesk, refusal_of
 from orchestrator.shell.sweeper import Sweeper
 from orchestrator.shell.translate import Translator
 from orchestrator.shell.work import Ground
+from schemas.errors import ProtocolViolation, StoreUnavailable
 from schemas.ids import digest
+from schemas.metric_labels import KeyRefusal
+from schemas.order_keys import KeyStatus, WantedKey, root_from_text
 from schemas.orders import FulfilmentOrder
 from schemas.registry import Registry
 from schemas.reports import ResultReference
+from schemas.sealed import SealingKey
 from schemas.topics import Topics
+from schemas.vocabulary import QuarantineReason
 from schemas.wire import TYPE_HEADER
+from tests.keys_kit import request_keys
 from tests.simulation.broker import Broker, Group, SimBus, SimPublisher
 from tests.simulation.clockwork import instant_of, micros_of
 from tests.simulation.company import ROOT
@@ -82,7 +90,7 @@ async def run_worker(life: Life, setting: WorkerSetting) -> None:
     """Be a worker until the end."""
     clock = LifeClock(life)
     store: Any = SimStore(setting.database, life.step)
-    keys = DevelopmentKeys(ROOT)
+    keys = request_keys(ROOT, _fresh(life))
     metrics = NoMetrics()
     ground = Ground(
         store=store,
@@ -165,6 +173,7 @@ class ConnectorSetting:
     disk: MemoryDisk
     limits: Limits
     fetch_at_most: int
+    database: Database
     blobs: MemoryBlobs = field(default_factory=MemoryBlobs)
     #: Outlives every process, as a file does.
     quota: SqlQuota = field(default_factory=lambda: SqlQuota("sqlite://", "simulated"))
@@ -180,6 +189,56 @@ def limits_of(max_tries: int) -> Limits:
     return Limits(retry=Backoff(5.0, 3600.0), poll=Backoff(30.0, 43_200.0), max_tries=max_tries)
 
 
+def _fresh(life: Life) -> Callable[[int], bytes]:
+    """Return bytes that follow from the life and from how many were asked for before: one seed is one world."""
+    number = itertools.count()
+    return lambda size: hashlib.sha256(f"{life.name}/{life.number}/{next(number)}".encode()).digest()[:size]
+
+
+class SimOrderKeys:
+    """`connectors.sdk.keys.OrderKeys` that asks the key desk as it ships; the way there may be cut."""
+
+    def __init__(self, life: Life, setting: ConnectorSetting) -> None:
+        self._life = life
+        self._system = setting.vendor.system.id
+        store: Any = SimStore(setting.database, life.step)
+        self._desk = KeyDesk(
+            store, request_keys(ROOT), SimPublisher(life, setting.broker), LifeClock(life), NoMetrics(),
+            topics=setting.topics, worker="desk", signer=None,
+        )  # fmt: skip
+        self._roots: dict[str, SealingKey] = {}
+
+    async def fetch(self, orders: Sequence[FulfilmentOrder]) -> Mapping[str, KeyStatus]:
+        """Ask for those that are not in memory."""
+        missing = [order for order in orders if order.order_id not in self._roots]
+        if not missing:
+            return {}
+        wanted = [WantedKey(subject_request_id=one.subject_request_id, order_id=one.order_id) for one in missing]
+        await self._life.step("before asking for keys", _cut)
+        try:
+            answers = await self._desk.release(self._system, "simulated", wanted)
+        except (StoreUnavailable, PublishFailed):
+            raise KeysUnavailable("simulated") from None
+        await self._life.step("after asking for keys", _cut)
+        self._roots |= {one.order_id: root_from_text(one.key) for one in answers if one.key is not None}
+        return {one.order_id: one.status for one in answers if one.key is None}
+
+    def key_for(self, order: FulfilmentOrder, purpose: Purpose = Purpose.ORDER) -> SealingKey:
+        """Derive from the order's root."""
+        root = self._roots.get(order.order_id)
+        if root is None:
+            raise ProtocolViolation(QuarantineReason.IDENTITY_UNREADABLE, field="sealed", remedy="no key for this order")
+        return root.derive(purpose)
+
+    def forget(self, order_id: str) -> None:
+        """Drop the root."""
+        self._roots.pop(order_id, None)
+
+
+def _cut() -> KeysUnavailable:
+    return KeysUnavailable("simulated")
+
+
 async def run_connector(life: Life, setting: ConnectorSetting) -> None:
     """Be a connector until the end."""
     system = setting.vendor.system.id
@@ -191,7 +250,7 @@ async def run_connector(life: Life, setting: ConnectorSetting) -> None:
         connector=SimConnector(setting.vendor, life),
         bus=SimBus(life, setting.broker, topic, group, setting.fetch_at_most, lambda records: _check_taken(setting, records)),
         journal=JournalOfLife(setting.disk, life, lambda: _note_jobs(setting)),
-        keys=ConnectorKeys(ROOT),
+        keys=SimOrderKeys(life, setting),
         blobs=setting.blobs,
         clock=clock,
         topics=topics,
@@ -220,14 +279,20 @@ def _note_jobs(setting: ConnectorSetting) -> None:
 
 
 def _check_taken(setting: ConnectorSetting, records: Sequence[Inbound]) -> None:
-    """Whoever commits an order's offset has it in the journal."""
+    """Whoever commits an order's offset has it in the journal, unless the order is over."""
     known = {order for (order,) in setting.disk.query("SELECT order_id FROM orders")}
     for record in records:
         if dict(record.headers).get(TYPE_HEADER) != FulfilmentOrder.__name__.encode():
             continue
         order = FulfilmentOrder.model_validate_json(record.value or b"")
         age = instant_of(setting.broker.loop.micros) - order.issued_at
-        if order.order_id not in known and age < _FORGOTTEN_AFTER:
+        if order.order_id not in known and age < _FORGOTTEN_AFTER and not _is_over(setting.database, order):
             setting.vendor.complaints.append(
                 f"{order.system} commits the offset of {order.order_id[:10]} before the order is in its journal"
             )
+
+
+def _is_over(database: Database, order: FulfilmentOrder) -> bool:
+    row, sealed = database.rows[order.subject_request_id], database.identities.get(order.subject_request_id)
+    wanted = WantedKey(subject_request_id=order.subject_request_id, order_id=order.order_id)
+    return refusal_of(wanted, order.system, Holding(row.phase, row.awaited, sealed)) is KeyRefusal.CLOSED

@@ -188,7 +188,9 @@ def _build(
 
 def _add_connectors(world: World, dice: random.Random) -> None:
     for (name, vendor), disk in zip(world.vendors.items(), disks(len(world.vendors)), strict=True):
-        setting = ConnectorSetting(world.broker, vendor, disk, limits_of(dice.choice((3, 8, 60))), dice.choice((1, 3, 50)))
+        setting = ConnectorSetting(
+            world.broker, vendor, disk, limits_of(dice.choice((3, 8, 60))), dice.choice((1, 3, 50)), world.database
+        )
         world.connectors[name] = setting
         world.processes.append(
             Process(f"c:{name}"[:12], world.loop, world.chance, world.schedule, lambda life, s=setting: run_connector(life, s))  # type: ignore[misc] # bound early

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from orchestrator.adapters.sql.outbox import pack, unpack
-from orchestrator.ports import Census, Change, Conflict, Gate, OutboxBatch, Refusal, Row, ServiceKey
+from orchestrator.ports import Census, Change, Conflict, Gate, Holding, OutboxBatch, Refusal, Row, ServiceKey
 from schemas.errors import StoreUnavailable
 
 __all__ = ["Database", "SimStore"]
@@ -133,6 +133,13 @@ class SimStore:
             return {}
         await self._step("before identities", _lost)
         return {request: self.database.identities[request] for request in wanted if request in self.database.identities}
+
+    async def holdings(self, ids: Iterable[str]) -> dict[str, Holding]:
+        """Return what is asked before a key is given out."""
+        wanted = sorted(set(ids) & self.database.rows.keys())
+        await self._step("before holdings", _lost)
+        rows, sealed = self.database.rows, self.database.identities
+        return {request: Holding(rows[request].phase, rows[request].awaited, sealed.get(request)) for request in wanted}
 
     async def commit(self, change: Change) -> int | None:
         """Save in one transaction. The answer may be lost although the transaction was not."""

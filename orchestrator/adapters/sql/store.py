@@ -1,7 +1,8 @@
 """`orchestrator.ports.Store` on SQLAlchemy Core: the same statements for SQLite and PostgreSQL.
 
 All calls of one store run in one thread of its own, in order: the event loop never waits for a disk, and a worker never
-races with itself. Only the census, which reads every open request and decides nothing, has a thread and a connection beside it.
+races with itself. Beside it, each in a thread and with a connection of its own: the census, which reads every open request and
+decides nothing, and the questions of those who ask for keys, which must not wait for a batch.
 
 Room rules: statements only; no decision, no clock. Parameters never appear in an error.
 """
@@ -39,7 +40,7 @@ from orchestrator.adapters.sql.instants import instant as _instant
 from orchestrator.adapters.sql.instants import micros as _micros
 from orchestrator.adapters.sql.outbox import pack, unpack
 from orchestrator.adapters.sql.tables import gates, identities, outbox, refusals, registries, requests, service_keys, subjects
-from orchestrator.ports import Census, Change, Conflict, Gate, OutboxBatch, Refusal, Row, ServiceKey
+from orchestrator.ports import Census, Change, Conflict, Gate, Holding, OutboxBatch, Refusal, Row, ServiceKey
 from schemas.errors import StoreUnavailable
 
 __all__ = ["SqlStore", "make_engine"]
@@ -66,6 +67,11 @@ _OPEN_OF_PERSONS = (
     .where(requests.c.person.in_(_IDS), requests.c.phase == "active")
     .order_by(requests.c.received_at, requests.c.subject_request_id)
 )
+_HOLDINGS = (
+    select(requests.c.subject_request_id, requests.c.phase, requests.c.awaited, identities.c.sealed)
+    .outerjoin(identities, identities.c.subject_request_id == requests.c.subject_request_id)
+    .where(requests.c.subject_request_id.in_(_IDS))
+)
 _SEALED_BY_ID = select(identities).where(identities.c.subject_request_id.in_(_IDS))
 
 
@@ -75,7 +81,7 @@ def make_engine(url: str) -> Engine:
     is_sqlite = given.get_backend_name() == "sqlite"
     connect = {} if is_sqlite else {name: value for name, value in _IMPATIENCE.items() if name not in given.query}
     engine = create_engine(
-        given, hide_parameters=True, pool_size=1, max_overflow=1, pool_pre_ping=not is_sqlite, connect_args=connect
+        given, hide_parameters=True, pool_size=1, max_overflow=2, pool_pre_ping=not is_sqlite, connect_args=connect
     )
     if is_sqlite:
         event.listen(engine, "connect", _prepare_sqlite)
@@ -106,6 +112,7 @@ class SqlStore:
         self._must_scrub = engine.dialect.name == "sqlite"
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._census_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="census")
+        self._holdings_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="holdings")
         dialect: Any = postgresql if engine.dialect.name == "postgresql" else sqlite
         self._upsert_request = _upsert_versioned(dialect.insert(requests), requests.c.subject_request_id, requests.c.version)
         self._upsert_subject = _upsert_versioned(dialect.insert(subjects), subjects.c.person, subjects.c.version)
@@ -121,8 +128,8 @@ class SqlStore:
         self._insert_registry = dialect.insert(registries).on_conflict_do_nothing()
         self._insert_service_key = dialect.insert(service_keys).on_conflict_do_nothing()
 
-    async def _run(self, work: Callable[[Connection], T], *, reads: bool = False, aside: bool = False) -> T:
-        """Do `work` in one transaction. `reads`: nothing is written; `aside`: beside whatever is going on."""
+    async def _run(self, work: Callable[[Connection], T], *, reads: bool = False, aside: ThreadPoolExecutor | None = None) -> T:
+        """Do `work` in one transaction. `reads`: nothing is written; `aside`: in this thread, beside what is going on."""
 
         def call() -> T:
             try:
@@ -135,8 +142,7 @@ class SqlStore:
             except SQLAlchemyError as error:
                 raise StoreUnavailable(f"the store did not answer ({type(error).__name__})") from None
 
-        thread = self._census_thread if aside else self._thread
-        return await asyncio.get_running_loop().run_in_executor(thread, call)
+        return await asyncio.get_running_loop().run_in_executor(aside or self._thread, call)
 
     async def load(self, ids: Iterable[str]) -> dict[str, Row]:
         """Return the stored rows of these requests."""
@@ -180,6 +186,19 @@ class SqlStore:
             return found
 
         return await self._run(work, reads=True) if wanted else {}
+
+    async def holdings(self, ids: Iterable[str]) -> dict[str, Holding]:
+        """Return what is asked before a key is given out."""
+        wanted = list(ids)
+
+        def work(connection: Connection) -> dict[str, Holding]:
+            found: dict[str, Holding] = {}
+            for chunk in _chunks(wanted):
+                for request, phase, awaited, sealed in connection.execute(_HOLDINGS, {"ids": chunk}):
+                    found[request] = Holding(phase, awaited, None if sealed is None else bytes(sealed))
+            return found
+
+        return await self._run(work, reads=True, aside=self._holdings_thread) if wanted else {}
 
     async def commit(self, change: Change) -> int | None:
         """Save in one transaction."""
@@ -314,7 +333,7 @@ class SqlStore:
 
     async def census(self, now: datetime) -> Census:
         """Return the counts for the gauges."""
-        return await self._run(lambda connection: take_census(connection, now), reads=True, aside=True)
+        return await self._run(lambda connection: take_census(connection, now), reads=True, aside=self._census_thread)
 
     async def scrub(self) -> None:
         """Write SQLite's log into its file and cut it: `secure_delete` has zeroed the file, the log still has copies.
@@ -345,6 +364,7 @@ class SqlStore:
     async def aclose(self) -> None:
         """Close all connections."""
         self._census_thread.shutdown(wait=True)
+        self._holdings_thread.shutdown(wait=True)
         self._thread.shutdown(wait=True)
         self._engine.dispose()
 
