@@ -22,12 +22,14 @@ from orchestrator.adapters.topics import apply
 from schemas.topics import Topics, manifest
 
 
-@dataclass(frozen=True)
+@dataclass
 class FreshKafka:
     """A broker, and topic and group names on it that belong to one test."""
 
     bootstrap: str
     topics: Topics
+    #: Where connectors get their keys; a test that runs some sets it.
+    keys_url: str = "http://127.0.0.1:1"
 
     async def create(self, *systems: str, partitions: int = 4) -> Topics:
         """Create the manifest for these systems; return the names."""

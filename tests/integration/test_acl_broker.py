@@ -250,7 +250,7 @@ def test_rules_are_made_checked_and_taken_away(secured, registry, topics, monkey
         before = run.invoke(app, ["acl", "check", "--json"])
         assert before.exit_code == 1
         told = json.loads(before.stdout)
-        assert len(told["missing"]) == 12 + 4 + 4
+        assert len(told["missing"]) == 13 + 4 + 4
         assert [rule["principal"] for rule in told["surplus"] + told["wider"]] == ["User:mallory"] * 2
         applied = run.invoke(app, ["acl", "apply"])
         assert applied.exit_code == 1 and "20 added, 0 removed" in applied.stdout, applied.output

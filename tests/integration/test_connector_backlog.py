@@ -15,10 +15,11 @@ import pytest
 from test_connector_runtime import OUTSIDE, Wire, most_within, running, taken_by
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "connectors"))
-from sdk_world import an_order
+from sdk_world import ROOT, an_order
 
 from connectors.sdk.loader import build_standin
 from connectors.sdk.standin import serve
+from tests.key_desk_kit import desk_for_all
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
@@ -53,7 +54,8 @@ async def test_a_long_queue_takes_no_memory_and_keeps_the_rate(fresh_kafka, acme
         "DSR_LOG_LEVEL": "WARNING",
     }
     rss: dict[str, float] = {}
-    async with Wire(fresh_kafka.bootstrap, topics) as wire:
+    async with desk_for_all(ROOT, prefix=topics.prefix) as desk, Wire(fresh_kafka.bootstrap, topics) as wire:
+        settings["DSR_KEYS_URL"] = desk.url
         await wire.send(an_order(1))
         with running("acme", fresh_kafka, tmp_path, **settings) as process:
             pid = process.process.pid

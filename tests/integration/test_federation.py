@@ -61,6 +61,7 @@ class Companies:
     folder: object
     keyring: Keyring
     is_open: bool = False
+    keys_url: str = ""
 
     async def ask(self, count):
         """File so many erasures at the parent, of a person each; return them."""
@@ -73,6 +74,7 @@ class Companies:
         child = self.child.topics
         environment = {
             "DSR_STATE_DIR": str(self.folder / "state"),
+            "DSR_KEYS_URL": self.keys_url,
             "DSR_GROUP_INSTANCE_ID": "one",
             "DSR_POLL_BASE_SECONDS": "0.2",
             "DSR_POLL_MAX_SECONDS": "0.5",
@@ -148,7 +150,8 @@ async def companies(fresh_kafka, tmp_path):
     async with contextlib.AsyncExitStack() as stack:
         for world in (parent, child):
             await stack.enter_async_context(world.running())
-        await stack.enter_async_context(worker(settings["parent"]))
+        running = await stack.enter_async_context(worker(settings["parent"]))
+        made.keys_url = running.http.url
         yield made
 
 
