@@ -288,6 +288,7 @@ def _sweeper(settings: Settings, ground: Ground, inbox: Inbox, clock: Clock, met
         metrics,
         interval_seconds=settings.sweep_interval_seconds,
         adopt_after_seconds=settings.adopt_after_seconds,
+        keys_grow_old=settings.keys_grow_old,
     )
 
 

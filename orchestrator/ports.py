@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from schemas.ids import digest
@@ -176,6 +176,8 @@ class Census:
     awaited: Mapping[tuple[str, str], int]
     outbox: int
     due_wakes: int
+    #: Keys of requests by `KeyState`: every word of it, 0 where there is none.
+    keys: Mapping[str, int] = field(default_factory=dict)
 
 
 class Conflict(Exception):
@@ -259,8 +261,8 @@ class Store(Protocol):
         """Forget the wrapped key for ever; its name, its public half and the moment stay. Repeating changes nothing."""
         ...
 
-    async def census(self, now: datetime) -> Census:
-        """Return the counts for the gauges."""
+    async def census(self, now: datetime, keys_grow_old: timedelta = timedelta(days=120)) -> Census:
+        """Return the counts for the gauges; the key of a request received longer ago than `keys_grow_old` is old."""
         ...
 
     async def scrub(self) -> None:

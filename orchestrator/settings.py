@@ -80,6 +80,9 @@ class Settings(BrokerSettings):
     fault_point: Annotated[str | None, Field(description="For tests: where the process kills itself, as after_save:3")] = None
     replication_factor: Annotated[int, Field(ge=1)] = 1
 
+    keys_grow_old: Annotated[
+        timedelta, Field(description="A request that is open for longer has a key older than policy allows: it alerts")
+    ] = timedelta(days=120)
     verification: timedelta = timedelta(days=14)
     resend_after: timedelta = timedelta(hours=6)
     resend_at_most: timedelta = timedelta(days=2)

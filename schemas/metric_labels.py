@@ -23,6 +23,7 @@ from schemas.vocabulary import (
 __all__ = [
     "NO_SYSTEM",
     "Build",
+    "ByKeyState",
     "ByOperation",
     "ByPhase",
     "ByRight",
@@ -30,6 +31,7 @@ __all__ = [
     "ByType",
     "DaysLeft",
     "KeyRefusal",
+    "KeyState",
     "NoLabels",
     "PhaseRight",
     "PortalRight",
@@ -106,6 +108,23 @@ class KeyRefusal(StrEnum):
     FOREIGN = "foreign"
     UNKNOWN = "unknown"
     CLOSED = "closed"
+
+
+class KeyState(StrEnum):
+    """How the key of a request stands to what should be."""
+
+    #: Of an open request, no older than policy allows.
+    CURRENT = "current"
+    #: Of an open request, older than that: somebody must bring the request to its end.
+    OLD = "old"
+    #: Of a closed request: it should be gone.
+    LEFT_OVER = "left_over"
+
+
+class ByKeyState(NamedTuple):
+    """Labels of requests' keys."""
+
+    state: KeyState
 
 
 class ByRight(NamedTuple):

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Generic, Literal, ParamSpec, Protocol, TypeVar
 
 from schemas.metric_labels import (
     Build,
+    ByKeyState,
     ByOperation,
     ByPhase,
     ByRight,
@@ -79,6 +80,7 @@ __all__ = [
     "REQUESTS_OPEN_BY_DAYS_LEFT",
     "REQUESTS_RECEIVED",
     "REQUEST_DURATION",
+    "REQUEST_KEYS",
     "STORE_CONFLICTS",
     "STORE_SECONDS",
     "SWEEP_DUE",
@@ -184,6 +186,12 @@ REQUESTS_OPEN_BY_DAYS_LEFT = GaugeSpec(
     RightDaysLeft,
     shared=True,
 )
+REQUEST_KEYS = GaugeSpec(
+    "dsr_request_keys",
+    "Keys of requests in the store; old: beyond policy, left_over: of a closed request, which must be none.",
+    ByKeyState,
+    shared=True,
+)
 REQUESTS_RECEIVED = CounterSpec(
     "dsr_requests_received_total", "Requests accepted from a portal, repeats left out.", PortalRight
 )
@@ -259,7 +267,8 @@ CONNECTOR_LAG = GaugeSpec("dsr_connector_lag_records", "Orders in the log after 
 
 #: Everything the orchestrator's worker exposes.
 WORKER_METRICS: tuple[MetricSpec[..., Any], ...] = (
-    REQUESTS_OPEN, REQUESTS_OLDEST_AGE, REQUESTS_OPEN_BY_DAYS_LEFT, REQUESTS_RECEIVED, REQUESTS_CLOSED, REQUEST_DURATION,
+    REQUESTS_OPEN, REQUESTS_OLDEST_AGE, REQUESTS_OPEN_BY_DAYS_LEFT, REQUEST_KEYS, REQUESTS_RECEIVED, REQUESTS_CLOSED,
+    REQUEST_DURATION,
     ORDERS_SENT, ORDERS_RESENT, ORDERS_OPEN, REPORTS_RECEIVED, ORDER_DURATION, ESCALATIONS, EXTENSION_INVALID,
     QUARANTINED, IGNORED, BATCH_RECORDS, BATCH_SECONDS, STORE_SECONDS, PUBLISH_SECONDS, STORE_CONFLICTS, COMMITS_REFUSED,
     KEYS_RELEASED, KEYS_REFUSED, LAG, COMMIT_AGE, OUTBOX, SWEEP_SECONDS, SWEEP_DUE, BUILD_INFO,

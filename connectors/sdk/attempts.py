@@ -124,7 +124,7 @@ class Attempts:
 
     def _without_keys(self, entry: Entry, order: FulfilmentOrder, error: KeysUnavailable) -> Conclusion:
         self._metrics.count(CONNECTOR_KEYS_UNAVAILABLE, system=order.system)
-        _log.warning("keys_unavailable", system=order.system, error=str(error), order_id=order.order_id)
+        _log.warning("keys_unavailable", system=order.system, remedy=str(error), order_id=order.order_id)
         at = self._limits.retry.after(self._clock.now(), order.order_id, 1)
         return self._conclusion(entry, order, {"state": _open_state(entry), "not_before": at, "tries": entry.tries - 1})
 

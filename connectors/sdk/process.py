@@ -94,7 +94,7 @@ async def _let_in(keys: HttpOrderKeys, system: str) -> None:
     try:
         await keys.check()
     except KeysUnavailable as error:
-        _log.warning("keys_unavailable", system=system, error=str(error))
+        _log.warning("keys_unavailable", system=system, remedy=str(error))
 
 
 def _runtime(

@@ -194,7 +194,7 @@ class Runtime:
                 refused = await self._keys.fetch(orders)
             except KeysUnavailable as error:
                 self._metrics.count(CONNECTOR_KEYS_UNAVAILABLE, system=self._system)
-                _log.warning("keys_unavailable", system=self._system, error=str(error), count=len(orders))
+                _log.warning("keys_unavailable", system=self._system, remedy=str(error), count=len(orders))
                 self.waits_for_keys = True
                 await self._clock.sleep(min(_KEYS_WAIT_SECONDS * 2 ** min(number, 6), _LONGEST_KEYS_WAIT_SECONDS))
             else:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from deploy.observability import thresholds as at
 from schemas import metrics as m
+from schemas.metric_labels import KeyRefusal, KeyState
 from schemas.metrics import MetricSpec
 from schemas.vocabulary import EscalationReason, OrderPhase, OutcomeCode, Phase
 
@@ -48,6 +49,9 @@ def growth(spec: MetricSpec[..., Any], window: str, by: str, selector: str = "")
 
 #: Reasons of a record whose signature is missing, or is not one that is believed.
 _UNBELIEVED = 'reason=~"signature_.*|signer_unknown"'
+
+#: A key that is asked for too late is daily business; the others are not.
+_NOT_ITS_OWN = f'reason!="{KeyRefusal.CLOSED}"'
 
 ALERTS: tuple[Alert, ...] = (
     Alert(
@@ -106,6 +110,21 @@ ALERTS: tuple[Alert, ...] = (
         "DsrConnectorQuarantineGrowing", "system_owner", "ticket",
         growth(m.CONNECTOR_QUARANTINED, at.NEW_FACT_WINDOW, "system, reason") + " > 0", "0m",
         "The connector of {{ $labels.system }} set orders aside as {{ $labels.reason }}.",
+    ),
+    Alert(
+        "DsrKeyRefused", "sre", "page",
+        growth(m.KEYS_REFUSED, at.NEW_FACT_WINDOW, "system, reason", _NOT_ITS_OWN) + " > 0", "0m",
+        "The connector of {{ $labels.system }} asked for keys that are not its own to have: {{ $labels.reason }}.",
+    ),
+    Alert(
+        "DsrKeysUnavailable", "sre", "page",
+        f"sum by (system) (increase({m.CONNECTOR_KEYS_UNAVAILABLE.name}[{at.KEYS_AWAY}])) > {at.KEYS_AWAY_TIMES}", at.SETTLE,
+        "The connector of {{ $labels.system }} gets no answer about keys: it takes no orders.",
+    ),
+    Alert(
+        "DsrRequestKeysLeft", "privacy_officer", "ticket",
+        f'max by (state) ({m.REQUEST_KEYS.name}{{state!="{KeyState.CURRENT}"}}) > 0', at.UNATTENDED,
+        "{{ $value }} request key(s) are {{ $labels.state }}: what they seal can be opened for longer than policy allows.",
     ),
     Alert(
         "DsrWorkerDown", "sre", "page",

@@ -12,6 +12,8 @@ __all__ = [
     "CONNECTOR_SILENT",
     "FAILED_REPORTS",
     "FAILED_WINDOW",
+    "KEYS_AWAY",
+    "KEYS_AWAY_TIMES",
     "NEW_FACT_WINDOW",
     "NO_COMMIT_SECONDS",
     "OUTBOX_STILL",
@@ -46,6 +48,9 @@ CONNECTOR_DOWN = "10m"
 WORKER_DOWN = "5m"
 #: How long something that happened once stays visible as an alert: long enough for the next working morning.
 NEW_FACT_WINDOW = "1d"
+#: A connector asks again every half minute at the latest: more than ten times in a quarter of an hour is no worker's restart.
+KEYS_AWAY = "15m"
+KEYS_AWAY_TIMES = 10
 #: The commit timer runs every few seconds; 10 minutes without progress while records wait is a stuck batch or a loop of
 #: restarts, and still far from the 7 days that `dsr.requests.v1` keeps its records.
 NO_COMMIT_SECONDS = 600

@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.core.state import RequestState
 from orchestrator.ports import Census
 from orchestrator.shell.work import Outcome
-from schemas.metric_labels import NO_SYSTEM, ByPhase, DaysLeft, PhaseRight, RightDaysLeft, SystemPhase
+from schemas.metric_labels import NO_SYSTEM, ByKeyState, ByPhase, DaysLeft, KeyState, PhaseRight, RightDaysLeft, SystemPhase
 from schemas.metrics import (
     ESCALATIONS,
     EXTENSION_INVALID,
@@ -24,6 +24,7 @@ from schemas.metrics import (
     QUARANTINED,
     REPORTS_RECEIVED,
     REQUEST_DURATION,
+    REQUEST_KEYS,
     REQUESTS_CLOSED,
     REQUESTS_OLDEST_AGE,
     REQUESTS_OPEN,
@@ -118,5 +119,6 @@ def measure_census(metrics: Metrics, census: Census, now: Any) -> None:
         {RightDaysLeft(Right(right), DaysLeft(bucket)): n for (right, bucket), n in census.due.items()},
     )
     metrics.replace(ORDERS_OPEN, {SystemPhase(system, OrderPhase(phase)): n for (system, phase), n in census.awaited.items()})
+    metrics.replace(REQUEST_KEYS, {ByKeyState(KeyState(state)): n for state, n in census.keys.items()})
     metrics.set(OUTBOX, census.outbox)
     metrics.set(SWEEP_DUE, census.due_wakes)

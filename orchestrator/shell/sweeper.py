@@ -49,6 +49,7 @@ class Sweeper:
         interval_seconds: float = 1.0,
         adopt_after_seconds: float = 30.0,
         census_every_seconds: float = 15.0,
+        keys_grow_old: timedelta = timedelta(days=120),
     ) -> None:
         self._ground = ground
         self._inbox = inbox
@@ -56,6 +57,7 @@ class Sweeper:
         self._metrics = metrics
         self._interval_seconds = interval_seconds
         self._adopt_after = timedelta(seconds=adopt_after_seconds)
+        self._keys_grow_old = keys_grow_old
         self._census_every = timedelta(seconds=census_every_seconds)
         self._census_at = self._adopt_at = self._forget_at = self._scrub_at = clock.now()
 
@@ -87,7 +89,9 @@ class Sweeper:
             await self._inbox.patiently(StoreOperation.SAVE, self._ground.store.scrub)
             self._scrub_at = now + _SCRUB_EVERY
         if now >= self._census_at:
-            census = await self._inbox.patiently(StoreOperation.LOAD, partial(self._ground.store.census, now))
+            census = await self._inbox.patiently(
+                StoreOperation.LOAD, partial(self._ground.store.census, now, self._keys_grow_old)
+            )
             measure_census(self._metrics, census, now)
             done = self._clock.now()
             self._census_at = done + max(self._census_every, (done - now) * _CENSUS_REST)

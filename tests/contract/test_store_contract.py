@@ -354,6 +354,20 @@ async def test_the_census_counts_what_is_open(store: Store) -> None:
     assert (census.outbox, census.due_wakes) == (1, 1)
 
 
+async def test_the_census_tells_keys_that_are_old_or_left_over(store: Store) -> None:
+    """A key is old by the age of its request, to the very moment, and left over when the request is closed."""
+    limit = timedelta(days=30)
+    rows = [
+        row(A, received_at=NOW - limit),
+        row(B, received_at=NOW - limit - timedelta(microseconds=1)),
+        row(C, received_at=NOW - timedelta(days=90), phase="closed"),
+    ]
+    await store.commit(change(*rows, sealed=dict.fromkeys((A, B, C), b"sealed")))
+    assert (await store.census(NOW, limit)).keys == {"current": 1, "old": 1, "left_over": 1}
+    await store.commit(change(forgotten=[B, C]))
+    assert (await store.census(NOW, limit)).keys == {"current": 1, "old": 0, "left_over": 0}
+
+
 async def test_the_census_of_an_empty_store_is_empty(store: Store) -> None:
     """No request, no count."""
     census = await store.census(NOW)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from orchestrator.adapters.sql.outbox import pack, unpack
 from orchestrator.ports import Census, Change, Conflict, Gate, Holding, OutboxBatch, Refusal, Row, ServiceKey
 from schemas.errors import StoreUnavailable
+from schemas.metric_labels import KeyState
 
 __all__ = ["Database", "SimStore"]
 
@@ -216,7 +217,7 @@ class SimStore:
         if key is not None and key.wrapped is not None:
             self.database.service_keys[kid] = replace(key, wrapped=None, destroyed_at=at)
 
-    async def census(self, now: datetime) -> Census:
+    async def census(self, now: datetime, keys_grow_old: timedelta = timedelta(days=120)) -> Census:
         """Return the counts for the gauges."""
         counts: dict[tuple[str, str], int] = {}
         oldest: dict[str, datetime] = {}
@@ -234,7 +235,12 @@ class SimStore:
                 system, _, phase = item.partition(":")
                 awaited[system, phase] = awaited.get((system, phase), 0) + 1
         wakes = sum(row.wake_at is not None and row.wake_at <= now for row in self.database.rows.values())
-        return Census(counts, oldest, due, awaited, len(self.database.outbox), wakes)
+        keys = dict.fromkeys(map(str, KeyState), 0)
+        for request in self.database.identities:
+            row = self.database.rows[request]
+            is_old = row.received_at is not None and row.received_at < now - keys_grow_old
+            keys[KeyState.LEFT_OVER if row.phase == "closed" else KeyState.OLD if is_old else KeyState.CURRENT] += 1
+        return Census(counts, oldest, due, awaited, len(self.database.outbox), wakes, keys)
 
     async def scrub(self) -> None:
         """Memory has no log."""

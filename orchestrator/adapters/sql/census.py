@@ -10,8 +10,9 @@ from datetime import datetime
 from sqlalchemy import Connection, case, func, select, text
 
 from orchestrator.adapters.sql.instants import instant, micros
-from orchestrator.adapters.sql.tables import outbox, requests
+from orchestrator.adapters.sql.tables import identities, outbox, requests
 from orchestrator.ports import Census
+from schemas.metric_labels import KeyState
 
 __all__ = ["take_census"]
 
@@ -20,8 +21,8 @@ _DAY = 24 * 60 * 60 * 1_000_000
 _BUCKETS = (("overdue", 0), ("0-2", 3), ("3-7", 8), ("8-14", 15))
 
 
-def take_census(connection: Connection, now: datetime) -> Census:
-    """Return the counts of what is open at `now`, and of what waits to be published or woken."""
+def take_census(connection: Connection, now: datetime, old_before: datetime) -> Census:
+    """Return the counts of what is open at `now`, of what waits to be published or woken, and of the keys there are."""
     # One pass over the open requests: at a million of them each pass reads gigabytes.
     ends = [(requests.c.due_at < micros(now) + day * _DAY, bucket) for bucket, day in _BUCKETS]
     columns = (requests.c.phase, requests.c.right, case(*ends, else_="15+").label("bucket"), requests.c.awaited)
@@ -42,4 +43,15 @@ def take_census(connection: Connection, now: datetime) -> Census:
             awaited[system, order_phase] = awaited.get((system, order_phase), 0) + count
     waiting = connection.execute(select(func.count()).select_from(outbox)).scalar_one()
     wakes = connection.execute(select(func.count()).where(requests.c.wake_at <= micros(now))).scalar_one()
-    return Census(counts, oldest, due, awaited, waiting, wakes)
+    return Census(counts, oldest, due, awaited, waiting, wakes, _keys(connection, old_before))
+
+
+def _keys(connection: Connection, old_before: datetime) -> dict[str, int]:
+    state = case(
+        (requests.c.phase == "closed", KeyState.LEFT_OVER),
+        (requests.c.received_at < micros(old_before), KeyState.OLD),
+        else_=KeyState.CURRENT,
+    ).label("key_state")
+    joined = identities.join(requests, requests.c.subject_request_id == identities.c.subject_request_id)
+    found = connection.execute(select(state, func.count()).select_from(joined).group_by(text("key_state")))
+    return {**dict.fromkeys(map(str, KeyState), 0), **{str(name): count for name, count in found}}

@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, TypeVar
 
@@ -331,9 +331,11 @@ class SqlStore:
 
         await self._run(work)
 
-    async def census(self, now: datetime) -> Census:
+    async def census(self, now: datetime, keys_grow_old: timedelta = timedelta(days=120)) -> Census:
         """Return the counts for the gauges."""
-        return await self._run(lambda connection: take_census(connection, now), reads=True, aside=self._census_thread)
+        return await self._run(
+            lambda connection: take_census(connection, now, now - keys_grow_old), reads=True, aside=self._census_thread
+        )
 
     async def scrub(self) -> None:
         """Write SQLite's log into its file and cut it: `secure_delete` has zeroed the file, the log still has copies.
