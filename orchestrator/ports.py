@@ -18,6 +18,7 @@ from schemas.vocabulary import IdentifierKind
 from schemas.wire import Headers
 
 __all__ = [
+    "Backlog",
     "Census",
     "Change",
     "Clock",
@@ -295,6 +296,17 @@ class Publisher(Protocol):
 
     async def aclose(self) -> None:
         """Close the producer."""
+        ...
+
+
+class Backlog(Protocol):
+    """Tells how far the workers have read the topic of requests."""
+
+    async def positions(self) -> tuple[Mapping[int, int], Mapping[int, int]]:
+        """Return, by partition, the offset after the last record, and the one before which every record was processed.
+
+        Raises `OrchestratorError` if the broker does not answer.
+        """
         ...
 
 

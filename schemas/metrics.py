@@ -63,6 +63,8 @@ __all__ = [
     "ESCALATIONS",
     "EXTENSION_INVALID",
     "IGNORED",
+    "INTAKE_KEYS_OVERDUE",
+    "INTAKE_KEY_AGE",
     "KEYS_REFUSED",
     "KEYS_RELEASED",
     "LAG",
@@ -226,6 +228,13 @@ STORE_CONFLICTS = CounterSpec("dsr_store_conflicts_total", "Rows another worker 
 COMMITS_REFUSED = CounterSpec("dsr_commits_refused_total", "Offset commits that the commit guard refused.", NoLabels)
 KEYS_RELEASED = CounterSpec("dsr_order_keys_released_total", "Keys of orders given to a system's connector.", BySystem)
 KEYS_REFUSED = CounterSpec("dsr_order_keys_refused_total", "Keys of orders that a connector was refused.", SystemKeyRefusal)
+INTAKE_KEY_AGE = GaugeSpec("dsr_intake_key_age_seconds", "Age of the key that portals seal to.", NoLabels, shared=True)
+INTAKE_KEYS_OVERDUE = GaugeSpec(
+    "dsr_intake_keys_overdue",
+    "Intake keys that should have been replaced or destroyed for more than a day.",
+    NoLabels,
+    shared=True,
+)
 LAG = GaugeSpec("dsr_lag_records", "Records in the log after the committed offset.", TopicPartition)
 COMMIT_AGE = GaugeSpec(
     "dsr_commit_age_seconds", "While records wait: how long ago their number last shrank; 0 while none wait.", TopicPartition
@@ -271,7 +280,8 @@ WORKER_METRICS: tuple[MetricSpec[..., Any], ...] = (
     REQUEST_DURATION,
     ORDERS_SENT, ORDERS_RESENT, ORDERS_OPEN, REPORTS_RECEIVED, ORDER_DURATION, ESCALATIONS, EXTENSION_INVALID,
     QUARANTINED, IGNORED, BATCH_RECORDS, BATCH_SECONDS, STORE_SECONDS, PUBLISH_SECONDS, STORE_CONFLICTS, COMMITS_REFUSED,
-    KEYS_RELEASED, KEYS_REFUSED, LAG, COMMIT_AGE, OUTBOX, SWEEP_SECONDS, SWEEP_DUE, BUILD_INFO,
+    KEYS_RELEASED, KEYS_REFUSED, LAG, COMMIT_AGE, OUTBOX, SWEEP_SECONDS, SWEEP_DUE,
+    INTAKE_KEY_AGE, INTAKE_KEYS_OVERDUE, BUILD_INFO,
 )  # fmt: skip
 #: Everything a connector exposes.
 CONNECTOR_METRICS: tuple[MetricSpec[..., Any], ...] = (

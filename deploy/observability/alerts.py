@@ -157,6 +157,11 @@ ALERTS: tuple[Alert, ...] = (
         f"sum(increase({m.COMMITS_REFUSED.name}[{at.NEW_FACT_WINDOW}])) > 0", "0m",
         "The commit guard refused an offset that was not yet safe to commit.",
     ),
+    Alert(
+        "DsrIntakeKeysOverdue", "sre", "ticket",
+        f"max({m.INTAKE_KEYS_OVERDUE.name}) > 0", at.SETTLE,
+        "{{ $value }} intake key(s) should have been replaced or destroyed for more than a day.",
+    ),
 )  # fmt: skip
 
 

@@ -158,6 +158,10 @@ _ON_CALL = (
           (Query(_quantile(m.SWEEP_SECONDS, 0.95), "p95"),)),
     Panel("Set aside", "Records in quarantine by topic and reason, over the last day.", "short",
           (Query(_within(m.QUARANTINED, "1d", "topic, reason"), "{{topic}}: {{reason}}"),)),
+    Panel("Intake key", "Age of the key that portals seal to: it falls to 0 at each rotation.", "s",
+          (Query(f"max({m.INTAKE_KEY_AGE.name})", "age"),)),
+    Panel("Intake keys overdue", "Keys that should have been replaced or destroyed for more than a day. Must be 0.", "none",
+          (Query(f"max({m.INTAKE_KEYS_OVERDUE.name})", "keys"),), "stat", 1),
 )  # fmt: skip
 
 #: The rows, in the order in which people read them.

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import structlog
 
@@ -77,6 +77,10 @@ class QuarantineLimit:
             self._since, self._count = now, 0
 
 
+async def _nothing_new() -> bool:
+    return False
+
+
 class Inbox:
     """Processes batches, one at a time; the sweeper takes its turns through the same door."""
 
@@ -90,8 +94,13 @@ class Inbox:
         *,
         points: Points | None = None,
         signer: SigningKey | None = None,
+        learn_keys: Callable[[], Awaitable[bool]] = _nothing_new,
     ) -> None:
-        """Without `signer` nothing that is published is signed: for installations that have signatures off."""
+        """Without `signer` nothing that is published is signed: for installations that have signatures off.
+
+        `learn_keys` looks for intake keys that another worker made, and tells whether there are new ones.
+        """
+        self._learn_keys = learn_keys
         self._signer = signer
         self._ground = ground
         self._publisher = publisher
@@ -138,6 +147,8 @@ class Inbox:
         """Return when everything that these records imply is saved and published. Raises `Fatal`."""
         read = self._ground.translator.read
         arrivals = [read(record) for record in records]
+        if any(map(_lacks_key, arrivals)) and await self.patiently(StoreOperation.LOAD, self._learn_keys):
+            arrivals = [read(one.record) if _lacks_key(one) else one for one in arrivals]
         if self._points is not None:
             await self._points.at("after_decode")
         await self._settle(arrivals)
@@ -253,6 +264,10 @@ class Inbox:
             done, self._published = self._published, []
             if done:
                 await self.patiently(StoreOperation.SAVE, partial(self._ground.store.published, done))
+
+
+def _lacks_key(arrival: Arrival | SetAside) -> TypeGuard[SetAside]:
+    return isinstance(arrival, SetAside) and arrival.violation.field == "sealed.kid"
 
 
 #: Facts worth a line in the log; the others are in the journal.

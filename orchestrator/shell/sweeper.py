@@ -16,6 +16,7 @@ import structlog
 
 from orchestrator.ports import Clock
 from orchestrator.shell.inbox import Inbox
+from orchestrator.shell.intake_keys import IntakeKeys
 from orchestrator.shell.measure import measure_census
 from orchestrator.shell.work import Ground
 from schemas.metric_labels import StoreOperation
@@ -32,6 +33,8 @@ _FORGET_EVERY = timedelta(hours=6)
 _CENSUS_REST = 20
 #: What was forgotten leaves the database's own files within this.
 _SCRUB_EVERY = timedelta(seconds=15)
+#: Intake keys that another worker made are known within this, and destroyed ones forgotten: far below `IntakePolicy.lead`.
+_KEYS_EVERY = timedelta(seconds=15)
 #: Requests woken in one transaction.
 _AT_ONCE = 500
 
@@ -50,7 +53,9 @@ class Sweeper:
         adopt_after_seconds: float = 30.0,
         census_every_seconds: float = 15.0,
         keys_grow_old: timedelta = timedelta(days=120),
+        intake: IntakeKeys | None = None,
     ) -> None:
+        """Without `intake` nobody looks after the intake keys: for tests of the rest."""
         self._ground = ground
         self._inbox = inbox
         self._clock = clock
@@ -59,7 +64,8 @@ class Sweeper:
         self._adopt_after = timedelta(seconds=adopt_after_seconds)
         self._keys_grow_old = keys_grow_old
         self._census_every = timedelta(seconds=census_every_seconds)
-        self._census_at = self._adopt_at = self._forget_at = self._scrub_at = clock.now()
+        self._intake = intake
+        self._census_at = self._adopt_at = self._forget_at = self._scrub_at = self._keys_at = clock.now()
 
     async def run(self) -> None:
         """Sweep until cancelled. Raises `Fatal` like the inbox."""
@@ -88,6 +94,9 @@ class Sweeper:
         if now >= self._scrub_at:
             await self._inbox.patiently(StoreOperation.SAVE, self._ground.store.scrub)
             self._scrub_at = now + _SCRUB_EVERY
+        if self._intake is not None and now >= self._keys_at:
+            await self._inbox.patiently(StoreOperation.LOAD, self._intake.turn)
+            self._keys_at = now + _KEYS_EVERY
         if now >= self._census_at:
             census = await self._inbox.patiently(
                 StoreOperation.LOAD, partial(self._ground.store.census, now, self._keys_grow_old)
