@@ -9,12 +9,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry
 
 from orchestrator.adapters import broker_clock, registry_file, topics
+from orchestrator.adapters.backlog import KafkaBacklog
 from orchestrator.adapters.broker import check_group, connection_to
 from orchestrator.adapters.clock import SystemClock
 from orchestrator.adapters.key_encryption import KeyEncryption
@@ -24,13 +26,16 @@ from orchestrator.adapters.producer import KafkaPublisher
 from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import SqlStore, make_engine
 from orchestrator.core.deadlines import check_calendar, rules_for
+from orchestrator.core.intake_keys import IntakePolicy
 from orchestrator.gateway.health import Check, Listening, Tls, health_app, serve
+from orchestrator.gateway.intake_keys import intake_keys_route
 from orchestrator.gateway.order_keys import order_keys_route
 from orchestrator.ports import Clock, Store
 from orchestrator.settings import Settings
 from orchestrator.shell.consumer import end_process
 from orchestrator.shell.faust_app import AppSettings, WorkerDeck, create_app
 from orchestrator.shell.inbox import Fatal, Inbox, QuarantineLimit
+from orchestrator.shell.intake_keys import IntakeKeys
 from orchestrator.shell.key_desk import KeyDesk
 from orchestrator.shell.points import KillPoint, Points
 from orchestrator.shell.service_keys import grouping_key
@@ -43,28 +48,31 @@ from schemas import __version__
 from schemas.errors import ConfigurationError
 from schemas.metrics import BUILD_INFO
 from schemas.registry import Registry
-from schemas.sealed import SealingKey
 from schemas.topics import Topics, manifest
 from schemas.trust import ORCHESTRATOR, SigningKey, Trust
 from schemas.vocabulary import Right
 
-__all__ = ["Worker", "intake_secret", "load_registry", "open_store", "run_worker", "topic_manifest"]
+__all__ = ["Worker", "load_registry", "open_store", "run_worker", "topic_manifest"]
 
 log = structlog.get_logger(__name__)
 
 
-def intake_secret(settings: Settings) -> SealingKey:
-    """Return the key that portals seal to. Raises `ConfigurationError` if there is none."""
-    if settings.development_key is None:
-        raise ConfigurationError(
-            "DSR_DEVELOPMENT_KEY is not set: make one with `openssl rand -base64 32` and give it to portals"
-        )
-    return SealingKey.from_base64("dev", settings.development_key.get_secret_value()).derive("intake")
-
-
-async def _request_keys(settings: Settings, store: Store, clock: Clock) -> RequestKeys:
-    encryption = KeyEncryption.from_text(settings.wrapping_keys())
-    return RequestKeys(encryption, intake=intake_secret(settings), grouping=await grouping_key(store, encryption, clock.now()))
+async def _intake_keys(
+    settings: Settings, store: Store, encryption: KeyEncryption, clock: Clock, metrics: WorkerMetrics
+) -> IntakeKeys:
+    topic = Topics(prefix=settings.topic_prefix).requests
+    (kept,) = (spec.retention_ms for spec in manifest((), prefix=settings.topic_prefix) if spec.name == topic)
+    intake = IntakeKeys(
+        store,
+        encryption,
+        clock=clock,
+        backlog=KafkaBacklog(settings.kafka_bootstrap, _group(settings), topic, **connection_to(settings)),
+        metrics=metrics,
+        # A record outlives its retention by up to a segment, and the broker looks every few minutes.
+        policy=IntakePolicy(rotation=settings.intake_rotation, kept=timedelta(milliseconds=kept * 8 // 7) + timedelta(days=1)),
+    )
+    await intake.turn()
+    return intake
 
 
 def load_registry(settings: Settings) -> Registry:
@@ -128,7 +136,10 @@ async def run_worker(
         publisher = KafkaPublisher(settings.kafka_bootstrap, security=connection_to(settings))
         await publisher.start()
         stack.push_async_callback(publisher.aclose)
-        keys = await _request_keys(settings, store, clock)
+        encryption = KeyEncryption.from_text(settings.wrapping_keys())
+        intake = await _intake_keys(settings, store, encryption, clock, metrics)
+        grouping = await grouping_key(store, encryption, clock.now())
+        keys = RequestKeys(encryption, intake=intake.private, grouping=grouping)
         translator = Translator(keys, Topics(prefix=settings.topic_prefix), signatures.speakers)
         ground = Ground(
             store=store,
@@ -141,10 +152,12 @@ async def run_worker(
         )
         limit = QuarantineLimit(clock, at_most=settings.quarantine_limit)
         points = _points(settings)
-        inbox = Inbox(ground, publisher, clock, metrics, limit, points=points, signer=signatures.signer)
+        inbox = Inbox(
+            ground, publisher, clock, metrics, limit, points=points, signer=signatures.signer, learn_keys=intake.learn
+        )
         deck = WorkerDeck(metrics=metrics, end=die, batch_records=settings.batch_records, points=points)
         app = create_app(_app_settings(settings, translator), inbox, deck)
-        sweeper = _sweeper(settings, ground, inbox, clock, metrics)
+        sweeper = _sweeper(settings, ground, inbox, clock, metrics, intake=intake)
         watchdog = Watchdog(metrics, limit_seconds=settings.watchdog_seconds)
         recovered = await inbox.recover()
         if recovered:
@@ -160,7 +173,8 @@ async def run_worker(
             signer=signatures.signer,
         )
         door = order_keys_route(desk.release, clock, signatures.trust, settings.topic_prefix)
-        pages = health_app(metrics.registry, alive=_alive(watchdog), ready=_ready(app, store, inbox), more=[door])
+        portals = intake_keys_route(intake.published, clock, signatures.signer)
+        pages = health_app(metrics.registry, alive=_alive(watchdog), ready=_ready(app, store, inbox), more=[door, portals])
         http = await stack.enter_async_context(serve(pages, settings.http_host, settings.http_port, tls=_tls(settings)))
         # What the last batches published is forgotten before the store closes, or the next life would publish it again.
         stack.push_async_callback(inbox.tidy)
@@ -280,7 +294,9 @@ def _app_settings(settings: Settings, translator: Translator) -> AppSettings:
     )
 
 
-def _sweeper(settings: Settings, ground: Ground, inbox: Inbox, clock: Clock, metrics: WorkerMetrics) -> Sweeper:
+def _sweeper(
+    settings: Settings, ground: Ground, inbox: Inbox, clock: Clock, metrics: WorkerMetrics, *, intake: IntakeKeys
+) -> Sweeper:
     return Sweeper(
         ground,
         inbox,
@@ -289,6 +305,7 @@ def _sweeper(settings: Settings, ground: Ground, inbox: Inbox, clock: Clock, met
         interval_seconds=settings.sweep_interval_seconds,
         adopt_after_seconds=settings.adopt_after_seconds,
         keys_grow_old=settings.keys_grow_old,
+        intake=intake,
     )
 
 

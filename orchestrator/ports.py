@@ -329,8 +329,8 @@ class KeyEncryption(Protocol):
 class Keys(Protocol):
     """Opens and seals identities. Values that come out of `open_*` must not leave the process's memory."""
 
-    def open_intake(self, subject_request_id: str, sealed: Sealed) -> SubjectData:
-        """Open what a portal sealed. Raises `ProtocolViolation(identity_unreadable)`."""
+    def open_intake(self, subject_request_id: str, sealed: str) -> SubjectData:
+        """Open what a portal sealed. Raises `ProtocolViolation(identity_unreadable)`, at `sealed.kid` if it lacks the key."""
         ...
 
     def new_request_key(self) -> SealingKey:
@@ -363,10 +363,6 @@ class Keys(Protocol):
 
     def patch(self, data: SubjectData) -> str | None:
         """Return the keyed hash of what is to be changed, or None if nothing is."""
-        ...
-
-    def portal_key(self) -> SealingKey:
-        """Return the key that portals seal to."""
         ...
 
 

@@ -44,13 +44,19 @@ class Settings(BrokerSettings):
         SecretStr | None, Field(description="Wraps every other key: base64 of 32 bytes; older ones may follow, to unwrap only")
     ] = None
     key_encryption_key_file: Annotated[Path | None, Field(description="The same, in a file")] = None
-    development_key: Annotated[SecretStr | None, Field(description="base64 of 32 bytes: openssl rand -base64 32")] = None
     signatures: Annotated[
         Literal["required", "off"], Field(description="off believes whoever can write to a topic: laptops and tests only")
     ] = "required"
     trust_file: Annotated[Path | None, Field(description="JWK set: whose signatures are believed, see `dsr keys`")] = None
     signing_key: Annotated[SecretStr | None, Field(description="Private JWK of whoever runs this: `dsr keys new`")] = None
     signing_key_file: Annotated[Path | None, Field(description="The same, in a file")] = None
+    intake_keys: Annotated[
+        str | None,
+        Field(description="Where commands that file requests find the intake keys: a URL or file; else our own page"),
+    ] = None
+    intake_rotation: Annotated[timedelta, Field(gt=timedelta(0), description="So often portals get a new key to seal to")] = (
+        timedelta(days=30)
+    )
     worker_id: Annotated[
         str, Field(min_length=1, max_length=80, description="Unique and stable per worker; the host's name by default")
     ] = Field(default_factory=socket.gethostname)

@@ -15,14 +15,14 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from schemas.errors import ProtocolViolation
+from schemas.errors import ConfigurationError, ProtocolViolation
 from schemas.ids import SubjectRequestId
+from schemas.intake import IntakeKeySet, IntakePublicKey, seal_intake
 from schemas.requests import ConfirmIdentity, RefuseIdentity, SubmitRequest, Verification, WithdrawRequest
-from schemas.sealed import SealingKey, seal
 from schemas.signatures import sign_records
 from schemas.subject import FieldChange, SubjectData
 from schemas.topics import REQUESTS
-from schemas.trust import SigningKey, portal_principal
+from schemas.trust import SigningKey, Trust, portal_principal
 from schemas.vocabulary import IdentifierKind, Language, QuarantineReason, Right
 from schemas.wire import MAX_VALUE_BYTES, Headers, encode, headers_of
 
@@ -40,9 +40,23 @@ class PortalRecord(NamedTuple):
     headers: Headers
 
 
-def intake_key(root: SealingKey) -> SealingKey:
-    """Return the key that portals seal to. Give a portal this one only: the root opens every seal."""
-    return root.derive("intake")
+def intake_key(answer: str | bytes, *, trust: Trust | None = None, at: datetime | None = None) -> IntakePublicKey:
+    """Return the key to seal to now, from the answer of `/v1/intake-keys` or from a file with the same content.
+
+    With `trust` (whose signatures are believed) and `at` (an aware instant) the answer must be the signed form and is checked:
+    whoever stands between portal and orchestrator cannot put a key of his own there. Without, it is as good as the way it came.
+    Fetch it again when it is an hour old; a key that you go on with for longer than a week may be destroyed before it is read.
+
+    Raises `ConfigurationError` for what is no key set, `ProtocolViolation` for a signature that is not believed.
+    """
+    text = answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer
+    if trust is not None:
+        if at is None:
+            raise ConfigurationError("intake keys: say at which instant their signature is to be believed")
+        return IntakeKeySet.from_signed(text.strip(), trust, at=at).current
+    if not text.lstrip().startswith("{"):
+        raise ConfigurationError("intake keys: this is the signed form, or no key set: say whose signatures are believed")
+    return IntakeKeySet.from_json(text).current
 
 
 def build_request(
@@ -50,7 +64,7 @@ def build_request(
     identifiers: Mapping[IdentifierKind, Iterable[str]] | Mapping[str, Iterable[str]],
     *,
     portal: str,
-    key: SealingKey,
+    key: IntakePublicKey,
     submitted_at: datetime,
     subject_request_id: SubjectRequestId,
     changes: Mapping[str, str] | Iterable[FieldChange] = (),
@@ -58,12 +72,17 @@ def build_request(
     language: Language | str = Language.EN,
     group_id: str | None = None,
     filed_by: str | None = None,
+    secret: bytes | None = None,
 ) -> SubmitRequest:
     """Return a request whose identifiers are sealed to `key`, the intake key, and bound to its id.
 
     `identifiers` are values by kind, for instance `{"email": ["someone@example.org"]}`; `submitted_at` is the aware instant at
     which the person asked, where the legal clock starts; `changes` are new values by field, for rectification and completion.
     Without `verification` nothing is sent to any system until the portal publishes `ConfirmIdentity` (GDPR Art. 12(6)).
+
+    Sealed again, the same person is other bytes, and the same id with other bytes is refused: store what is returned before you
+    publish it. A portal that cannot store gives a `secret` of 32 bytes instead (`SigningKey.derived`): with the same secret the
+    same input gives the same bytes, for as long as the intake key is the same.
 
     Raises `ProtocolViolation` with field and remedy, never a value. Success does not imply that the orchestrator takes the
     request: it alone knows the registered portals. Publishing the same request again is harmless.
@@ -78,7 +97,7 @@ def build_request(
         "portal": portal,
         "right": right,
         "submitted_at": submitted_at,
-        "sealed": seal(data.to_bytes(), key, associated=subject_request_id),
+        "sealed": seal_intake(data.to_bytes(), key, subject_request_id, secret=secret),
         "verification": verification,
         "language": language,
         "group_id": group_id,

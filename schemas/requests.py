@@ -11,7 +11,7 @@ from pydantic import Field
 
 from schemas.base import Actor, Instant, Message, Record
 from schemas.ids import PortalId, SubjectRequestId
-from schemas.sealed import Sealed
+from schemas.intake import SealedIntake
 from schemas.vocabulary import AssuranceLevel, IdentityRefusalReason, Language, Right
 
 __all__ = ["ConfirmIdentity", "RefuseIdentity", "SubmitRequest", "Verification", "WithdrawRequest"]
@@ -33,7 +33,10 @@ class SubmitRequest(Message):
     portal: PortalId
     right: Right
     submitted_at: Annotated[Instant, Field(description="When the person asked: the legal clock starts here")]
-    sealed: Annotated[Sealed, Field(description="`SubjectData`, sealed to the intake key and bound to the request's id")]
+    sealed: Annotated[
+        SealedIntake,
+        Field(description="`SubjectData`, sealed to the intake key and bound to the request's id: a JWE (compact)"),
+    ]
     verification: Verification | None = None
     language: Language = Language.EN
     group_id: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = None

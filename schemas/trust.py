@@ -13,6 +13,7 @@ Room rules: bytes in, values out; no file, no clock; `repr` and every error show
 
 from __future__ import annotations
 
+import hmac
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -122,6 +123,10 @@ class SigningKey:
         """
         protected = {"alg": _ALGORITHM, "kid": self.kid, "typ": typ}
         return jws.serialize_compact(protected, payload, self._key, algorithms=[_ALGORITHM])
+
+    def derived(self, purpose: str) -> bytes:
+        """Return 32 secret bytes that follow from the private key, others for each purpose, for who has no other secret."""
+        return hmac.digest(str(self._key.as_dict(private=True)["d"]).encode(), f"dsr-derived\x1f{purpose}".encode(), "sha256")
 
     def __repr__(self) -> str:
         return f"SigningKey(principal={self.principal!r}, kid={self.kid!r})"

@@ -1,6 +1,6 @@
 """A portal: file one request, and print what is said of it until it is confirmed.
 
-With DSR_KAFKA_BOOTSTRAP, DSR_DEVELOPMENT_KEY and DSR_SIGNING_KEY_FILE set: python docs/examples/portal.py someone@example.org
+With DSR_SIGNING_KEY_FILE and DSR_TRUST_FILE set: python docs/examples/portal.py someone@example.org
 """
 
 from __future__ import annotations
@@ -12,29 +12,40 @@ import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from schemas.intake import IntakePublicKey
 from schemas.portal import build_request, intake_key, record_of
 from schemas.requests import SubmitRequest, Verification
-from schemas.sealed import SealingKey
 from schemas.topics import Topics
-from schemas.trust import SigningKey
+from schemas.trust import SigningKey, Trust
 from schemas.vocabulary import AssuranceLevel, Right
 
 BOOTSTRAP = os.environ.get("DSR_KAFKA_BOOTSTRAP", "127.0.0.1:9092")
 #: The portal's own key, from `dsr keys new portal:website`; the orchestrator has its public half.
 SIGNER = SigningKey.from_json(Path(os.environ["DSR_SIGNING_KEY_FILE"]).read_bytes())
+#: Where a worker shows the keys to seal to, and whose signature on them is believed; without, whoever answers there.
+KEYS_URL = os.environ.get("DSR_INTAKE_KEYS", "http://127.0.0.1:9464/v1/intake-keys")
+TRUST = Trust.from_json(Path(os.environ["DSR_TRUST_FILE"]).read_bytes()) if "DSR_TRUST_FILE" in os.environ else None
 TOPICS = Topics(prefix=os.environ.get("DSR_TOPIC_PREFIX", "dsr"))
 
 
+def key_now() -> IntakePublicKey:
+    """Return the key to seal to. A portal that runs for long asks again every hour."""
+    form = "application/jwk-set+jwt" if TRUST else "application/jwk-set+json"
+    answer = httpx.get(KEYS_URL, headers={"accept": form}).raise_for_status()
+    return intake_key(answer.text, trust=TRUST, at=datetime.now(UTC))
+
+
 def erasure(email: str) -> SubmitRequest:
-    """Return a request of somebody who has logged in at the website. Store its id before you publish it."""
+    """Return a request of somebody who has logged in at the website. Store it before you publish it."""
     now = datetime.now(UTC)
     return build_request(
         Right.ERASURE,
         {"email": [email]},
         portal="website",
-        key=intake_key(SealingKey.from_base64("dev", os.environ["DSR_DEVELOPMENT_KEY"])),
+        key=key_now(),
         verification=Verification(method="login", level=AssuranceLevel.SUBSTANTIAL, verified_at=now),
         submitted_at=now,
         subject_request_id=str(uuid.uuid4()),

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from orchestrator.ports import KeyEncryption
 from schemas.errors import ConfigurationError, ProtocolViolation
+from schemas.intake import IntakeKey, open_intake
 from schemas.order_keys import Purpose, order_root
 from schemas.orders import order_binding
 from schemas.sealed import Sealed, SealingKey, seal, unsafe_reveal
@@ -51,19 +52,22 @@ class RequestKeys:
         self,
         encryption: KeyEncryption,
         *,
-        intake: SealingKey,
+        intake: Mapping[str, IntakeKey],
         grouping: SealingKey,
         fresh: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
-        """`grouping` makes the hash by which one person's requests find each other; `fresh` gives random bytes."""
+        """`intake` holds the keys that portals seal to, by name, and may change while it is used.
+
+        `grouping` makes the hash by which one person's requests find each other; `fresh` gives random bytes.
+        """
         self._encryption = encryption
         self._intake = intake
         self._grouping = grouping
         self._fresh = fresh
 
-    def open_intake(self, subject_request_id: str, sealed: Sealed) -> SubjectData:
+    def open_intake(self, subject_request_id: str, sealed: str) -> SubjectData:
         """Open what a portal sealed."""
-        return _read(unsafe_reveal(sealed, self._intake, associated=subject_request_id))
+        return _read(open_intake(sealed, self._intake, subject_request_id))
 
     def new_request_key(self) -> SealingKey:
         """Return a fresh key for one request."""
@@ -128,10 +132,6 @@ class RequestKeys:
             return None
         text = "\x1e".join(sorted(f"{change.field}\x1f{change.new}" for change in data.changes))
         return self._grouping.mac(text.encode()).hex()
-
-    def portal_key(self) -> SealingKey:
-        """Return the key that portals seal to."""
-        return self._intake
 
 
 def _read(plaintext: bytes) -> SubjectData:

@@ -24,7 +24,7 @@ from orchestrator.adapters import topics as topics_adapter
 from orchestrator.bench.measure import make_requests, publish
 from orchestrator.bench.processes import Running, player, worker
 from orchestrator.bench.run import SIGNED_TOGETHER, bench_keys
-from schemas.sealed import SealingKey
+from schemas.intake import IntakeKey
 from schemas.topics import Topics, manifest
 from schemas.vocabulary import Right
 
@@ -96,9 +96,9 @@ async def measure_flood(
     topics = Topics(prefix=f"flood-{secrets.token_hex(3)}")
     await topics_adapter.apply(bootstrap, manifest(names, prefix=topics.prefix))
     key = base64.b64encode(secrets.token_bytes(32)).decode()
-    sealing = SealingKey.from_base64("dev", key)
+    intake = IntakeKey.new("intake-bench")
     keyring = bench_keys(folder / f"{topics.prefix}-keys", names)
-    filed = partial(make_requests, topics=topics, key=sealing, signer=keyring.key("portal:bench"))
+    filed = partial(make_requests, topics=topics, key=intake.public, signer=keyring.key("portal:bench"))
     await publish(bootstrap, filed(requests, together=SIGNED_TOGETHER))
     before = await _ends(bootstrap, topics.requests)
     urgent = filed(1, right=Right.OBJECTION)
@@ -109,7 +109,7 @@ async def measure_flood(
         await stack.enter_async_context(player("respond", bootstrap, topics, names, folder, keyring=keyring))
         store_url = f"sqlite:///{folder / topics.prefix}.sqlite"
         running = await stack.enter_async_context(
-            worker(bootstrap, topics, names, folder, key=key, store_url=store_url, keyring=keyring)
+            worker(bootstrap, topics, names, folder, key=key, intake=intake, store_url=store_url, keyring=keyring)
         )
         await running.ready()
         start_mb = running.resident_mb

@@ -20,8 +20,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from orchestrator.adapters.producer import KafkaPublisher
 from orchestrator.ports import OutRecord
+from schemas.intake import IntakePublicKey, seal_intake
 from schemas.requests import SubmitRequest, Verification
-from schemas.sealed import SealingKey, seal
 from schemas.signatures import sign_records
 from schemas.subject import SubjectData
 from schemas.topics import Topics
@@ -57,7 +57,7 @@ class Latency:
 def make_requests(
     count: int,
     topics: Topics,
-    key: SealingKey,
+    key: IntakePublicKey,
     right: Right = Right.ACCESS,
     *,
     signer: SigningKey | None = None,
@@ -67,7 +67,6 @@ def make_requests(
 
     With a signer they are signed, so many together as a portal would publish at once.
     """
-    intake = key.derive("intake")
     now = datetime.now(UTC)  # noqa: TID251 - the bench plays a portal
     verification = Verification(method="login", level=AssuranceLevel.SUBSTANTIAL, verified_at=now)
     records = []
@@ -79,7 +78,7 @@ def make_requests(
             portal="bench",
             right=right,
             submitted_at=now,
-            sealed=seal(data.to_bytes(), intake, associated=request),
+            sealed=seal_intake(data.to_bytes(), key, request),
             verification=verification,
         )
         records.append(OutRecord(topics.requests, request.encode(), encode(message), headers_of(message)))

@@ -16,8 +16,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.adapters.clock import SystemClock
+from orchestrator.adapters.key_encryption import KeyEncryption
+from orchestrator.adapters.sql import schema
+from orchestrator.adapters.sql.store import SqlStore, make_engine
 from orchestrator.bench.players import KEYS_VARIABLE
 from orchestrator.demo.keyring import Keyring
+from orchestrator.shell.intake_keys import keep_intake_key
+from schemas.intake import IntakeKey
 from schemas.registry import Registry
 from schemas.topics import Topics
 from schemas.trust import ORCHESTRATOR
@@ -133,11 +139,16 @@ async def worker(
     folder: Path,
     *,
     key: str,
+    intake: IntakeKey,
     store_url: str,
     number: int = 0,
     keyring: Keyring | None = None,
 ) -> AsyncIterator[Running]:
-    """Run a worker of the product while the block runs; without signing keys it has signatures off."""
+    """Run a worker of the product while the block runs; without signing keys it has signatures off.
+
+    `key` wraps its keys; `intake` is put into its store before, so that requests can be sealed before it starts.
+    """
+    await _keep(store_url, key, intake)
     registry = folder / f"{topics.prefix}.yaml"
     # JSON is YAML.
     registry.write_text(registry_of(systems).model_dump_json(exclude_defaults=True))
@@ -148,7 +159,6 @@ async def worker(
         "DSR_TOPIC_PREFIX": topics.prefix,
         "DSR_REGISTRY": str(registry),
         "DSR_STORE_URL": store_url,
-        "DSR_DEVELOPMENT_KEY": key,
         "DSR_KEY_ENCRYPTION_KEY": key,
         "DSR_WORKER_ID": f"bench-{number}",
         "DSR_DATADIR": str(folder / "data"),
@@ -161,6 +171,14 @@ async def worker(
     async with _process(command, "worker", environment, folder / f"{topics.prefix}-worker-{number}.log") as running:
         running.port = port
         yield running
+
+
+async def _keep(store_url: str, key: str, intake: IntakeKey) -> None:
+    engine = make_engine(store_url)
+    await asyncio.to_thread(schema.upgrade, engine)
+    store = SqlStore(engine)
+    await keep_intake_key(store, KeyEncryption.from_text(key), intake, SystemClock().now())
+    await store.aclose()
 
 
 def _signatures(keyring: Keyring | None) -> dict[str, str]:

@@ -20,7 +20,7 @@ from orchestrator.adapters import topics as topics_adapter
 from orchestrator.bench.measure import Latency, Throughput, latency, make_requests, publish, throughput
 from orchestrator.bench.processes import Cpu, Running, player, worker
 from orchestrator.demo.keyring import Keyring
-from schemas.sealed import SealingKey
+from schemas.intake import IntakeKey
 from schemas.topics import Topics, manifest
 from schemas.trust import ORCHESTRATOR, system_principal
 
@@ -112,18 +112,20 @@ async def _side(plan: Plan, name: str, say: Callable[[str], None]) -> Side:
     topics = Topics(prefix=f"bench-{name}-{secrets.token_hex(3)}")
     await topics_adapter.apply(plan.bootstrap, manifest(names, prefix=topics.prefix))
     key = base64.b64encode(secrets.token_bytes(32)).decode()
-    sealing = SealingKey.from_base64("dev", key)
+    intake = IntakeKey.new("intake-bench")
     # The floor signs nothing.
     keyring = bench_keys(plan.folder / f"{topics.prefix}-keys", names) if plan.signatures and name != "floor" else None
     signer = keyring.key("portal:bench") if keyring is not None else None
-    backlog = make_requests(plan.requests, topics, sealing, signer=signer, together=SIGNED_TOGETHER)
+    backlog = make_requests(plan.requests, topics, intake.public, signer=signer, together=SIGNED_TOGETHER)
     await publish(plan.bootstrap, backlog)
     async with contextlib.AsyncExitStack() as stack:
         roles = ("respond", "floor") if name == "floor" else ("respond",)
         starts = [player(role, plan.bootstrap, topics, names, plan.folder, keyring=keyring) for role in roles]
         store_url = plan.store_url or f"sqlite:///{plan.folder / topics.prefix}.sqlite"
         numbers = range(plan.workers if name != "floor" else 0)
-        ours = partial(worker, plan.bootstrap, topics, names, plan.folder, key=key, store_url=store_url, keyring=keyring)
+        ours = partial(
+            worker, plan.bootstrap, topics, names, plan.folder, key=key, intake=intake, store_url=store_url, keyring=keyring
+        )
         starts += [ours(number=number) for number in numbers]
         running = [await stack.enter_async_context(start) for start in starts]
         await asyncio.gather(*(one.ready() for one in running))
@@ -142,7 +144,7 @@ async def _side(plan: Plan, name: str, say: Callable[[str], None]) -> Side:
         cpu = sum(took[1:], took[0])
         say(f"{name}: {done.per_second:,.0f} requests/s, {(cpu.main + cpu.others) / plan.requests * 1000:.2f} ms CPU a request")
         records = await _records(plan.bootstrap, topics, names)
-        paced = make_requests(plan.latency_requests, topics, sealing, signer=signer)
+        paced = make_requests(plan.latency_requests, topics, intake.public, signer=signer)
         quick = await latency(plan.bootstrap, topics, paced, done.per_second / 4)
         say(f"{name}: p50 {quick.p50_ms:.0f} ms, p99 {quick.p99_ms:.0f} ms at {quick.rate:,.0f} requests/s")
     return Side(throughput=done, latency=quick, records=records, cpu=cpu)

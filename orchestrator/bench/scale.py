@@ -29,7 +29,7 @@ from orchestrator.core.policy import Context
 from orchestrator.core.state import to_bytes
 from orchestrator.ports import Change, Row
 from schemas.ids import digest
-from schemas.sealed import SealingKey
+from schemas.intake import IntakeKey
 from schemas.topics import Topics, manifest
 from schemas.vocabulary import IdentifierKind
 from schemas.wire import PORTAL_MESSAGES, decode
@@ -119,15 +119,15 @@ async def measure_case(bootstrap: str, folder: Path, case: Case, say: Callable[[
     topics = Topics(prefix=f"scale-{secrets.token_hex(3)}")
     await topics_adapter.apply(bootstrap, manifest(names, prefix=topics.prefix))
     key = base64.b64encode(secrets.token_bytes(32)).decode()
-    sealing = SealingKey.from_base64("dev", key)
+    intake = IntakeKey.new("intake-bench")
     if case.already_open:
         say(f"filling the store with {case.already_open:,} open requests")
-        await _fill(case, topics, sealing, names)
+        await _fill(case, topics, intake, names)
     keyring = bench_keys(folder / f"{topics.prefix}-keys", names)
-    filed = partial(make_requests, topics=topics, key=sealing, signer=keyring.key("portal:bench"))
+    filed = partial(make_requests, topics=topics, key=intake.public, signer=keyring.key("portal:bench"))
     backlog = filed(case.requests, together=SIGNED_TOGETHER)
     await publish(bootstrap, backlog)
-    start = partial(worker, bootstrap, topics, names, folder, key=key, store_url=case.store_url, keyring=keyring)
+    start = partial(worker, bootstrap, topics, names, folder, key=key, intake=intake, store_url=case.store_url, keyring=keyring)
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(player("respond", bootstrap, topics, names, folder, keyring=keyring))
         workers = [await stack.enter_async_context(start(number=number)) for number in range(case.workers)]
@@ -170,10 +170,10 @@ def _alive(workers: list[Running]) -> None:
         one.check()
 
 
-async def _fill(case: Case, topics: Topics, sealing: SealingKey, names: list[str]) -> None:
+async def _fill(case: Case, topics: Topics, intake: IntakeKey, names: list[str]) -> None:
     """Write requests that wait for all their systems, as a worker would have left them."""
     registry = registry_of(names)
-    record = make_requests(1, topics, sealing)[0]
+    record = make_requests(1, topics, intake.public)[0]
     message = decode(record.value, record.headers, PORTAL_MESSAGES)
     now = datetime.now(UTC)  # noqa: TID251 - the bench fills a store
     context = Context(registry=registry, registries={registry.content_digest: registry})

@@ -37,6 +37,7 @@ from orchestrator.ports import OutRecord, Publisher, Record
 from orchestrator.shell.inbox import Inbox, QuarantineLimit
 from orchestrator.shell.translate import Translator
 from orchestrator.shell.work import Ground
+from schemas.intake import IntakeKey
 from schemas.sealed import SealingKey
 from schemas.topics import Topics
 
@@ -142,13 +143,13 @@ async def measure_stages(
     """  # fmt: skip
     names = [f"system{number}" for number in range(1, systems + 1)]
     topics = topics or Topics(prefix=f"stages-{secrets.token_hex(3)}")
-    sealing = SealingKey("dev", secrets.token_bytes(32))
+    sealing, intake = SealingKey("dev", secrets.token_bytes(32)), IntakeKey.new("intake-bench")
     engine = make_engine(store_url or f"sqlite:///{folder / 'stages.sqlite'}")
     schema.upgrade(engine)
     store = SqlStore(engine)
     registry, keys, clock, metrics = (
         registry_of(names),
-        RequestKeys(KeyEncryption([sealing]), intake=sealing.derive("intake"), grouping=sealing.derive("grouping")),
+        RequestKeys(KeyEncryption([sealing]), intake={intake.kid: intake}, grouping=sealing.derive("grouping")),
         SystemClock(),
         WorkerMetrics(CollectorRegistry()),
     )
@@ -164,7 +165,7 @@ async def measure_stages(
     )
     inbox = Inbox(ground, bus, clock, metrics, QuarantineLimit(clock, at_most=1))
     sampler = _Sampler()
-    backlog = make_requests(requests, topics, sealing)
+    backlog = make_requests(requests, topics, intake.public)
     offset, store_seconds = 0, 0.0
     delayed: list[OutRecord] = []
     while bus.confirmed < requests:

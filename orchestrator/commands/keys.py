@@ -1,4 +1,4 @@
-"""`dsr keys`: make a signing key, and show whose keys a trust file holds.
+"""`dsr keys`: make a signing key, show whose keys a trust file holds, and the keys that portals seal to.
 
 Room rules: a private key goes into a file that only its owner reads, and never to the terminal.
 """
@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from orchestrator.commands.intake_keys import intake_command
 from orchestrator.commands.reading import JsonOutput, print_json
 from orchestrator.commands.status import print_table, table_of
 from schemas.errors import ConfigurationError
@@ -19,7 +20,10 @@ from schemas.trust import SigningKey, Trust, TrustedKey, valid_principal
 
 __all__ = ["keys_app"]
 
-keys_app = typer.Typer(name="keys", help="Make signing keys and look at trust files.", no_args_is_help=True)
+keys_app = typer.Typer(
+    name="keys", help="Make signing keys, look at trust files and at the keys that portals seal to.", no_args_is_help=True
+)
+keys_app.command("intake")(intake_command)
 
 
 @keys_app.command()
@@ -75,7 +79,8 @@ def _moment(at: Any) -> str:
 
 
 def _document(key: TrustedKey) -> dict[str, Any]:
-    return {"kid": key.kid, "principal": key.principal, "valid_from": key.valid_from, "valid_until": key.valid_until}
+    since, until = (None if at is None else at.isoformat() for at in (key.valid_from, key.valid_until))
+    return {"kid": key.kid, "principal": key.principal, "valid_from": since, "valid_until": until}
 
 
 def _read(file: Path) -> bytes:

@@ -1,7 +1,8 @@
 """`dsr mailbox`: the contact mailbox as a portal. A message becomes an unverified request when a person says so.
 
 The message in the mailbox is the only copy: nothing of it is stored elsewhere, and what is shown of it names nobody. The id of
-a request follows from the message, and so does everything in it: filing again after a crash is the same request.
+a request follows from the message, and so does everything in it: filing again after a crash is the same request, and after the
+intake key has changed it is refused by its id, while the first one stands.
 
 Room rules: joins mailbox, broker and terminal; an address is read, sealed and forgotten, and never printed.
 """
@@ -21,11 +22,12 @@ import typer
 
 from orchestrator.commands.acting import follow, speaking_as
 from orchestrator.commands.audit import topics_of, usage
+from orchestrator.commands.intake_keys import current_intake_key
 from orchestrator.commands.kafka import current_bootstrap
 from orchestrator.commands.mail_reading import Guess, automatic, guess, parsed, sender_of, subject_of, text_of
 from orchestrator.commands.reading import Bootstrap, JsonOutput, Prefix, print_json
-from orchestrator.commands.submit import portal_sealing_key
 from schemas.errors import ConfigurationError, ProtocolViolation
+from schemas.intake import IntakePublicKey
 from schemas.portal import CHANGING, build_request
 from schemas.requests import SubmitRequest
 from schemas.topics import DEFAULT_PREFIX
@@ -61,6 +63,18 @@ class _Draft:
     automatic: str | None
     guess: Guess
     message: Message = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seals:
+    """What a message's request is sealed with: the same message is the same bytes while the intake key is the same."""
+
+    key: IntakePublicKey
+    secret: bytes = field(repr=False)
+
+
+#: Signatures are off, on a laptop: there whoever guesses a person may check the guess.
+_NO_SECRET = bytes(32)
 
 
 @mailbox_app.command("list")
@@ -149,12 +163,13 @@ def file(
             raise ConfigurationError(f"{handle}: is not in {folder} any more: perhaps somebody has filed it")
         if draft.automatic and not anyway:
             raise ConfigurationError(f"{handle}: {draft.automatic}: a machine seems to have written it; else say --anyway")
+        signer = speaking_as(portal_principal(portal))
+        seals = _Seals(current_intake_key(), signer.derived("mailbox") if signer else _NO_SECRET)
         requests = [
-            _request(draft, one, _changes(change or [], one), language or draft.guess.language, portal, actor)
+            _request(draft, one, _changes(change or [], one), language or draft.guess.language, portal, actor, seals)
             for one in dict.fromkeys(right)
         ]
         broker, topics = bootstrap or current_bootstrap(), topics_of(prefix)
-        signer = speaking_as(portal_principal(portal))
         for request in requests:
             asyncio.run(follow(broker, topics, request, seconds=0, signer=signer))
         # After every acknowledgement: a message that was moved first could be lost as a request.
@@ -209,7 +224,13 @@ def _move(session: Session, folder: str, validity: int, uids: list[int], target:
 
 
 def _request(
-    draft: _Draft, right: Right, changes: dict[str, str], language: Language, portal: str, actor: str | None
+    draft: _Draft,
+    right: Right,
+    changes: dict[str, str],
+    language: Language,
+    portal: str,
+    actor: str | None,
+    seals: _Seals,
 ) -> SubmitRequest:
     sender = sender_of(draft.message)
     if sender is None:
@@ -219,13 +240,14 @@ def _request(
             right,
             {IdentifierKind.EMAIL: [sender]},
             portal=portal,
-            key=portal_sealing_key(),
+            key=seals.key,
             submitted_at=draft.received_at,
             subject_request_id=_derived_id(draft, sender, portal, right.value),
             changes=changes,
             language=language,
             group_id=_derived_id(draft, sender, portal, "group"),
             filed_by=actor,
+            secret=seals.secret,
         )
     except ProtocolViolation as violation:
         raise ConfigurationError(f"{violation.field}: {violation.remedy}") from None

@@ -16,18 +16,18 @@ import typer
 from orchestrator.commands.acting import ACCEPTED, REFUSED, SILENT, Answer, follow, speaking_as
 from orchestrator.commands.audit import topics_of, usage
 from orchestrator.commands.decisions import EXIT_NO_ANSWER, EXIT_REFUSED, verification_of
+from orchestrator.commands.intake_keys import current_intake_key
 from orchestrator.commands.kafka import current_bootstrap
 from orchestrator.commands.reading import Bootstrap, JsonOutput, Prefix, print_json
 from orchestrator.commands.telling import as_document, awaited
 from schemas.errors import ConfigurationError, ProtocolViolation
-from schemas.portal import build_request, intake_key
+from schemas.portal import build_request
 from schemas.requests import SubmitRequest
-from schemas.sealed import SealingKey
 from schemas.topics import DEFAULT_PREFIX
 from schemas.trust import portal_principal
 from schemas.vocabulary import IdentifierKind, Language, Right
 
-__all__ = ["portal_sealing_key", "submit_command"]
+__all__ = ["submit_command"]
 
 _EXITS = {ACCEPTED: 0, REFUSED: EXIT_REFUSED, SILENT: EXIT_NO_ANSWER}
 
@@ -80,7 +80,7 @@ def submit_command(
             identifiers=_identifiers(email, phone, identifier),
             changes=dict(_pair("--set", "first_name=Robin", text) for text in change or ()),
             portal=portal,
-            key=portal_sealing_key(),
+            key=current_intake_key(),
             submitted_at=_asked(asked_at) if asked_at else now,
             subject_request_id=str(uuid.uuid4()),  # noqa: TID251 - whoever files a request makes its id
             verification=verification_of(verified, now) if verified else None,
@@ -115,16 +115,6 @@ _OPTIONS = {
     "portal": "--portal",
     "filed_by": "--actor",
 }
-
-
-def portal_sealing_key() -> SealingKey:
-    """Return the key that a portal on this machine seals to. Raises `ConfigurationError`."""
-    from orchestrator.settings import load_settings
-
-    root = load_settings().development_key
-    if root is None or not root.get_secret_value():
-        raise ConfigurationError("DSR_DEVELOPMENT_KEY is not set: it must be the one that the worker has")
-    return intake_key(SealingKey.from_base64("dev", root.get_secret_value()))
 
 
 def _identifiers(email: list[str] | None, phone: list[str] | None, others: list[str] | None) -> dict[str, list[str]]:

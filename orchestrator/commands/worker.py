@@ -23,7 +23,7 @@ def worker_command(
     Stops on SIGTERM after finishing what it has started. Exit codes: 0 stopped, 2 refused to start on a wrong base, 70 could
     not go on without losing something (start it again: it replays).
 
-    Example: DSR_KAFKA_BOOTSTRAP=127.0.0.1:9092 DSR_DEVELOPMENT_KEY=... dsr worker --worker-id worker-1
+    Example: DSR_KAFKA_BOOTSTRAP=127.0.0.1:9092 DSR_KEY_ENCRYPTION_KEY_FILE=key dsr worker --worker-id worker-1
     """
     from orchestrator.adapters import logs
     from orchestrator.settings import load_settings

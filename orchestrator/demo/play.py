@@ -19,6 +19,7 @@ import httpx
 
 from orchestrator.adapters import registry_file
 from orchestrator.adapters import topics as topics_adapter
+from orchestrator.adapters.clock import SystemClock
 from orchestrator.adapters.local_kafka import LocalKafka
 from orchestrator.demo.audience import Audience, Score
 from orchestrator.demo.cast import Place, Role
@@ -34,11 +35,11 @@ from orchestrator.demo.story import OPERATOR, Story, faults, written_story
 from orchestrator.settings import DEPLOY
 from schemas.blobs import EXPORTING
 from schemas.errors import ConfigurationError
+from schemas.intake import KEY_SET_TYP, IntakePublicKey
 from schemas.portal import intake_key
 from schemas.registry import Registry
-from schemas.sealed import SealingKey
 from schemas.topics import Topics, manifest
-from schemas.trust import ORCHESTRATOR, operator_principal, portal_principal, system_principal
+from schemas.trust import ORCHESTRATOR, Trust, operator_principal, portal_principal, system_principal
 from schemas.vocabulary import RequestResult
 
 __all__ = ["Evening", "Verdict", "perform"]
@@ -151,7 +152,7 @@ async def _played(house: _House, kafka: LocalKafka) -> Verdict:
     known = list(house.people.values())
     house.say(f"{len(known) - 1} people planted in {len(house.roles)} systems; asking each what it holds")
     before = await look(house.roles, house.urls, known)
-    story = written_story(house.people, intake_key(SealingKey.from_base64("dev", house.key)))
+    story = written_story(house.people, await _portals_key(house))
     audience = Audience(house.bootstrap, house.topics, story, house.evening.screen.hears, house.keyring.key)
     async with _working(house), audience.connected():
         await audience.publish_all()
@@ -163,6 +164,18 @@ async def _played(house: _House, kafka: LocalKafka) -> Verdict:
         proof = await _proven(house, before, acts)
     wrong = [*_unanswered(story, audience.score), *ratings(house.roles, acts), *proof.deviations, *_packed(house, acts)]
     return Verdict(story, audience.score, house.roles, proof, house.topics.prefix, wrong, house.stage.revived)
+
+
+async def _portals_key(house: _House) -> IntakePublicKey:
+    """Return the key that portals seal to, as a portal has it: from the worker's page, with the orchestrator's signature."""
+    async with httpx.AsyncClient(timeout=10) as client:
+        answer = await client.get(f"{_worker_url(house)}/v1/intake-keys", headers={"accept": f"application/{KEY_SET_TYP}"})
+    trust = Trust.from_json(house.keyring.trust_file.read_bytes())
+    return intake_key(answer.raise_for_status().text, trust=trust, at=SystemClock().now())
+
+
+def _worker_url(house: _House) -> str:
+    return f"http://127.0.0.1:{house.worker_port}"
 
 
 def _manifest(house: _House) -> tuple[Any, ...]:
@@ -255,7 +268,8 @@ def _environment(house: _House) -> dict[str, str]:
         "DSR_KAFKA_BOOTSTRAP": house.bootstrap,
         "DSR_TOPIC_PREFIX": house.topics.prefix,
         "DSR_REGISTRY": str(house.evening.registry),
-        "DSR_DEVELOPMENT_KEY": house.key,
+        "DSR_KEY_ENCRYPTION_KEY": house.key,
+        "DSR_INTAKE_KEYS": f"{_worker_url(house)}/v1/intake-keys",
         "DSR_TRUST_FILE": str(house.keyring.trust_file),
         "DSR_SIGNING_KEY_FILE": str(house.keyring.file(portal_principal("website"))),
         "DSR_SESSION_TIMEOUT_SECONDS": "6",

@@ -16,9 +16,9 @@ from orchestrator.adapters.clock import SystemClock
 from orchestrator.demo.people import STRANGER, Person
 from schemas.base import Message
 from schemas.commands import Extend, Retry, Waive
+from schemas.intake import IntakePublicKey
 from schemas.portal import build_request
 from schemas.requests import ConfirmIdentity, SubmitRequest, Verification, WithdrawRequest
-from schemas.sealed import SealingKey
 from schemas.status import StatusEvent
 from schemas.subject import FieldChange, in_form
 from schemas.vocabulary import (
@@ -149,7 +149,7 @@ def faults(people: Mapping[str, Person]) -> dict[str, list[dict[str, object]]]:
     }
 
 
-def written_story(people: Mapping[str, Person], key: SealingKey) -> Story:
+def written_story(people: Mapping[str, Person], key: IntakePublicKey) -> Story:
     """Return the story for these people, sealed to the intake key as a portal does it."""
     now = _CLOCK.now()
     scenes = {str(uuid.uuid4()): scene for scene in _SCENES}  # noqa: TID251 - a portal makes its requests' ids

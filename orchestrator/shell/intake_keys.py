@@ -26,7 +26,7 @@ from schemas.errors import OrchestratorError
 from schemas.intake import IntakeKey, IntakeKeySet
 from schemas.metrics import INTAKE_KEY_AGE, INTAKE_KEYS_OVERDUE, Metrics
 
-__all__ = ["INTAKE", "IntakeKeys"]
+__all__ = ["INTAKE", "IntakeKeys", "keep_intake_key"]
 
 log = structlog.get_logger(__name__)
 
@@ -83,9 +83,7 @@ class IntakeKeys:
         now = self._clock.now()
         name = name_of_next(self._lives(), now, self._policy)
         if name is not None:
-            key = IntakeKey.new(name)
-            wrapped = self._encryption.wrap(key.unsafe_bytes(), _context(name))
-            await self._store.add_service_key(ServiceKey(name, INTAKE, now, key.public.model_dump_json().encode(), wrapped))
+            await keep_intake_key(self._store, self._encryption, IntakeKey.new(name), now)
             await self._learn()
             log.info("intake_key_made", key_id=name)
         await self._destroy(now)
@@ -138,6 +136,12 @@ class IntakeKeys:
         current = published_keys(lives, now, self._policy)[0]
         self._metrics.set(INTAKE_KEY_AGE, (now - current.created_at).total_seconds())
         self._metrics.set(INTAKE_KEYS_OVERDUE, overdue(lives, now, self._policy))
+
+
+async def keep_intake_key(store: Store, encryption: KeyEncryption, key: IntakeKey, now: datetime) -> None:
+    """Give the store a private key, wrapped; one that has the name already stays. Raises `StoreUnavailable`."""
+    wrapped = encryption.wrap(key.unsafe_bytes(), _context(key.kid))
+    await store.add_service_key(ServiceKey(key.kid, INTAKE, now, key.public.model_dump_json().encode(), wrapped))
 
 
 def _context(kid: str) -> str:

@@ -22,6 +22,7 @@ from orchestrator.shell.work import Ground, UnitOfWork
 from schemas.base import Message
 from schemas.commands import Command
 from schemas.ids import report_id
+from schemas.intake import seal_intake
 from schemas.order_keys import Purpose, order_root
 from schemas.orders import FulfilmentOrder, order_binding
 from schemas.outcomes import Accepted, Failed, Fulfilled
@@ -33,7 +34,7 @@ from schemas.subject import FieldChange, Need, SubjectData
 from schemas.topics import Topics
 from schemas.vocabulary import AssuranceLevel, IdentifierKind, Right, Role
 from schemas.wire import encode, headers_of
-from tests.keys_kit import request_keys
+from tests.keys_kit import intake_of, request_keys
 
 __all__ = ["CANARY", "REGISTRY", "START", "MemoryLog", "World", "world"]
 
@@ -164,7 +165,7 @@ class World:
             portal="website",
             right=right,
             submitted_at=self.now,
-            sealed=seal(data.to_bytes(), self.keys.portal_key(), associated=request),
+            sealed=seal_intake(data.to_bytes(), intake_of(_ROOT).public, request, secret=bytes(32)),
             verification=self.verification() if verified else None,
             filed_by=filed_by,
         )

@@ -84,7 +84,7 @@ async def staged(
 def _environment(folder: Path, bootstrap: str, topics: Topics, **changes: object) -> dict[str, str]:
     settings = settings_for(folder, bootstrap, topics, **changes)
     given = {f"DSR_{k.upper()}": str(v) for k, v in settings.model_dump(exclude_unset=True).items() if not k.endswith("_key")}
-    return given | {"DSR_DEVELOPMENT_KEY": KEY, "DSR_KEY_ENCRYPTION_KEY": KEY, "DSR_LOG_FORMAT": "json"}
+    return given | {"DSR_KEY_ENCRYPTION_KEY": KEY, "DSR_LOG_FORMAT": "json"}
 
 
 def audit(stage: Stage, people: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -12,7 +13,6 @@ from typer.testing import CliRunner
 from connectors.systems.mailbox.standin import PASSWORD, USERNAME, MailboxStandIn, mail
 from orchestrator.cli import app
 
-KEY = "cHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHA="
 PERSON = "someone@example.org"
 WIDE = {"COLUMNS": "300", "TERMINAL_WIDTH": "300"}
 
@@ -33,7 +33,7 @@ def dsr(mailbox):
         "DSR_MAILBOX_USERNAME": USERNAME,
         "DSR_MAILBOX_PASSWORD": PASSWORD,
         "DSR_KAFKA_BOOTSTRAP": "127.0.0.1:1",
-        "DSR_DEVELOPMENT_KEY": KEY,
+        "DSR_INTAKE_KEYS": str(Path(__file__).with_name("intake-keys.json")),
         "DSR_SIGNATURES": "off",
     }
 

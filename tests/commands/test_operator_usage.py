@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
+from orchestrator.commands import intake_keys
 
 ID = "6f0e4a3c-1b2d-4c3e-8f4a-5b6c7d8e9f00"
 PERSON = "someone@example.org"
 WHY = ("--reason", "Agreed with the office", "--actor", "ops:office")
-KEY = "cHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHA="
+KEYS = str(Path(__file__).with_name("intake-keys.json"))
 #: Nobody listens there: whatever gets as far as the broker would say so.
-NOBODY = {"DSR_KAFKA_BOOTSTRAP": "127.0.0.1:1", "DSR_DEVELOPMENT_KEY": KEY, "DSR_ACTOR": "", "DSR_SIGNATURES": "off"}
+NOBODY = {"DSR_KAFKA_BOOTSTRAP": "127.0.0.1:1", "DSR_INTAKE_KEYS": KEYS, "DSR_ACTOR": "", "DSR_SIGNATURES": "off"}
 SUBMIT = ("submit", "--right", "erasure", "--email", PERSON)
 
 
@@ -58,11 +61,13 @@ def test_wrong_input_is_answered_with_what_is_valid(arguments: tuple[str, ...], 
     assert PERSON not in done.output
 
 
-def test_submit_names_the_missing_key() -> None:
+def test_submit_says_where_it_looked_for_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the intake key nothing can be sealed, so nothing is published."""
-    done = CliRunner().invoke(app, [*SUBMIT, "--unverified"], env={**NOBODY, "DSR_DEVELOPMENT_KEY": ""})
-    assert done.exit_code == 2
-    assert "DSR_DEVELOPMENT_KEY" in done.output
+    monkeypatch.setattr(intake_keys, "_PATIENCE_SECONDS", 0.5)
+    for place in ("http://127.0.0.1:1/v1/intake-keys", "/nowhere/intake-keys.json"):
+        done = CliRunner().invoke(app, [*SUBMIT, "--unverified"], env={**NOBODY, "DSR_INTAKE_KEYS": place})
+        assert done.exit_code == 2
+        assert "DSR_INTAKE_KEYS" in done.output
 
 
 COMMANDS = (

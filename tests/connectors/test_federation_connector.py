@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import base64
+import asyncio
 import contextlib
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
 
 from connectors.sdk.clock import ManualClock
+from connectors.sdk.health import served
 from connectors.sdk.perform import perform
 from connectors.sdk.testing import ADA, BOB, NOW, ConnectorContract, job_for, traces_in
 from connectors.systems.federation.answer import ended_as, result_of
 from connectors.systems.federation.connector import FederationConnector, FederationSettings, build, child_request_id
-from connectors.systems.federation.standin import FederationStandIn
+from connectors.systems.federation.keys import ChildKeys
+from connectors.systems.federation.standin import KEY, FederationStandIn
 from schemas.confirmations import SystemResult
-from schemas.errors import ConfigurationError, SystemRejected
+from schemas.errors import ConfigurationError, SystemRejected, SystemUnavailable
+from schemas.intake import IntakeKey, IntakeKeySet
 from schemas.outcomes import Accepted, Fulfilled, NotApplicable, NothingHeld, Notified, Retained, Waived
+from schemas.trust import ORCHESTRATOR, SigningKey, Trust
 from schemas.vocabulary import IdentifierKind, NotApplicableReason, RequestResult, RetentionGround, Right, Role
 
 SETTINGS = FederationSettings(
     kafka_bootstrap="127.0.0.1:9",
     topic_prefix="child",
     portal="parent",
-    development_key=base64.b64encode(bytes(range(32))).decode(),
+    intake_keys="https://child.example.org/v1/intake-keys",
     acknowledged_within_seconds=0,
 )
 
@@ -258,9 +265,78 @@ def test_ids_are_derived():
     assert child_request_id(job, version=5)[14] == "5"
 
 
-def test_one_of_the_two_keys_is_set():
-    """Neither key or both: the message names the variables."""
-    with pytest.raises(ConfigurationError, match="DSR_FEDERATION_INTAKE_KEY"):
-        build(SETTINGS.model_copy(update={"development_key": None, "signatures": "off"}))
+def test_a_signing_key_is_needed():
+    """The message names the command that makes one."""
     with pytest.raises(ConfigurationError, match="dsr keys new portal:"):
         build(SETTINGS)
+
+
+KEY_SET = IntakeKeySet(keys=(KEY.public,))
+SIGNER = SigningKey.new(ORCHESTRATOR)
+TRUST = Trust.of(SIGNER)
+
+
+class Page:
+    """The child's page of intake keys, over real HTTP; the test sets what it says."""
+
+    def __init__(self):
+        self.asked, self.status, self.text = [], 200, KEY_SET.model_dump_json()
+
+    async def answer(self, request):
+        self.asked.append(request.headers["accept"])
+        return Response(self.text, status_code=self.status)
+
+
+async def test_the_childs_page_is_believed_when_it_is_signed():
+    """Asked once an hour; unsigned, signed by another, too old: a person must look; away: later."""
+    page, clock = Page(), ManualClock(NOW)
+    application = Starlette(routes=[Route("/v1/intake-keys", page.answer)])
+    async with served(application, host="127.0.0.1", port=0) as port:
+        keys = ChildKeys(f"http://127.0.0.1:{port}/v1/intake-keys", clock, TRUST)
+        with pytest.raises(SystemRejected, match="not to be believed") as caught:
+            await keys.current()
+        assert caught.value.reason == "verification_failed"
+        page.text = KEY_SET.signed(SIGNER, at=NOW, until=NOW + timedelta(hours=2))
+        assert await keys.current() == KEY.public
+        clock.advance(3599)
+        assert await keys.current() == KEY.public
+        assert page.asked == ["application/jwk-set+jwt"] * 2
+        clock.advance(1)
+        page.status = 503
+        with pytest.raises(SystemUnavailable, match="503"):
+            await keys.current()
+        page.status = 200
+        clock.advance(3600)
+        with pytest.raises(SystemRejected, match="signature_expired"):
+            await keys.current()
+    with pytest.raises(SystemUnavailable, match="could not be fetched"):
+        await keys.current()
+
+
+async def test_a_file_of_the_childs_keys_can_be_replaced(tmp_path):
+    """Plain or signed; read each time; a page in clear without a signature is refused before anything is sealed."""
+    file, clock = tmp_path / "keys.json", ManualClock(NOW)
+    keys = ChildKeys(str(file), clock, TRUST)
+    with pytest.raises(ConfigurationError, match="DSR_FEDERATION_INTAKE_KEYS"):
+        await keys.current()
+    file.write_text(KEY_SET.model_dump_json())
+    assert await keys.current() == KEY.public
+    newer = IntakeKey.new("newer")
+    file.write_text(IntakeKeySet(keys=(newer.public,)).signed(SIGNER, at=NOW, until=NOW + timedelta(days=1)))
+    assert await keys.current() == newer.public
+    file.write_text("not a key set")
+    with pytest.raises(SystemRejected):
+        await keys.current()
+    with pytest.raises(ConfigurationError, match="use https"):
+        ChildKeys("http://child.example.org/v1/intake-keys", clock, None)
+
+
+async def test_a_new_key_of_the_child_asks_again_under_the_same_id(child, connector, monkeypatch):
+    """Other bytes under an id that the child knows: it says so, and the first request stands."""
+    child.switches["work_seconds"] = 7200
+    await connector.erase(a_job())
+    monkeypatch.setattr(child, "intake_key", lambda: asyncio.sleep(0, IntakeKey.new("newer").public))
+    await child.publish(await connector._request(a_job(), child_request_id(a_job())))
+    result = await connector.poll(a_job(), child_request_id(a_job()))
+    assert isinstance(result.outcome, Accepted)
+    assert len(set(child.log)) == 2 and len(child.taken) == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,15 +11,25 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from orchestrator.adapters.key_encryption import KeyEncryption
+from orchestrator.adapters.keys import RequestKeys
 from orchestrator.adapters.metrics import WorkerMetrics
 from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import SqlStore, make_engine
 from orchestrator.core.intake_keys import IntakePolicy
-from orchestrator.ports import ServiceKey
+from orchestrator.core.policy import Policy
+from orchestrator.ports import OutRecord, Record, ServiceKey
+from orchestrator.shell.inbox import Inbox, QuarantineLimit
 from orchestrator.shell.intake_keys import IntakeKeys
+from orchestrator.shell.translate import Translator
+from orchestrator.shell.work import Ground
 from schemas.errors import ConfigurationError, OrchestratorError, ProtocolViolation
-from schemas.intake import open_intake, seal_intake
+from schemas.intake import IntakeKey, IntakePublicKey, open_intake, seal_intake
+from schemas.portal import build_request, record_of
+from schemas.registry import Registry
+from schemas.requests import Verification
 from schemas.sealed import SealingKey
+from schemas.topics import Topics
+from schemas.vocabulary import AssuranceLevel
 
 POLICY = IntakePolicy()
 DAY = timedelta(days=1)
@@ -253,3 +263,63 @@ async def test_an_operator_who_destroys_the_current_key_gets_another(stores: tup
     await stores[1].destroy_service_key(leaked, world.at)
     await keys.turn()
     assert names(keys) == [f"{leaked}-2"]
+
+
+class Sent:
+    """What was published."""
+
+    def __init__(self) -> None:
+        self.records: list[OutRecord] = []
+
+    async def publish(self, records: Sequence[OutRecord]) -> None:
+        self.records += records
+
+    async def aclose(self) -> None:
+        pass
+
+
+REGISTRY = Registry.model_validate(
+    {
+        "version": "r1",
+        "controller": {"title": "Example company", "zone": "Europe/Amsterdam", "calendar": "NL"},
+        "portals": [{"id": "website", "title": "Website", "owner": "Web team"}],
+        "systems": [
+            {"id": "crm", "title": "CRM", "role": "processor", "owner": "Team", "connector": "any", "rights": ["erasure"],
+             "needs": [{"kind": "email"}]}
+        ],
+    }
+)  # fmt: skip
+
+
+async def test_a_worker_looks_for_the_key_before_it_sets_a_record_aside(stores: tuple[SqlStore, SqlStore]) -> None:
+    """A key that another worker made a moment ago opens its request; one that nobody made is set aside, in the same batch."""
+    world, sent = World(), Sent()
+    one, other = (worker(store, world) for store in stores)
+    await one.turn()
+    await other.turn()
+    world.at += 4 * DAY
+    await one.turn()
+    world.at += POLICY.lead
+    topics = Topics(prefix="t")
+    keys = RequestKeys(ENCRYPTION, intake=other.private, grouping=SealingKey("grouping", b"g" * 32))
+    ground = Ground(
+        store=stores[1], keys=keys, translator=Translator(keys, topics), registry=REGISTRY,
+        registries={REGISTRY.content_digest: REGISTRY}, policy=Policy(), worker="w",
+    )  # fmt: skip
+    metrics = WorkerMetrics(CollectorRegistry())
+    inbox = Inbox(ground, sent, world, metrics, QuarantineLimit(world, at_most=10), learn_keys=other.learn)
+
+    def record(offset: int, key: IntakePublicKey) -> Record:
+        request = build_request(
+            "erasure", {"email": ["someone@example.org"]}, portal="website", key=key, submitted_at=world.at,
+            subject_request_id=f"00000000-0000-4000-8000-00000000000{offset}",
+            verification=Verification(method="login", level=AssuranceLevel.SUBSTANTIAL, verified_at=world.at),
+        )  # fmt: skip
+        return Record(topics.requests, 0, offset, 0, *record_of(request))
+
+    nobodys = IntakeKey.new("intake-nobody").public
+    await inbox.process([record(0, nobodys), record(1, one.published().current)])
+    orders = [each.key for each in sent.records if each.topic == topics.orders("crm")]
+    (aside,) = [each for each in sent.records if each.topic == topics.quarantine]
+    assert orders == [b"00000000-0000-4000-8000-000000000001"]
+    assert (aside.key, dict(aside.headers)["dsr-field"]) == (b"00000000-0000-4000-8000-000000000000", b"sealed.kid")

@@ -31,12 +31,12 @@ from schemas.base import Message
 from schemas.commands import Add, Approve, Command, Deny, Extend, Hold, Resume, Retry, Waive, Withdraw
 from schemas.confirmations import Confirmation
 from schemas.ids import digest, order_id, report_id
+from schemas.intake import IntakeKey, seal_intake
 from schemas.journal import GENESIS, JournalEntry
 from schemas.outcomes import Accepted, Failed, Fulfilled, NothingHeld, Notified, Retained
 from schemas.registry import Controller, Portal, Registry, System
 from schemas.reports import FulfilmentReport, ResultReference
 from schemas.requests import ConfirmIdentity, RefuseIdentity, SubmitRequest, Verification, WithdrawRequest
-from schemas.sealed import SealingKey, seal
 from schemas.status import StatusEvent
 from schemas.subject import Need
 from schemas.vocabulary import (
@@ -63,7 +63,7 @@ DONE, NOTHING = Fulfilled(count=3), NothingHeld()
 FAILED = Failed(reason=FailureReason.UNAVAILABLE)
 TOLD = Notified(recipients=("The regulator",))
 RETAINED = Retained(ground=RetentionGround.LEGAL_OBLIGATION, until=date(2026, 6, 1), count=2, fulfilled=9)
-_SEALED = seal(b"{}", SealingKey("test-2026", bytes(32)), associated="test")
+_SEALED = seal_intake(b"{}", IntakeKey("test-2026", bytes(range(32))).public, "test", secret=bytes(32))
 
 
 def accepted(expected_by: datetime) -> Accepted:

@@ -20,7 +20,7 @@ from aiokafka.structs import RecordMetadata
 from faust.types import TP
 from moved_clock import MovedClock
 from process_kit import read_to_the_end
-from worker_kit import KEY, World, settings_for, worker
+from worker_kit import INTAKE, KEY, World, settings_for, worker
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "core"))
 from core_building import COMPANY, START, later, registry, rid
@@ -33,15 +33,18 @@ from orchestrator.core.effects import Opened
 from orchestrator.core.state import OrderState, RequestState, from_bytes
 from schemas.base import Message
 from schemas.confirmations import Confirmation
+from schemas.intake import seal_intake
 from schemas.registry import Registry
 from schemas.reports import FulfilmentReport
 from schemas.requests import SubmitRequest
-from schemas.sealed import SealingKey, seal
+from schemas.sealed import SealingKey
 from schemas.status import StatusEvent
 from schemas.subject import FieldChange, SubjectData
 from schemas.vocabulary import IdentifierKind
 
 _ROOT = SealingKey.from_base64("dev", KEY)
+#: A history goes on for years with the key that its requests were sealed to.
+_NEVER = timedelta(days=36_500)
 _WAIT_SECONDS = 20.0
 _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
@@ -122,7 +125,7 @@ class Player(History):
         systems = told.get("systems")
         book = registry(*(_system(name, more or {}) for name, more in systems.items())) if systems else COMPANY
         self._folder = folder
-        self._settings = settings_for(folder, bus.bootstrap, bus.topics, commit_interval_seconds=0.05)
+        self._settings = settings_for(folder, bus.bootstrap, bus.topics, commit_interval_seconds=0.05, intake_rotation=_NEVER)
         self._clock = MovedClock(START)
         self._life = contextlib.AsyncExitStack()
         self._worker: Any = None
@@ -244,7 +247,7 @@ def _sealed(message: SubmitRequest, opened: Opened) -> SubmitRequest:
         identifiers={IdentifierKind.EMAIL: (f"{opened.person}@example.org",)},
         changes=(FieldChange(field="first_name", new=opened.patch),) if opened.patch else (),
     )
-    sealed = seal(data.to_bytes(), _ROOT.derive("intake"), associated=message.subject_request_id)
+    sealed = seal_intake(data.to_bytes(), INTAKE.public, message.subject_request_id)
     return message.model_copy(update={"sealed": sealed})
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import secrets
 import time
@@ -14,7 +13,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from process_kit import life
-from worker_kit import KEY, World, answer, request, settings_for, worker
+from worker_kit import World, answer, intake_file, request, settings_for, worker
 
 from connectors.sdk.protocol import Job
 from connectors.systems.federation.connector import child_request_id
@@ -29,7 +28,6 @@ from schemas.vocabulary import AssuranceLevel, OutcomeCode, RequestResult
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
-CHILD_KEY = base64.b64encode(b"c" * 32).decode()
 PARENT_REGISTRY = """
 version: parent-1
 controller: {title: Example parent, zone: Europe/Amsterdam, calendar: NL, regime: eu.gdpr}
@@ -74,16 +72,16 @@ class Companies:
         child = self.child.topics
         environment = {
             "DSR_STATE_DIR": str(self.folder / "state"),
-            "DSR_KEYS_URL": self.keys_url,
             "DSR_GROUP_INSTANCE_ID": "one",
             "DSR_POLL_BASE_SECONDS": "0.2",
             "DSR_POLL_MAX_SECONDS": "0.5",
             "DSR_BACKOFF_BASE_SECONDS": "0.2",
             "DSR_BACKOFF_MAX_SECONDS": "0.5",
+            "DSR_KEYS_URL": self.keys_url,
             "DSR_FEDERATION_KAFKA_BOOTSTRAP": self.child.bootstrap,
             "DSR_FEDERATION_TOPIC_PREFIX": child.prefix,
             "DSR_FEDERATION_PORTAL": "parent",
-            "DSR_FEDERATION_DEVELOPMENT_KEY": CHILD_KEY,
+            "DSR_FEDERATION_INTAKE_KEYS": intake_file(self.folder),
             "DSR_FEDERATION_ASSURANCE": "substantial",
             **self.signatures(),
             "DSR_FEDERATION_ACKNOWLEDGED_WITHIN_SECONDS": "1",
@@ -133,11 +131,11 @@ async def companies(fresh_kafka, tmp_path):
     await apply(bootstrap, manifest(("shop", "mail"), partitions=4, prefix=child_topics.prefix))
     folders = {name: tmp_path / name for name in ("parent", "child")}
     settings = {}
-    for (name, folder), topics, registry, key in zip(
-        folders.items(), (parent_topics, child_topics), (PARENT_REGISTRY, CHILD_REGISTRY), (KEY, CHILD_KEY), strict=True
+    for (name, folder), topics, registry in zip(
+        folders.items(), (parent_topics, child_topics), (PARENT_REGISTRY, CHILD_REGISTRY), strict=True
     ):
         folder.mkdir()
-        settings[name] = settings_for(folder, bootstrap, topics, development_key=key)
+        settings[name] = settings_for(folder, bootstrap, topics)
         settings[name].registry.write_text(registry)
     parent = World(bootstrap, parent_topics, ("crm", "daughter"))
     child = World(bootstrap, child_topics, ("shop", "mail"))

@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 sys.path.insert(0, str(Path(__file__).parent))
-from worker_kit import KEY, REGISTRY, request
+from worker_kit import INTAKE, KEY, REGISTRY, request
 
 from orchestrator.adapters import registry_file
 from orchestrator.adapters.metrics import WorkerMetrics
@@ -86,7 +86,7 @@ async def two_workers(
 ) -> AsyncIterator[list[tuple[Inbox, MeetingStore]]]:
     (tmp_path / "registry.yaml").write_text(REGISTRY)
     registry = registry_file.load(tmp_path / "registry.yaml")
-    keys = request_keys(SealingKey.from_base64("dev", KEY))
+    keys = request_keys(SealingKey.from_base64("dev", KEY), intake=INTAKE)
     schema.upgrade(make_engine(url))
     made: list[tuple[Inbox, MeetingStore]] = []
     for number in (1, 2):

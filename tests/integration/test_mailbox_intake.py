@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer
 from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parent))
-from worker_kit import KEY, World, settings_for, worker
+from worker_kit import World, intake_file, settings_for, worker
 
 from connectors.systems.mailbox.standin import PASSWORD, USERNAME, MailboxStandIn, mail
 from orchestrator.cli import app
@@ -30,12 +30,12 @@ PERSON = "someone@example.org"
 class Desk:
     """A terminal of the service desk."""
 
-    def __init__(self, mailbox: MailboxStandIn, bootstrap: str, prefix: str) -> None:
+    def __init__(self, mailbox: MailboxStandIn, bootstrap: str, prefix: str, folder: Path) -> None:
         kept: dict[str, str | None] = {name: None for name in os.environ if name.startswith("DSR_")}
         self.env = kept | {
             "DSR_KAFKA_BOOTSTRAP": bootstrap,
             "DSR_TOPIC_PREFIX": prefix,
-            "DSR_DEVELOPMENT_KEY": KEY,
+            "DSR_INTAKE_KEYS": intake_file(folder),
             "DSR_SIGNATURES": "off",
             "DSR_MAILBOX_HOST": "127.0.0.1",
             "DSR_MAILBOX_PORT": str(mailbox.ports["plaintext"]),
@@ -71,7 +71,7 @@ async def test_a_message_becomes_one_unverified_request_however_often_it_is_file
     topics = await fresh_kafka.create("crm", "newsletter", "accounts")
     with closing(MailboxStandIn()) as mailbox:
         mailbox.put(mail({"from": f"Some One <{PERSON}>", "text": "Please delete all my personal data"}))
-        desk = Desk(mailbox, fresh_kafka.bootstrap, topics.prefix)
+        desk = Desk(mailbox, fresh_kafka.bootstrap, topics.prefix, tmp_path)
         (draft,) = json.loads(await desk.dsr("mailbox", "list", "--json"))
         file = ("mailbox", "file", draft["handle"], "--right", draft["guess"], "--portal", "website")
         mailbox.imap_fail("UID MOVE", "drop")

@@ -102,12 +102,12 @@ async def at_work(fresh_kafka: Any, tmp_path: Path, **changes: object) -> AsyncI
     ours = {
         "DSR_KAFKA_BOOTSTRAP": fresh_kafka.bootstrap,
         "DSR_TOPIC_PREFIX": topics.prefix,
-        "DSR_DEVELOPMENT_KEY": KEY,
         "DSR_KEY_ENCRYPTION_KEY": KEY,
     }
     portal = Keyring(tmp_path / "keys", ["portal:website"]).file("portal:website")
     ours |= {"DSR_SIGNATURES": "off", "DSR_SIGNING_KEY_FILE": str(portal)}
-    async with World(fresh_kafka.bootstrap, topics).running() as world, worker(settings):
+    async with World(fresh_kafka.bootstrap, topics).running() as world, worker(settings) as running:
+        ours["DSR_INTAKE_KEYS"] = f"{running.http.url}/v1/intake-keys"
         desk = Desk({**kept, **ours, "DSR_ACTOR": ACTOR, "PYTHONPATH": str(ROOT)}, world)
         world.respond = desk.respond
         yield desk

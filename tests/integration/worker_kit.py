@@ -11,24 +11,29 @@ import contextlib
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.structs import RecordMetadata
 
+from orchestrator.adapters.key_encryption import KeyEncryption
+from orchestrator.adapters.sql import schema
+from orchestrator.adapters.sql.store import SqlStore, make_engine
 from orchestrator.bootstrap import Worker, run_worker
 from orchestrator.demo.keyring import Keyring
 from orchestrator.ports import Clock
 from orchestrator.settings import Settings
+from orchestrator.shell.intake_keys import keep_intake_key
 from schemas.base import Message
 from schemas.confirmations import Confirmation
 from schemas.ids import report_id
+from schemas.intake import IntakeKey, IntakeKeySet, seal_intake
 from schemas.orders import FulfilmentOrder
 from schemas.outcomes import Fulfilled
 from schemas.reports import FulfilmentReport
 from schemas.requests import SubmitRequest, Verification
-from schemas.sealed import SealingKey, seal
 from schemas.signatures import sign_records, speaker_of
 from schemas.subject import FieldChange, SubjectData
 from schemas.topics import Topics
@@ -51,6 +56,31 @@ systems:
 SYSTEMS = ("crm", "newsletter", "accounts")
 
 
+#: What `request` seals to: every store that `settings_for` names has it.
+INTAKE = IntakeKey("intake-test", b"i" * 32)
+
+
+def provide_intake(store_url: str) -> None:
+    """Put the intake key into a store, as if a worker had made it."""
+
+    async def keep() -> None:
+        engine = make_engine(store_url)
+        schema.upgrade(engine)
+        store = SqlStore(engine)
+        await keep_intake_key(store, KeyEncryption.from_text(KEY), INTAKE, datetime.now(UTC))
+        await store.aclose()
+
+    with ThreadPoolExecutor(1) as pool:  # the caller may be inside a loop
+        pool.submit(asyncio.run, keep()).result()
+
+
+def intake_file(folder: Path) -> str:
+    """Return a file of the intake keys, for a portal or for DSR_INTAKE_KEYS."""
+    file = folder / "intake-keys.json"
+    file.write_text(IntakeKeySet(keys=(INTAKE.public,)).model_dump_json())
+    return str(file)
+
+
 def settings_for(tmp_path: Path, bootstrap: str, topics: Topics, **changes: object) -> Settings:
     """Return the settings of a worker of its own."""
     registry = tmp_path / "registry.yaml"
@@ -60,7 +90,6 @@ def settings_for(tmp_path: Path, bootstrap: str, topics: Topics, **changes: obje
         "topic_prefix": topics.prefix,
         "registry": registry,
         "store_url": f"sqlite:///{tmp_path / 'store.sqlite'}",
-        "development_key": KEY,
         "key_encryption_key": KEY,
         "signatures": "off",
         "worker_id": "w1",
@@ -70,7 +99,9 @@ def settings_for(tmp_path: Path, bootstrap: str, topics: Topics, **changes: obje
         "commit_interval_seconds": 0.2,
         "sweep_interval_seconds": 0.1,
     }
-    return Settings(**{**values, **changes})
+    settings = Settings(**{**values, **changes})
+    provide_intake(settings.store_url)
+    return settings
 
 
 def request(right: Right = Right.ERASURE, email: str = "person@example.org", **fields: object) -> SubmitRequest:
@@ -84,7 +115,7 @@ def request(right: Right = Right.ERASURE, email: str = "person@example.org", **f
         "portal": "website",
         "right": right,
         "submitted_at": now,
-        "sealed": seal(data.to_bytes(), SealingKey.from_base64("dev", KEY).derive("intake"), associated=made),
+        "sealed": seal_intake(data.to_bytes(), INTAKE.public, made),
         "verification": Verification(method="login", level=AssuranceLevel.SUBSTANTIAL, verified_at=now),
     }
     return SubmitRequest.model_validate({**given, **fields})

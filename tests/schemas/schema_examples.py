@@ -9,6 +9,7 @@ from schemas.blobs import BlobKey
 from schemas.commands import Add, Approve, Deny, Extend, Hold, Resume, Retry, Waive, Withdraw
 from schemas.confirmations import ChangeAfterAcceptance, Confirmation, DueDates, SystemResult
 from schemas.ids import confirmation_id, order_id, report_id
+from schemas.intake import IntakeKey, seal_intake
 from schemas.journal import GENESIS, JournalEntry, JournalFact
 from schemas.order_keys import KeysReleased, WantedKey
 from schemas.orders import FulfilmentOrder, order_binding
@@ -42,6 +43,7 @@ __all__ = ["EXAMPLES"]
 REQUEST = "3f8a1c52-7d4e-4b6a-9c10-2e5f7a8b9c0d"
 LEADER = "0b1c2d3e-4f5a-4b6c-8d7e-9f0a1b2c3d4e"
 KEY = SealingKey("example-2026", bytes(range(32)))
+INTAKE = IntakeKey("intake-20260206T000000", bytes(range(32)))
 DATA = SubjectData(identifiers={IdentifierKind.EMAIL: ("someone@example.org",)})
 AT = datetime(2026, 3, 5, 9, 0, tzinfo=UTC)
 LATER = datetime(2026, 3, 6, 10, 30, 15, 250000, tzinfo=UTC)
@@ -92,7 +94,7 @@ _ALL: tuple[Message, ...] = (
         portal="website",
         right=Right.ERASURE,
         submitted_at=AT,
-        sealed=seal(DATA.to_bytes(), KEY, associated=REQUEST),
+        sealed=seal_intake(DATA.to_bytes(), INTAKE.public, REQUEST, secret=bytes(32)),
         verification=_VERIFICATION,
         language=Language.NL,
         group_id="group-1",

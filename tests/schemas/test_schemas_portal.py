@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from orchestrator.ports import Record
 from orchestrator.shell.translate import Arrival, Translator
-from schemas.errors import ProtocolViolation
+from schemas.errors import ConfigurationError, ProtocolViolation
+from schemas.intake import IntakeKeySet
 from schemas.portal import build_request, intake_key, record_of
 from schemas.requests import SubmitRequest, Verification, WithdrawRequest
 from schemas.sealed import SealingKey
 from schemas.topics import Topics
+from schemas.trust import ORCHESTRATOR, SigningKey, Trust
 from schemas.vocabulary import AssuranceLevel, IdentifierKind, Right
 from schemas.wire import PORTAL_MESSAGES, decode
-from tests.keys_kit import request_keys
+from tests.keys_kit import intake_of, request_keys
 
 ROOT = SealingKey("dev", b"p" * 32)
+INTAKE = intake_of(ROOT)
 ID = "6f0e4a3c-1b2d-4c3e-8f4a-5b6c7d8e9f00"
 NOW = datetime(2026, 3, 5, 9, 0, tzinfo=UTC)
 SECRET = "someone@example.org"
@@ -29,7 +32,8 @@ def built(**changes: Any) -> SubmitRequest:
         "right": Right.ERASURE,
         "identifiers": {IdentifierKind.EMAIL: [SECRET]},
         "portal": "website",
-        "key": intake_key(ROOT),
+        "key": INTAKE.public,
+        "secret": bytes(32),
         "verification": Verification(method="login", level=AssuranceLevel.SUBSTANTIAL, verified_at=NOW),
         "submitted_at": NOW,
         "subject_request_id": ID,
@@ -49,8 +53,24 @@ def test_the_orchestrator_reads_what_a_portal_builds() -> None:
 
 
 def test_the_same_request_is_the_same_bytes() -> None:
-    """Built twice from the same values, a request is one request: publishing it again is harmless."""
+    """Built twice from the same values and secret, a request is one request; without a secret it is to be stored."""
     assert record_of(built()) == record_of(built())
+    assert record_of(built(secret=None)) != record_of(built(secret=None))
+
+
+def test_the_key_comes_from_the_page_or_a_file() -> None:
+    """Plain or signed; a set that should be signed is refused without a signature, and the other way round."""
+    signer = SigningKey.new(ORCHESTRATOR)
+    trust, keys = Trust.of(signer), IntakeKeySet(keys=(INTAKE.public,))
+    plain, signed = keys.model_dump_json(), keys.signed(signer, at=NOW, until=NOW + timedelta(days=1))
+    assert intake_key(plain) == intake_key(plain.encode()) == INTAKE.public
+    assert intake_key(f"{signed}\n".encode(), trust=trust, at=NOW) == INTAKE.public
+    with pytest.raises(ProtocolViolation, match="signature_broken"):
+        intake_key(plain, trust=trust, at=NOW)
+    with pytest.raises(ConfigurationError, match="whose signatures"):
+        intake_key(signed)
+    with pytest.raises(ConfigurationError, match="which instant"):
+        intake_key(plain, trust=trust)
 
 
 def test_nothing_readable_leaves() -> None:

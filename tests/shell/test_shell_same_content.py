@@ -13,6 +13,7 @@ from orchestrator.ports import Record
 from orchestrator.shell.translate import Arrival, Translator
 from orchestrator.shell.work import Ground, UnitOfWork
 from schemas.ids import order_id, report_id
+from schemas.intake import seal_intake
 from schemas.order_keys import Purpose
 from schemas.orders import FulfilmentOrder, order_binding
 from schemas.outcomes import Fulfilled
@@ -24,7 +25,7 @@ from schemas.subject import SubjectData
 from schemas.topics import Topics
 from schemas.vocabulary import AssuranceLevel, IdentifierKind, Right
 from schemas.wire import encode, headers_of
-from tests.keys_kit import request_keys
+from tests.keys_kit import intake_of, request_keys
 
 ROOT = SealingKey("dev", b"k" * 32)
 REQUEST = "00000000-0000-4000-8000-000000000001"
@@ -83,7 +84,7 @@ async def test_a_resent_order_is_sealed_over_the_same_content(tmp_path: Path) ->
         portal="website",
         right=Right.ACCESS,
         submitted_at=START,
-        sealed=seal(data.to_bytes(), keys.portal_key(), associated=REQUEST),
+        sealed=seal_intake(data.to_bytes(), intake_of(ROOT).public, REQUEST),
         verification=Verification(method="login", level=AssuranceLevel.SUBSTANTIAL, verified_at=START),
     )
     await settle(arrival(asked, topics.requests, 0), START)

@@ -17,17 +17,18 @@ from schemas.base import Message
 from schemas.commands import Waive
 from schemas.errors import ConfigurationError
 from schemas.ids import order_id, report_id
+from schemas.intake import seal_intake
 from schemas.outcomes import Fulfilled
 from schemas.reports import FulfilmentReport
 from schemas.requests import ConfirmIdentity, SubmitRequest, Verification, WithdrawRequest
-from schemas.sealed import SealingKey, seal
+from schemas.sealed import SealingKey
 from schemas.signatures import SIGNATURE_HEADER, Verifier, leaf_of, sign_records, signature_in
 from schemas.subject import SubjectData
 from schemas.topics import Topics
 from schemas.trust import SigningKey, Trust
 from schemas.vocabulary import AssuranceLevel, IdentifierKind, QuarantineReason, Right
 from schemas.wire import encode, headers_of
-from tests.keys_kit import request_keys
+from tests.keys_kit import intake_of, request_keys
 
 ROOT = SealingKey("dev", b"k" * 32)
 KEYS = request_keys(ROOT)
@@ -46,7 +47,7 @@ SUBMIT = SubmitRequest(
     portal="website",
     right=Right.ACCESS,
     submitted_at=NOW,
-    sealed=seal(PERSON.to_bytes(), KEYS.portal_key(), associated=REQUEST),
+    sealed=seal_intake(PERSON.to_bytes(), intake_of(ROOT).public, REQUEST),
 )
 CONFIRM = ConfirmIdentity(subject_request_id=REQUEST, portal="website", verification=VERIFIED)
 WITHDRAW = WithdrawRequest(subject_request_id=REQUEST, portal="website", withdrawn_at=NOW)

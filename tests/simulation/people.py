@@ -17,8 +17,8 @@ from orchestrator.adapters.keys import RequestKeys
 from orchestrator.core.state import OrderState, RequestState, from_bytes
 from schemas.base import Message
 from schemas.commands import Approve, Command, Deny, Extend, Hold, Resume, Retry, Waive, Withdraw
+from schemas.intake import seal_intake
 from schemas.requests import ConfirmIdentity, RefuseIdentity, SubmitRequest, Verification, WithdrawRequest
-from schemas.sealed import seal
 from schemas.subject import FieldChange, SubjectData
 from schemas.vocabulary import (
     AssuranceLevel,
@@ -33,7 +33,7 @@ from schemas.vocabulary import (
     Right,
 )
 from schemas.wire import encode, headers_of
-from tests.keys_kit import request_keys
+from tests.keys_kit import intake_of, request_keys
 from tests.simulation.broker import Broker
 from tests.simulation.clockwork import instant_of
 from tests.simulation.company import PEOPLE, ROOT
@@ -106,7 +106,7 @@ class People:
             portal="website",
             right=right,
             submitted_at=self._now(),
-            sealed=seal(data.to_bytes(), self._keys.portal_key(), associated=request),
+            sealed=seal_intake(data.to_bytes(), intake_of(ROOT).public, request, secret=bytes(32)),
             verification=self._verification() if verified else None,
             filed_by=filed_by,
         )

@@ -11,6 +11,7 @@ from connectors.sdk.clock import Clock
 from connectors.sdk.conversation import Conversation, Heard
 from schemas.confirmations import Confirmation
 from schemas.errors import ProtocolViolation, SystemRejected
+from schemas.intake import IntakePublicKey
 from schemas.portal import record_of
 from schemas.requests import SubmitRequest
 from schemas.signatures import Verifier, leaf_of, signature_in
@@ -20,7 +21,7 @@ from schemas.trust import ORCHESTRATOR, SigningKey, Trust
 from schemas.vocabulary import FailureReason
 from schemas.wire import decode
 
-__all__ = ["Child", "ChildBus", "Signatures"]
+__all__ = ["Child", "ChildBus", "KeySource", "Signatures"]
 
 M = TypeVar("M", Confirmation, StatusEvent)
 
@@ -36,6 +37,15 @@ class ChildBus(Protocol):
         """Publish a request. Returning does not imply that the child has read it."""
         ...
 
+    async def intake_key(self) -> IntakePublicKey:
+        """Return the key that the child's portals seal to now."""
+        ...
+
+    @property
+    def secret(self) -> bytes:
+        """Return what makes a repeated seal the same: 32 bytes that the child does not have."""
+        ...
+
     async def find(self, subject_request_id: str) -> Confirmation | StatusEvent | None:
         """Return the confirmation, or else the newest word on the way, or None if the child has said nothing yet."""
         ...
@@ -45,11 +55,20 @@ class ChildBus(Protocol):
         ...
 
 
+class KeySource(Protocol):
+    """Where the child's intake key comes from. Raises `ConnectorError` when it cannot be had now."""
+
+    async def current(self) -> IntakePublicKey:
+        """Return the key to seal to now."""
+        ...
+
+
 class Signatures:
     """Signs as a portal of the child, and believes only what the child's orchestrator has signed."""
 
     def __init__(self, signer: SigningKey, trust: Trust, clock: Clock) -> None:
         self.signer = signer
+        self.trust = trust
         self._verifier = Verifier(trust)
         self._clock = clock
 
@@ -62,15 +81,27 @@ class Signatures:
 class Child:
     """Implements `ChildBus` over a conversation on the child's topics."""
 
-    def __init__(self, topics: Topics, conversation: Conversation, signatures: Signatures | None = None) -> None:
+    def __init__(
+        self, topics: Topics, conversation: Conversation, keys: KeySource, signatures: Signatures | None = None
+    ) -> None:
         """Without `signatures` nothing is signed and every answer believed: for a child that has signatures off."""
         self._signatures = signatures
+        self._keys = keys
         self._topics = topics
         self._conversation = conversation
 
     async def check(self) -> str:
         """Ask whether the topics are there."""
         return await self._conversation.check()
+
+    async def intake_key(self) -> IntakePublicKey:
+        """Ask the child, or its file."""
+        return await self._keys.current()
+
+    @property
+    def secret(self) -> bytes:
+        """Return what follows from our signing key. With signatures off, on a laptop, guesses at a person may be checked."""
+        return self._signatures.signer.derived("federation") if self._signatures else bytes(32)
 
     async def publish(self, request: SubmitRequest) -> None:
         """Publish with the broker's ack."""

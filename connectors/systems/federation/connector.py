@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import structlog
-from pydantic import Field, SecretStr
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from connectors.sdk.clock import Clock, SystemClock
@@ -22,14 +22,14 @@ from connectors.sdk.protocol import Job, Result, Throttle
 from connectors.sdk.settings import SigningSettings, content_of, read
 from connectors.systems.federation.answer import ended_as, result_of
 from connectors.systems.federation.client import Child, ChildBus, Signatures
+from connectors.systems.federation.keys import ChildKeys
 from schemas.broker import BrokerReach
 from schemas.confirmations import Confirmation
 from schemas.errors import ConfigurationError, ProtocolViolation, SystemRejected
 from schemas.ids import PortalId
 from schemas.outcomes import Accepted
-from schemas.portal import build_request, intake_key
+from schemas.portal import build_request
 from schemas.requests import SubmitRequest, Verification
-from schemas.sealed import SealingKey
 from schemas.status import StatusEvent
 from schemas.topics import Topics
 from schemas.trust import Trust, portal_principal
@@ -53,14 +53,10 @@ class FederationSettings(BrokerReach, SigningSettings):
     kafka_bootstrap: Annotated[str, Field(description="The child's brokers, host:port with commas")]
     topic_prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$", description="First part of the child's topics")]
     portal: Annotated[PortalId, Field(description="Our id among the portals of the child's registry")]
-    intake_key: Annotated[SecretStr | None, Field(description="Base64 of the child's intake key: it opens requests only")] = (
-        None
-    )
-    development_key: Annotated[
-        SecretStr | None, Field(description="Instead, for development: the child's root, from which its intake key follows")
-    ] = None
+    intake_keys: Annotated[
+        str, Field(min_length=1, description="The child's intake keys: the URL of its page /v1/intake-keys, or a file")
+    ]
     trust_file: Annotated[Path | None, Field(description="JWK set with the public keys of the child's orchestrator")] = None
-    key_id: Annotated[str, Field(min_length=1, max_length=80, description="Name of the child's key")] = "dev"
     assurance: Annotated[
         AssuranceLevel, Field(description="How sure our portals at least are of who asks, before an order leaves")
     ] = AssuranceLevel.LOW
@@ -70,16 +66,6 @@ class FederationSettings(BrokerReach, SigningSettings):
     id_version: Annotated[Literal[4, 5], Field(description="Version digit of request ids; their derivation is a 5")] = 4
     timeout_seconds: Annotated[float, Field(gt=0, description="For one publication or one look at the answers")] = 30.0
     concurrent: Annotated[int, Field(ge=1)] = 8
-
-    @property
-    def sealing_key(self) -> SealingKey:
-        """Return the child's intake key. Raises `ConfigurationError` unless exactly one of the two keys is set."""
-        if (self.intake_key is None) == (self.development_key is None):
-            raise ConfigurationError("set one of DSR_FEDERATION_INTAKE_KEY and DSR_FEDERATION_DEVELOPMENT_KEY")
-        if self.intake_key is not None:
-            return SealingKey.from_base64(self.key_id, self.intake_key.get_secret_value())
-        assert self.development_key is not None, "one of the two is set"
-        return intake_key(SealingKey.from_base64(self.key_id, self.development_key.get_secret_value()))
 
 
 def child_request_id(job: Job, *, generation: int = 0, version: int = 4) -> str:
@@ -104,7 +90,6 @@ class FederationConnector:
         self._settings = settings
         self._child = child
         self._clock = clock or SystemClock()
-        self._key = settings.sealing_key
         self.throttle = Throttle(settings.concurrent)
 
     async def check(self) -> str:
@@ -154,13 +139,13 @@ class FederationConnector:
         """
         said = await self._child.find(handle)
         if said is None:
-            await self._child.publish(self._request(job, handle))
+            await self._child.publish(await self._request(job, handle))
         return self._result(job, handle, said)
 
     async def _submit(self, job: Job) -> Result:
         request_id, said = await self._request_id(job)
         if said is None:
-            await self._child.publish(self._request(job, request_id))
+            await self._child.publish(await self._request(job, request_id))
             said = await self._acknowledged(request_id)
         return self._result(job, request_id, said)
 
@@ -173,19 +158,24 @@ class FederationConnector:
                 return request_id, said
         raise SystemRejected("the child ended every request of this order", reason=FailureReason.JOB_FAILED)
 
-    def _request(self, job: Job, request_id: str) -> SubmitRequest:
-        """Return the request, with the same bytes at every repetition: nothing in it comes from a clock."""
+    async def _request(self, job: Job, request_id: str) -> SubmitRequest:
+        """Return the request, with the same bytes at every repetition while the child's intake key is the same.
+
+        Nothing in it comes from a clock. Sealed to another key it is refused as `id_reused`, and the first one stands.
+        """
+        key = await self._child.intake_key()
         try:
             return build_request(
                 job.right,
                 job.identifiers,
                 portal=self._settings.portal,
-                key=self._key,
+                key=key,
                 submitted_at=job.received_at,
                 subject_request_id=request_id,
                 changes=job.changes,
                 # An order exists only for a verified person. When that was is not told to connectors: not before they asked.
                 verification=Verification(method="by_parent", level=self._settings.assurance, verified_at=job.received_at),
+                secret=self._child.secret,
             )
         except ProtocolViolation as error:
             raise SystemRejected(f"no request can be made of this order: {error.code} at {error.field}") from None
@@ -235,7 +225,10 @@ def build(settings: FederationSettings | None = None, clock: Clock | None = None
     conversation = KafkaConversation(
         s, says=topics.requests, hears=(topics.confirmations, topics.status), timeout_seconds=s.timeout_seconds
     )
-    return FederationConnector(s, Child(topics, conversation, _signatures(s, clock or SystemClock())), clock)
+    now = clock or SystemClock()
+    signatures = _signatures(s, now)
+    keys = ChildKeys(s.intake_keys, now, signatures.trust if signatures else None)
+    return FederationConnector(s, Child(topics, conversation, keys, signatures), clock)
 
 
 def _signatures(settings: FederationSettings, clock: Clock) -> Signatures | None:

@@ -23,11 +23,10 @@ from connectors.sdk.clock import Clock
 from connectors.sdk.standin import StandIn
 from schemas.confirmations import Confirmation, DueDates, SystemResult
 from schemas.ids import confirmation_id, digest
+from schemas.intake import IntakeKey, IntakePublicKey, open_intake
 from schemas.outcomes import Fulfilled, NothingHeld
-from schemas.portal import intake_key
 from schemas.reports import ResultReference
 from schemas.requests import SubmitRequest
-from schemas.sealed import SealingKey, unsafe_reveal
 from schemas.status import StatusEvent
 from schemas.subject import SubjectData
 from schemas.vocabulary import Language, Phase, QuarantineReason, RequestResult, Right, Role, StatusCode
@@ -35,8 +34,8 @@ from schemas.wire import encode
 
 __all__ = ["KEY", "FederationStandIn", "build"]
 
-#: The root of the child's keys.
-KEY = SealingKey("dev", bytes(range(32)))
+#: The child's private intake key.
+KEY = IntakeKey("intake-standin", bytes(range(32)))
 _DUE = timedelta(days=33)
 
 
@@ -76,6 +75,15 @@ class FederationStandIn(StandIn):
 
     async def aclose(self) -> None:
         """Implement `ChildBus`: nothing to close."""
+
+    async def intake_key(self) -> IntakePublicKey:
+        """Implement `ChildBus`: one key for ever."""
+        return KEY.public
+
+    @property
+    def secret(self) -> bytes:
+        """Implement `ChildBus`: nobody signs here."""
+        return bytes(32)
 
     async def publish(self, request: SubmitRequest) -> None:
         """Implement `ChildBus`: append to the topic."""
@@ -153,7 +161,7 @@ class FederationStandIn(StandIn):
         )
 
     def _work(self, request: SubmitRequest) -> list[dict[str, str]]:
-        plain = unsafe_reveal(request.sealed, intake_key(KEY), associated=request.subject_request_id)
+        plain = open_intake(request.sealed, {KEY.kid: KEY}, request.subject_request_id)
         subject = SubjectData.model_validate_json(plain)
         wanted = {(kind.value, value.lower()) for kind, values in subject.identifiers.items() for value in values}
         found = [record for record in self.records if any((kind, value.lower()) in wanted for kind, value in record.items())]
