@@ -13,8 +13,8 @@ The answer has one entry for each order asked for, in order, with a status of it
 | --- | --- | --- |
 | 200 | `key` is the order's root, base64url | works |
 | 403 | the order belongs to another system | sets the record aside |
-| 404 | no such request, or it has no order to this system by now | sets the record aside |
-| 410 | the order is closed: its outcome is settled, or the request is over | drops the order |
+| 404 | no such request, or its order to this system has not been sent yet | sets the record aside |
+| 410 | nothing is open here for this system: its order is settled, or the request is over | drops the order |
 
 The HTTP status is the entries' if they agree, 207 if they do not. A call that is refused as a whole (400, 401, 403, 413, 503)
 has an `OrderKeysError` instead.
@@ -66,6 +66,7 @@ ASSERTION_TYP = "dsr-order-keys+jwt"
 #: How long an assertion is good for; clocks may differ by as much.
 _ASSERTION_LIFE = timedelta(seconds=60)
 _LEEWAY = timedelta(seconds=60)
+_ROOT_BYTES = 32
 
 KeyStatus = Literal[200, 403, 404, 410]
 _OrderId = Annotated[str, StringConstraints(pattern=r"^ord_[0-9a-f]{32}$")]
@@ -145,7 +146,10 @@ def root_to_text(root: SealingKey) -> str:
 
 def root_from_text(text: str) -> SealingKey:
     """Return the root in an answer. Raises `ValueError`, quoting nothing."""
-    return SealingKey("order", base64.urlsafe_b64decode(text))
+    secret = base64.urlsafe_b64decode(text)
+    if len(secret) != _ROOT_BYTES:
+        raise ValueError("a root has 32 bytes")
+    return SealingKey("order", secret)
 
 
 def audience_of(prefix: str) -> str:
@@ -179,14 +183,15 @@ def checked_assertion(
         claims = json.loads(payload)
         names = (claims["iss"], claims["sub"])
         issued, expires = (datetime.fromtimestamp(claims[name], UTC) for name in ("iat", "exp"))
+        good_from, good_until = issued - _LEEWAY, expires + _LEEWAY
         meant_for = claims["aud"]
-    except (ValueError, KeyError, TypeError, OverflowError, OSError):
+    except (ValueError, KeyError, TypeError, OverflowError, OSError, RecursionError):
         raise _refused("claims", "give iss, sub, aud, iat and exp, as RFC 7523 says") from None
     if names != (key.principal, key.principal):
         raise _refused("sub", "speak for yourself: iss and sub are the principal of the key that signs")
     if meant_for != audience:
         raise _refused("aud", f"the audience is {audience}")
-    if not issued - _LEEWAY <= at < expires + _LEEWAY or expires - issued > _ASSERTION_LIFE:
+    if not good_from <= at < good_until or expires - issued > _ASSERTION_LIFE:
         raise _refused(
             "exp", f"an assertion is good for {_ASSERTION_LIFE.seconds} s: make a new one, and synchronise the clock"
         )

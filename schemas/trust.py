@@ -49,6 +49,8 @@ ORCHESTRATOR = "orchestrator"
 _ALGORITHM = "Ed25519"
 # "EdDSA" is the older name of the same algorithm (RFC 8037, deprecated by RFC 9864); libraries elsewhere still write it.
 _ACCEPTED = (_ALGORITHM, "EdDSA")
+#: What reading a JWS ends in when somebody else wrote it: the library takes its header's shape on trust, before any signature.
+_UNREADABLE = (JoseError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 _NAMES: dict[str, TypeAdapter[str]] = {
     "system": TypeAdapter(SystemId),
     "portal": TypeAdapter(PortalId),
@@ -154,7 +156,7 @@ class TrustedKey:
         """
         try:
             found = jws.deserialize_compact(signed, self._key, algorithms=_ACCEPTED)
-        except (JoseError, ValueError):
+        except _UNREADABLE:
             raise _broken("sign again: the bytes are not those that were signed, or it was not this key") from None
         if found.protected.get("typ") != typ:
             raise _broken(f"this place takes signatures of typ {typ}")
@@ -221,7 +223,7 @@ def kid_of(signed: str) -> str:
     """Return the `kid` a compact JWS names, believing nothing yet. Raises `ProtocolViolation(signature_broken)`."""
     try:
         kid = jws.extract_compact(signed.encode()).protected.get("kid")
-    except (JoseError, ValueError):
+    except _UNREADABLE:
         raise _broken("send a compact JWS (RFC 7515)") from None
     if not isinstance(kid, str) or not kid:
         raise _broken("name the key by kid in the protected header")
@@ -232,7 +234,7 @@ def payload_of(signed: str) -> bytes:
     """Return the payload of a compact JWS that the caller has verified before. Raises `ProtocolViolation(signature_broken)`."""
     try:
         return jws.extract_compact(signed.encode()).payload
-    except (JoseError, ValueError):
+    except _UNREADABLE:
         raise _broken("send a compact JWS (RFC 7515)") from None
 
 

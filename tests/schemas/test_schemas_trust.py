@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import stat
 from datetime import UTC, datetime, timedelta
@@ -144,3 +145,15 @@ def test_keys_new_writes_a_private_file_and_a_trust_file(tmp_path: Path):
     assert isinstance(again.exception, ConfigurationError)
     listed = run.invoke(app, ["keys", "list", str(trust), "--json"])
     assert [one["principal"] for one in json.loads(listed.output)] == ["system:crm", "orchestrator"]
+
+
+@pytest.mark.parametrize(
+    "header", [{"crit": None}, {"crit": 1}, {"crit": [[]]}, {"b64": 1}, {"b64": None, "crit": ["b64"]}, {"x5c": 1}]
+)
+def test_a_header_of_any_shape_is_a_broken_signature(header: dict):
+    """Whoever knows a public key's name can write a header: it is read before any signature, and must not crash a reader."""
+    protected = json.dumps({"alg": "Ed25519", "kid": CRM.kid, "typ": "report"} | header).encode()
+    forged = f"{base64.urlsafe_b64encode(protected).decode().rstrip('=')}..{'A' * 86}"
+    with pytest.raises(ProtocolViolation) as caught:
+        Trust.of(CRM).opened(forged, typ="report")
+    assert caught.value.code == QuarantineReason.SIGNATURE_BROKEN
