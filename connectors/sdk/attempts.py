@@ -102,7 +102,8 @@ class Attempts:
         if refused.get(order.order_id) == CLOSED:
             _log.info("order_closed", system=order.system, order_id=order.order_id, attempt=entry.attempt)
             return Conclusion(order.order_id, order.right, entry.attempt, {}, drop=True)
-        return await self._tried(entry, order)
+        with self._keys.holding(order.order_id):
+            return await self._tried(entry, order)
 
     async def _tried(self, entry: Entry, order: FulfilmentOrder) -> Conclusion:
         try:

@@ -35,22 +35,23 @@ class Conclusion:
 
 
 def settle(page: Page, conclusion: Conclusion, now: datetime) -> None:
-    """Write a conclusion down. A failure that was overtaken by a new attempt is not reported: that one is yet to be tried."""
+    """Write a conclusion down. A failure, or an end, that a new attempt has overtaken counts for nothing: that one is tried."""
     known = page.find(conclusion.order_id)
     assert known is not None, "an order under way is in the journal"
     report = conclusion.report
-    if report is not None and isinstance(report.outcome, Failed) and known.attempt > conclusion.attempt:
+    if _must_be_tried_again(conclusion) and known.attempt > conclusion.attempt:
         state = OrderState.WAITING if known.handle is None else OrderState.POLLING
         page.set(conclusion.order_id, state=state, not_before=now, tries=0)
         return
     if conclusion.drop:
-        if known.attempt > conclusion.attempt:  # opened again in between
-            page.set(conclusion.order_id, state=OrderState.WAITING, not_before=now, tries=0)
-        else:
-            page.drop(conclusion.order_id)
+        page.drop(conclusion.order_id)
         return
     page.set(conclusion.order_id, **conclusion.columns)
     if report is not None:
         new_id = report_id(report.order_id, known.attempt, report.outcome.code)
         numbered = report.model_copy(update={"attempt": known.attempt, "report_id": new_id})
         page.add_report(numbered, conclusion.right, final=conclusion.final)
+
+
+def _must_be_tried_again(overtaken: Conclusion) -> bool:
+    return overtaken.drop or (overtaken.report is not None and isinstance(overtaken.report.outcome, Failed))

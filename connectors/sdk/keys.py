@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import ssl
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from typing import Protocol
 
@@ -45,7 +46,7 @@ _log = structlog.get_logger("dsr.connector")
 
 #: The order is over: it is dropped, and nobody waits for a report on it.
 CLOSED: KeyStatus = 410
-#: Roots in memory: those of the orders under way, and of some that wait for their turn.
+#: Roots in memory beside those of the orders under way: the most recently used, of orders that wait for their turn.
 _REMEMBERED = 2_000
 _TIMEOUT = httpx.Timeout(15.0, connect=5.0)
 _LETS_IN = frozenset({200, 207, 403, 404, 410})
@@ -69,6 +70,10 @@ class OrderKeys(Protocol):
 
     def key_for(self, order: FulfilmentOrder, purpose: Purpose = Purpose.ORDER) -> SealingKey:
         """Return the key of one purpose of an order that was fetched. Raises `ProtocolViolation(identity_unreadable)`."""
+        ...
+
+    def holding(self, order_id: str) -> AbstractContextManager[None]:
+        """Keep an order's keys at hand while the block runs, whatever else is fetched: its report must be sealed at the end."""
         ...
 
     def forget(self, order_id: str) -> None:
@@ -98,6 +103,8 @@ class HttpOrderKeys:
         self._signer = signer
         self._token: tuple[str, datetime] | None = None
         self._roots: OrderedDict[str, SealingKey] = OrderedDict()
+        #: Of the orders under way.
+        self._held: dict[str, SealingKey] = {}
 
     async def check(self) -> None:
         """Ask for nothing, to see whether we are let in.
@@ -111,27 +118,38 @@ class HttpOrderKeys:
     async def fetch(self, orders: Sequence[FulfilmentOrder]) -> Mapping[str, KeyStatus]:
         """Ask for those that are not in memory."""
         refused: dict[str, KeyStatus] = {}
+        for order in orders:  # before anything else comes in, which would push them out
+            if order.order_id in self._roots:
+                self._roots.move_to_end(order.order_id)
         missing = [one for one in {order.order_id: order for order in orders}.values() if one.order_id not in self._roots]
         for start in range(0, len(missing), MOST_ORDERS):
             some = missing[start : start + MOST_ORDERS]
             for answer in await self._answers(some):
-                if answer.status == 200 and answer.key is not None:
-                    self._remember(answer.order_id, root_from_text(answer.key))
+                if answer.status == 200:
+                    self._remember(answer.order_id, _root_in(answer))
                 else:
                     refused[answer.order_id] = answer.status
-        for order in orders:
-            if order.order_id in self._roots:
-                self._roots.move_to_end(order.order_id)
         return refused
 
     def key_for(self, order: FulfilmentOrder, purpose: Purpose = Purpose.ORDER) -> SealingKey:
         """Derive from the order's root."""
-        root = self._roots.get(order.order_id)
+        root = self._held.get(order.order_id) or self._roots.get(order.order_id)
         if root is None:
             raise ProtocolViolation(
                 QuarantineReason.IDENTITY_UNREADABLE, field="sealed", remedy="the orchestrator gives no key for this order"
             )
         return root.derive(purpose)
+
+    @contextmanager
+    def holding(self, order_id: str) -> Iterator[None]:
+        """Hold the root, if there is one."""
+        root = self._roots.get(order_id)
+        if root is not None:
+            self._held[order_id] = root
+        try:
+            yield
+        finally:
+            self._held.pop(order_id, None)
 
     def forget(self, order_id: str) -> None:
         """Drop the root."""
@@ -159,16 +177,17 @@ class HttpOrderKeys:
         """Return the first answer of a worker that does not say 5xx."""
         body = WantedKeys(system=self._system, orders=tuple(wanted)).model_dump_json()
         said = "no address is set"
-        for _ in range(len(self._urls)):
+        for url in tuple(self._urls):  # a list of its own: calls run at the same time, and each asks everybody
             try:
-                answer = await self._client.post(self._urls[0] + PATH, content=body, headers=self._headers())
+                answer = await self._client.post(url + PATH, content=body, headers=self._headers())
             except httpx.HTTPError as error:
                 said = type(error).__name__
             else:
                 if answer.status_code < 500:
                     return answer
                 said = _why(answer)
-            self._urls.append(self._urls.pop(0))  # the next one first, also next time
+            if self._urls[0] == url:
+                self._urls.append(self._urls.pop(0))  # the next one first, also next time
         raise KeysUnavailable(f"no worker of the orchestrator gives keys: {said}")
 
     def _headers(self) -> dict[str, str]:
@@ -188,6 +207,13 @@ def order_keys_client(ca_file: str | None) -> httpx.AsyncClient:
     except OSError as error:
         raise ConfigurationError(f"DSR_KEYS_CA_FILE cannot be read ({type(error).__name__}): name a PEM file") from None
     return httpx.AsyncClient(timeout=_TIMEOUT, verify=context, follow_redirects=False)
+
+
+def _root_in(answer: KeyAnswer) -> SealingKey:
+    try:
+        return root_from_text(answer.key or "")
+    except ValueError:
+        raise KeysUnavailable("the orchestrator answers with what is no key") from None
 
 
 def _why(answer: httpx.Response) -> str:

@@ -204,7 +204,7 @@ class Runtime:
 
     def _stop_if_all_is_poison(self, batch: Batch) -> None:
         """Raise before anything of the batch is committed: a wrong key or a bad release would send every order there."""
-        self._in_a_row = batch.bad_at_end + (0 if batch.orders else self._in_a_row)
+        self._in_a_row = batch.bad_at_end + (0 if batch.orders or batch.closed else self._in_a_row)
         if self._in_a_row >= self._limits.quarantined_in_a_row:
             raise OrchestratorError(
                 f"{self._in_a_row} records in a row were no order for {self._system}: check who writes to the topic and "

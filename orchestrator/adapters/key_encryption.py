@@ -50,10 +50,7 @@ class KeyEncryption:
         Raises `ConfigurationError` for what none of our keys wrapped: without the right one nothing can be done for anybody, so
         it must not be taken for one bad record.
         """
-        try:
-            sealed = Sealed.model_validate_json(wrapped)
-        except ValidationError:
-            raise ConfigurationError("the store: a wrapped key is no seal: restore the database from a backup") from None
+        sealed = _seal_in(wrapped)
         key = self._keys.get(sealed.kid)
         if key is None:
             raise ConfigurationError(f"{_SETTING}: the store needs the key named {sealed.kid}: add it behind the current one")
@@ -63,8 +60,15 @@ class KeyEncryption:
             raise ConfigurationError("the store: a wrapped key was changed or moved: restore the database") from None
 
     def is_current(self, wrapped: bytes) -> bool:
-        """Tell whether the current key wrapped it."""
-        return Sealed.model_validate_json(wrapped).kid == self._current.kid
+        """Tell whether the current key wrapped it. Raises `ConfigurationError` if it is no wrapped key."""
+        return _seal_in(wrapped).kid == self._current.kid
+
+
+def _seal_in(wrapped: bytes) -> Sealed:
+    try:
+        return Sealed.model_validate_json(wrapped)
+    except ValidationError:
+        raise ConfigurationError("the store: a wrapped key is no seal: restore the database from a backup") from None
 
 
 def _named(key: SealingKey) -> SealingKey:

@@ -65,7 +65,9 @@ def order_keys_route(release: Release, clock: Clock, trust: Trust | None, prefix
             return _Refused(503, "busy", "come back in a second", **{"retry-after": "1"}).response
         try:
             async with turns:
-                wanted, kid = guard.admitted(request, await _body(request))
+                key = guard.caller(request)  # before the body: a stranger gets nothing read
+                wanted = guard.admitted(key, await _body(request))
+                kid = "" if key is None else key.kid
                 answers = await _released(release, wanted, kid)
         except _Refused as refused:
             return refused.response
@@ -93,9 +95,12 @@ class _Guard:
         #: By the digest of the header. Signatures cost more than everything else here, and a connector uses one for a minute.
         self._known: dict[bytes, str] = {}
 
-    def admitted(self, request: Request, body: bytes) -> tuple[WantedKeys, str]:
-        """Return what is asked for, and by which key. Raises `_Refused`."""
-        key = None if self._trust is None else self._key(request.headers.get("authorization", ""), self._trust)
+    def caller(self, request: Request) -> TrustedKey | None:
+        """Return the key of whoever asks; None where nobody has to say. Raises `_Refused`."""
+        return None if self._trust is None else self._key(request.headers.get("authorization", ""), self._trust)
+
+    def admitted(self, key: TrustedKey | None, body: bytes) -> WantedKeys:
+        """Return what is asked for, if the key's owner may ask for that system. Raises `_Refused`."""
         try:
             wanted = WantedKeys.model_validate_json(body)
         except ValidationError as error:
@@ -107,7 +112,7 @@ class _Guard:
         if key is not None and key.principal != system_principal(wanted.system):
             log.warning("order_keys_foreign_system", system=wanted.system)
             raise _Refused(403, "foreign_system", "ask for your own system: the one whose key signs the assertion")
-        return wanted, "" if key is None else key.kid
+        return wanted
 
     def _key(self, header: str, trust: Trust) -> TrustedKey:
         scheme, _, token = header.partition(" ")

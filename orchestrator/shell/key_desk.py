@@ -25,6 +25,7 @@ __all__ = ["KeyDesk", "refusal_of"]
 log = structlog.get_logger(__name__)
 
 _STATUS = {KeyRefusal.FOREIGN: 403, KeyRefusal.UNKNOWN: 404, KeyRefusal.CLOSED: 410}
+_BEFORE_ORDERS = (Phase.RECEIVED, Phase.VERIFYING)
 _REMEDY = {
     KeyRefusal.FOREIGN: "ask for orders of your own system: the order's id follows from the request and the system",
     KeyRefusal.UNKNOWN: "set the record aside: this request, or its order to this system, is not known here",
@@ -35,11 +36,12 @@ _REMEDY = {
 def refusal_of(wanted: WantedKey, system: str, held: Holding | None) -> KeyRefusal | None:
     """Tell why a system may not have the key of an order, None if it may: its own order, that has been sent and is not settled.
 
-    A request that has never been sent to the system is as unknown to it as one that does not exist.
+    A request that has not been sent to the system yet is as unknown to it as one that does not exist. Which systems have
+    answered and which were never asked is not told apart once orders are out: nothing is open for either.
     """
     if wanted.order_id != order_id(wanted.subject_request_id, system):
         return KeyRefusal.FOREIGN
-    if held is None:
+    if held is None or held.phase in _BEFORE_ORDERS:
         return KeyRefusal.UNKNOWN
     if held.phase == Phase.CLOSED or held.sealed is None:
         return KeyRefusal.CLOSED

@@ -63,6 +63,9 @@ class ScriptedKeys:
             raise ProtocolViolation(QuarantineReason.IDENTITY_UNREADABLE, field="sealed", remedy="no key for this order")
         return order_root(self.key, order.subject_request_id, order.system, order.order_id).derive(purpose)
 
+    def holding(self, order_id):
+        return contextlib.nullcontext()
+
     def forget(self, order_id):
         self.forgotten.append(order_id)
 

@@ -6,6 +6,7 @@ Room rules: composition only. What runs here is `Inbox`, `Sweeper`, `faust_app._
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -229,6 +230,10 @@ class SimOrderKeys:
         if root is None:
             raise ProtocolViolation(QuarantineReason.IDENTITY_UNREADABLE, field="sealed", remedy="no key for this order")
         return root.derive(purpose)
+
+    def holding(self, order_id: str) -> contextlib.AbstractContextManager[None]:
+        """Nothing is ever pushed out here."""
+        return contextlib.nullcontext()
 
     def forget(self, order_id: str) -> None:
         """Drop the root."""
