@@ -24,6 +24,7 @@ from orchestrator.audit.check_confirmations import (
 )
 from orchestrator.audit.check_journal import check_5_dates, check_6_chain
 from orchestrator.audit.check_orders import check_3_orders, check_4_content, check_8_inputs
+from orchestrator.audit.check_releases import check_10_releases
 from orchestrator.audit.dossier import Dossier, Frozen
 from orchestrator.audit.findings import Findings, Violation
 from orchestrator.audit.ground import Case, Ground
@@ -36,6 +37,7 @@ from orchestrator.audit.notes import (
     OrderNote,
     QuarantineNote,
     StatusNote,
+    Unreadable,
     parse_source,
 )
 from orchestrator.audit.records import Extent, Log, LogRecord, Place
@@ -91,17 +93,30 @@ class Auditor:
 
     def feed(self, record: LogRecord) -> None:
         """Take in one record."""
-        key = record.key or b""
         if self._only is None:
             self._ground.saw(record)
             self.verdict.records[record.place.topic] += 1
             self._search.look(record, self.verdict.findings)
-        elif key not in self._only:
+        if record.place.topic == self._ground.topics.releases:
+            self._feed_releases(record)
             return
-        note = self._notes.take(record)
-        if note is None:
+        key = record.key or b""
+        note = self._notes.take(record) if self._only is None or key in self._only else None
+        if note is not None:
+            self._learn_progress(note)
+            self._file(key, note)
+
+    def _feed_releases(self, record: LogRecord) -> None:
+        notes = self._notes.releases(record)
+        if not isinstance(notes, Unreadable):
+            for request, note in notes:
+                self._file(request.encode(), note)
+        elif self._only is None:
+            self.verdict.findings.violated(notes.invariant, "", notes.place, notes.why)
+
+    def _file(self, key: bytes, note: Note) -> None:
+        if self._only is not None and key not in self._only:
             return
-        self._learn_progress(note)
         frozen = self._frozen.get(key)
         if frozen is not None:
             self._meet_again(key, frozen, note)
@@ -190,6 +205,7 @@ def _examine(dossier: Dossier, ground: Ground) -> tuple[Findings, Story]:
         check_5_dates(case)
         check_7_reports(case)
         check_8_inputs(case)
+        check_10_releases(case)
     return findings, story
 
 

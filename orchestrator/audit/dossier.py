@@ -17,6 +17,7 @@ from orchestrator.audit.notes import (
     Note,
     OrderNote,
     QuarantineNote,
+    ReleaseNote,
     StatusNote,
     Unreadable,
 )
@@ -57,6 +58,7 @@ class Dossier:
         "orders",
         "prints",
         "quarantined",
+        "releases",
         "request",
     )
 
@@ -67,6 +69,8 @@ class Dossier:
         self.journal: dict[int, JournalNote] = {}
         self.confirmations: list[ConfirmationNote] = []
         self.quarantined: set[Place] = set()
+        #: By system and order id, the first and the last time its key was given out: what lies between is in order if they are.
+        self.releases: dict[tuple[str, str], tuple[ReleaseNote, ReleaseNote]] = {}
         #: Violations that show as soon as a record is read.
         self.oddities: list[Violation] = []
         self.answer_by: datetime | None = None
@@ -90,6 +94,10 @@ class Dossier:
             case StatusNote():
                 if note.code == "identity_awaited" and note.answer_by is not None:
                     self.answer_by = max(note.answer_by, self.answer_by or note.answer_by)
+                return True
+            case ReleaseNote():
+                known = self.releases.get((note.system, note.order_id), (note, note))
+                self.releases[note.system, note.order_id] = min(known[0], note, key=_when), max(known[1], note, key=_when)
                 return True
         if is_new:
             self.prints.add(note.print)
@@ -122,3 +130,7 @@ class Dossier:
     def may_be_complete(self) -> bool:
         """Tell whether the request seems to have ended: worth a look whether all is there and well."""
         return bool(self.confirmations) and self.latest is not None and self.latest.entry.phase is Phase.CLOSED
+
+
+def _when(note: ReleaseNote) -> tuple[datetime, Place]:
+    return note.released_at, note.place

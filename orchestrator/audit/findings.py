@@ -25,6 +25,7 @@ INVARIANTS: Mapping[int, str] = {
     7: "confirmations agree with the reports they cite",
     8: "quarantined records and repetitions are the only inputs without effect, and no effect lacks its input",
     9: "no identity stands in clear",
+    10: "every key that was given out is of an order sent to that very system, after its sending and before its request closed",
 }
 
 

@@ -67,6 +67,10 @@ class Ground:
         span = self.extent.get((place.topic, place.partition))
         return span is not None and place.offset >= span.end
 
+    def has_lost(self, topic: str) -> bool:
+        """Tell whether the broker has deleted any record of the topic by age."""
+        return topic in self._begun_late
+
     def may_be_expired(self, topic: str, at: datetime) -> bool:
         """Tell whether a record written at about `at` may have been deleted by age from some partition of the topic."""
         return any(self._may_have_lost(partition, at) for partition in self._begun_late.get(topic, ()))

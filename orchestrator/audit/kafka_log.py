@@ -49,7 +49,8 @@ class KafkaLog:
                 f"{missing}: no such topic, or not for us to see (`dsr acl show`); check DSR_TOPIC_PREFIX, "
                 "or make them with `dsr topics apply`"
             )
-        inputs = {topics.requests, topics.commands, topics.reports}
+        # A key is given out after its order was sent: with the releases' ends first, no release is read whose order is not.
+        inputs = {topics.requests, topics.commands, topics.reports, topics.releases}
         extent: dict[tuple[str, int], Span] = {}
         for group in ([n for n in names if n in inputs], [n for n in names if n not in inputs]):
             partitions = [TopicPartition(name, int(part["partition"])) for name in group for part in there[name]]
@@ -64,6 +65,7 @@ class KafkaLog:
         if self._only:
             return name in self._only
         common = {topics.requests, topics.commands, topics.reports, topics.status, topics.confirmations, topics.journal}
+        common.add(topics.releases)
         orders = name.startswith(f"{topics.prefix}.orders.") and name.endswith(".v1")
         return name in common or name == topics.quarantine or orders
 

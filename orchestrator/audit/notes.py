@@ -17,6 +17,7 @@ from schemas.base import Message
 from schemas.confirmations import Confirmation
 from schemas.errors import ProtocolViolation
 from schemas.journal import JournalEntry
+from schemas.order_keys import KeysReleased
 from schemas.orders import FulfilmentOrder
 from schemas.reports import FulfilmentReport
 from schemas.status import StatusEvent
@@ -31,6 +32,7 @@ __all__ = [
     "NoteTaker",
     "OrderNote",
     "QuarantineNote",
+    "ReleaseNote",
     "StatusNote",
     "Unreadable",
     "origin_of",
@@ -108,6 +110,17 @@ class QuarantineNote:
 
 
 @dataclass(frozen=True, slots=True)
+class ReleaseNote:
+    """That one order's key was given to a system. One record tells of many orders, so it is a note for each."""
+
+    place: Place
+    print: int
+    system: str
+    order_id: str
+    released_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Unreadable:
     """A record of ours that is not what its topic takes."""
 
@@ -117,7 +130,9 @@ class Unreadable:
     why: str
 
 
-Note: TypeAlias = InputNote | OrderNote | JournalNote | ConfirmationNote | StatusNote | QuarantineNote | Unreadable
+Note: TypeAlias = (
+    InputNote | OrderNote | JournalNote | ConfirmationNote | StatusNote | QuarantineNote | ReleaseNote | Unreadable
+)
 
 _SOURCE = re.compile(r"^(?P<topic>.+)-(?P<partition>\d+)-(?P<offset>\d+)$")
 
@@ -178,6 +193,22 @@ class NoteTaker:
         if topic == self._topics.status:
             return self._ours(record, printed, StatusEvent, 0)
         return self._ours(record, printed, FulfilmentOrder, 3) if self.is_orders(topic) else None
+
+    def releases(self, record: LogRecord) -> list[tuple[str, ReleaseNote]] | Unreadable:
+        """Return the notes of a record of released keys, each with the request it is of: the record's key is the system."""
+        place, printed = record.place, print_of(record)
+        try:
+            message = decode(record.value, record.headers, (KeysReleased,))
+        except ProtocolViolation as violation:
+            why = f"the record is no KeysReleased ({violation.code} {violation.field})".replace(" )", ")")
+            return Unreadable(place, printed, 10, why)
+        assert isinstance(message, KeysReleased), "the model above is the only one"
+        if record.key != message.system.encode():
+            return Unreadable(place, printed, 10, "the record's key is not the system that it says was given the keys")
+        return [
+            (one.subject_request_id, ReleaseNote(place, printed, message.system, one.order_id, message.released_at))
+            for one in message.orders
+        ]
 
     def _input(self, record: LogRecord, printed: int) -> InputNote:
         written_at = datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)

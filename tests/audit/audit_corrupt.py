@@ -30,6 +30,11 @@ class Broken:
         """Return a request's records in a topic."""
         return [r for r in self.records if r.place.topic == topic and r.key == self.told[name].encode()]
 
+    def releases(self, name: str, system: str) -> list[LogRecord]:
+        """Return the records of keys of a request given to a system."""
+        order = order_id(self.told[name], system).encode()
+        return [r for r in self.records if r.place.topic == T.releases and order in (r.value or b"")]
+
     def drop(self, record: LogRecord) -> None:
         """Lose a record; its offset stays empty."""
         self.records.remove(record)
@@ -508,3 +513,60 @@ def canary_in_a_header(log: Broken) -> None:
 def canary_as_a_status_key(log: Broken) -> None:
     record = log.append(log.of(T.status, "canary")[0])
     log.put(record, replace(record, key=CANARY.encode()))
+
+
+# 10 ----------------------------------------------------------------------------------------------------------------------
+
+
+def _released(log: Broken, name: str, system: str, /, **fields: Any) -> LogRecord:
+    """Give a key of one order once more, beside what was written down in order."""
+    like = log.releases(name, system)[0]
+    given = {"subject_request_id": log.told[name], "order_id": order_id(log.told[name], system)}
+    return log.append(like, orders=[{**given, **fields.pop("order", {})}], **fields)
+
+
+@breaks(10)
+def key_given_to_another_system(log: Broken) -> None:
+    record = _released(log, "erasure", "newsletter", system="crm")
+    log.put(record, replace(record, key=b"crm"))
+
+
+@breaks(10)
+def key_given_for_a_foreign_order(log: Broken) -> None:
+    _released(log, "erasure", "newsletter", order={"order_id": order_id(log.told["access"], "newsletter")})
+
+
+@breaks(10)
+def key_given_before_the_order_was_sent(log: Broken) -> None:
+    _released(log, "erasure", "newsletter", released_at="2026-03-05T08:58:59Z")
+
+
+@breaks(10)
+def key_given_after_the_request_closed(log: Broken) -> None:
+    _released(log, "erasure", "newsletter", released_at="2026-03-05T09:01:01Z")
+
+
+@breaks(10)
+def key_given_for_an_order_that_was_not_sent(log: Broken) -> None:
+    request = log.told["erasure"]
+    order = {"subject_request_id": request, "order_id": order_id(request, "later")}
+    record = log.append(log.releases("erasure", "newsletter")[0], system="later", orders=[order])
+    log.put(record, replace(record, key=b"later"))
+
+
+@breaks(10)
+def key_given_for_an_unknown_request(log: Broken) -> None:
+    request = "11111111-1111-4111-8111-111111111111"
+    _released(log, "erasure", "newsletter", order={"subject_request_id": request, "order_id": order_id(request, "newsletter")})
+
+
+@breaks(10)
+def key_given_under_another_systems_key(log: Broken) -> None:
+    record = _released(log, "erasure", "newsletter")
+    log.put(record, replace(record, key=b"crm"))
+
+
+@breaks(10)
+def release_unreadable(log: Broken) -> None:
+    record = _released(log, "erasure", "newsletter")
+    log.put(record, replace(record, value=b"{}"))

@@ -11,19 +11,23 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
+from orchestrator.adapters.metrics import WorkerMetrics
 from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import SqlStore, make_engine
 from orchestrator.audit.records import Extent, LogRecord, Place, Span
 from orchestrator.core.effects import Input, Wake
 from orchestrator.core.policy import Policy
 from orchestrator.ports import OutRecord, Record
+from orchestrator.shell.key_desk import KeyDesk
 from orchestrator.shell.translate import Arrival, Translator
 from orchestrator.shell.work import Ground, UnitOfWork
 from schemas.base import Message
 from schemas.commands import Command
 from schemas.ids import report_id
 from schemas.intake import seal_intake
-from schemas.order_keys import Purpose, order_root
+from schemas.order_keys import Purpose, WantedKey, order_root
 from schemas.orders import FulfilmentOrder, order_binding
 from schemas.outcomes import Accepted, Failed, Fulfilled
 from schemas.registry import Controller, Portal, Registry, System
@@ -91,6 +95,21 @@ class MemoryLog:
                 yield record
 
 
+class _Clock:
+    """The company's time, for the key desk."""
+
+    def __init__(self, company: World) -> None:
+        self._company = company
+
+    def now(self) -> datetime:
+        """Return it."""
+        return self._company.now
+
+    async def sleep(self, seconds: float) -> None:
+        """Nobody waits here."""
+        raise NotImplementedError
+
+
 class World:
     """The company, at a time of its own."""
 
@@ -110,6 +129,8 @@ class World:
             policy=policy,
             worker="test",
         )
+        metrics = WorkerMetrics(CollectorRegistry())
+        self.desk = KeyDesk(store, self.keys, self, _Clock(self), metrics, topics=topics, worker="test", signer=None)
         self.records: list[LogRecord] = []
         self._ends: dict[tuple[str, int], int] = defaultdict(int)
         self._unread: list[LogRecord] = []
@@ -203,6 +224,7 @@ class World:
             if answer:
                 orders, self._orders = self._orders, []
                 for order in orders:
+                    await self._ask_for_key(order)
                     self._answer(order)
 
     async def _decide(self, arrivals: Sequence[Any]) -> None:
@@ -221,6 +243,18 @@ class World:
         self.put(out.topic, out.key, out.value, out.headers)
         if out.topic.startswith(f"{self.topics.prefix}.orders."):
             self._orders.append(FulfilmentOrder.model_validate_json(out.value))
+
+    async def publish(self, records: Sequence[OutRecord]) -> None:
+        """Append what the key desk writes down."""
+        for out in records:
+            self.put(out.topic, out.key, out.value, out.headers)
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+    async def _ask_for_key(self, order: FulfilmentOrder) -> None:
+        wanted = WantedKey(subject_request_id=order.subject_request_id, order_id=order.order_id)
+        await self.desk.release(order.system, "", [wanted])
 
     def _answer(self, order: FulfilmentOrder) -> None:
         for name in ((order.subject_request_id, order.system), order.system, ""):

@@ -53,7 +53,7 @@ def test_a_clean_file_is_exit_0_and_a_short_verdict(tmp_path: Path):
     path, _ = _dumped(tmp_path)
     done = _dsr("audit", "--dump", path, "--canary", CANARY)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Clean: none of the 9 invariants is broken")
+    assert done.stdout.startswith("Clean: none of the 10 invariants is broken")
     assert "searched for 1 canaries" in done.stdout
     assert "eu.gdpr" in done.stdout and "recomputed" in done.stdout
     assert CANARY not in done.stdout

@@ -1,0 +1,54 @@
+"""Invariant 10: keys were given out for orders that were sent, to the system they were sent to, while the request was open.
+
+Room rules: one function per invariant, its number in its name; every finding says what it means, none quotes a value.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from orchestrator.audit.ground import Case
+from orchestrator.audit.notes import ReleaseNote
+from schemas.ids import order_id
+
+__all__ = ["check_10_releases"]
+
+#: One worker gives the key of an order that another one sent, or closed: so far may their clocks be apart.
+_CLOCKS = timedelta(minutes=1)
+
+
+def check_10_releases(case: Case) -> None:
+    """10: the order follows from request and system, was sent to it before, and its request was not closed."""
+    for (system, order), (first, last) in sorted(case.dossier.releases.items()):
+        if order != order_id(case.dossier.request, system):
+            case.violated(10, first.place, f"{system} got the key of an order that is not its own")
+        elif not case.story.notes:
+            _check_unknown(case, first)
+        else:
+            _check_times(case, first, last)
+
+
+def _check_unknown(case: Case, note: ReleaseNote) -> None:
+    if case.ground.has_lost(case.ground.topics.journal):
+        case.unverified("keys given out for requests whose journal is gone")
+    elif not _may_be_unread(case, note):
+        case.violated(10, note.place, f"{note.system} got a key of a request that the journal does not know")
+
+
+def _check_times(case: Case, first: ReleaseNote, last: ReleaseNote) -> None:
+    system, story = first.system, case.story
+    sent_at = min((step.note.entry.at for step in story.sent.get(system, ())), default=None)
+    if sent_at is None:
+        if not _may_be_unread(case, first):
+            case.violated(10, first.place, f"{system} got the key of an order that the journal does not say was sent")
+    elif first.released_at < sent_at - _CLOCKS:
+        case.violated(10, first.place, f"{system} got the key before its order was sent")
+    if story.closed and last.released_at > story.closed[0].note.entry.at + _CLOCKS:
+        case.violated(
+            10, last.place, f"{system} got the key after the request was closed: it should have been destroyed by then"
+        )
+
+
+def _may_be_unread(case: Case, note: ReleaseNote) -> bool:
+    """Tell whether the journal may say of it what has not been read yet: a save is published a while after it counts."""
+    return not case.story.closed and note.released_at >= case.ground.as_of - case.ground.slack
