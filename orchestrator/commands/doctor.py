@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -37,6 +37,7 @@ _LOCAL = frozenset({"127.0.0.1", "::1", "localhost", ""})
 _OTHERS_READ = stat.S_IRGRP | stat.S_IROTH
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _SOON_DAYS = 30
+_LONGEST_ROTATION = timedelta(days=92)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +209,25 @@ def _running(premises: Premises) -> Iterator[Finding]:
         yield Finding(NOTICE, "DSR_WATCHDOG_SECONDS", "a worker that is stuck stays healthy to look at", "use 120")
 
 
+def _intake(premises: Premises) -> Iterator[Finding]:
+    settings = premises.settings
+    if settings.intake_rotation > _LONGEST_ROTATION:
+        yield Finding(
+            NOTICE,
+            "DSR_INTAKE_ROTATION",
+            f"whoever learns one intake key opens what portals sealed in {settings.intake_rotation.days} days",
+            f"use {_LONGEST_ROTATION.days} days or less",
+        )
+    place = urlsplit(settings.intake_keys or "")
+    if place.scheme == "http" and (place.hostname or "") not in _LOCAL and premises.trust is None:
+        yield Finding(
+            DANGER,
+            "DSR_INTAKE_KEYS",
+            "the keys that people are sealed to come over the network in clear, and nobody signs them",
+            "use https, or set DSR_TRUST_FILE",
+        )
+
+
 def _policy(premises: Premises) -> Iterator[Finding]:
     if premises.registry is None:
         return
@@ -233,6 +253,7 @@ _CHECKS: tuple[Callable[[Premises], Iterator[Finding]], ...] = (
     _inline_secrets,
     _trusted,
     _running,
+    _intake,
     _policy,
 )
 

@@ -16,6 +16,7 @@ import structlog
 from orchestrator.core.intake_keys import (
     IntakeLife,
     IntakePolicy,
+    current_key,
     keys_to_destroy,
     name_of_next,
     overdue,
@@ -133,8 +134,9 @@ class IntakeKeys:
 
     def _measure(self, now: datetime) -> None:
         lives = self._lives()
-        current = published_keys(lives, now, self._policy)[0]
-        self._metrics.set(INTAKE_KEY_AGE, (now - current.created_at).total_seconds())
+        current = current_key(lives, now, self._policy)
+        if current is not None:  # unless somebody has destroyed it this moment: the next turn makes another
+            self._metrics.set(INTAKE_KEY_AGE, (now - current.created_at).total_seconds())
         self._metrics.set(INTAKE_KEYS_OVERDUE, overdue(lives, now, self._policy))
 
 

@@ -145,3 +145,16 @@ def test_the_command_tells_people_and_machines(monkeypatch: pytest.MonkeyPatch, 
     assert "DSR_SECURITY_PROTOCOL" in shown.output
     document = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).output)
     assert document["dangers"] == sum(one["severity"] == "danger" for one in document["findings"]) > 0
+
+
+def test_how_portals_get_their_key_is_looked_at(safe: Settings) -> None:
+    """A key that lives for long is noticed; one that comes in clear and unsigned from elsewhere is a danger."""
+    slow = findings(Premises(safe.model_copy(update={"intake_rotation": timedelta(days=365)}), REGISTRY, trusted(), NOW))
+    assert "DSR_INTAKE_ROTATION" in {finding.setting for finding in slow}
+    clear = safe.model_copy(update={"intake_keys": "http://worker.example.org/v1/intake-keys"})
+    for trust, is_danger in ((None, True), (trusted(), False)):
+        named = {finding.setting for finding in findings(Premises(clear, REGISTRY, trust, NOW)) if finding.severity == DANGER}
+        assert ("DSR_INTAKE_KEYS" in named) is is_danger
+    for place in ("https://worker.example.org/v1/intake-keys", "http://127.0.0.1:9464/v1/intake-keys", "keys.json", None):
+        seen = findings(Premises(safe.model_copy(update={"intake_keys": place}), REGISTRY, None, NOW))
+        assert not [finding for finding in seen if "INTAKE" in finding.setting]

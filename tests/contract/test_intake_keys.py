@@ -323,3 +323,21 @@ async def test_a_worker_looks_for_the_key_before_it_sets_a_record_aside(stores: 
     (aside,) = [each for each in sent.records if each.topic == topics.quarantine]
     assert orders == [b"00000000-0000-4000-8000-000000000001"]
     assert (aside.key, dict(aside.headers)["dsr-field"]) == (b"00000000-0000-4000-8000-000000000000", b"sealed.kid")
+
+
+async def test_a_destroyed_key_leaves_the_databases_own_files(tmp_path: Path) -> None:
+    """On SQLite, where that can be asked for: neither the file nor its log holds the wrapped key after the next scrub."""
+    engine = make_engine(f"sqlite:///{tmp_path / 'store.sqlite'}")
+    schema.upgrade(engine)
+    store, world = SqlStore(engine), World()
+
+    def on_disk(wrapped: bytes) -> bool:
+        return any(wrapped in file.read_bytes() for file in tmp_path.iterdir())
+
+    keys, old, _ = await rotated(store, world)
+    wrapped = next(key.wrapped for key in await store.service_keys() if key.kid == old)
+    assert wrapped is not None and on_disk(wrapped)
+    await keys.turn()
+    await store.scrub()
+    assert not on_disk(wrapped)
+    await store.aclose()
