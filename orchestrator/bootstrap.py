@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import structlog
@@ -20,7 +21,7 @@ from orchestrator.adapters.backlog import KafkaBacklog
 from orchestrator.adapters.broker import check_group, connection_to
 from orchestrator.adapters.clock import SystemClock
 from orchestrator.adapters.key_encryption import KeyEncryption
-from orchestrator.adapters.keys import RequestKeys
+from orchestrator.adapters.keys import RequestKeys, rewrapped
 from orchestrator.adapters.metrics import WorkerMetrics
 from orchestrator.adapters.producer import KafkaPublisher
 from orchestrator.adapters.sql import schema
@@ -38,6 +39,7 @@ from orchestrator.shell.inbox import Fatal, Inbox, QuarantineLimit
 from orchestrator.shell.intake_keys import IntakeKeys
 from orchestrator.shell.key_desk import KeyDesk
 from orchestrator.shell.points import KillPoint, Points
+from orchestrator.shell.rewrapping import Rewrapped, rewrap
 from orchestrator.shell.service_keys import grouping_key
 from orchestrator.shell.signing import Speakers
 from orchestrator.shell.sweeper import Sweeper
@@ -52,7 +54,7 @@ from schemas.topics import Topics, manifest
 from schemas.trust import ORCHESTRATOR, SigningKey, Trust
 from schemas.vocabulary import Right
 
-__all__ = ["Worker", "load_registry", "open_store", "run_worker", "topic_manifest"]
+__all__ = ["Worker", "load_registry", "open_store", "rewrap_keys", "run_worker", "topic_manifest"]
 
 log = structlog.get_logger(__name__)
 
@@ -95,6 +97,16 @@ def open_store(settings: Settings, *, upgrade: bool) -> SqlStore:
         schema.upgrade(engine)
     schema.check(engine)
     return SqlStore(engine)
+
+
+async def rewrap_keys(settings: Settings, tell: Callable[[int], None]) -> Rewrapped:
+    """Wrap every stored key anew under the current key-encryption key. Raises as `orchestrator.shell.rewrapping.rewrap`."""
+    encryption = KeyEncryption.from_text(settings.wrapping_keys())
+    store = open_store(settings, upgrade=False)
+    try:
+        return await rewrap(store, encryption, partial(rewrapped, encryption), tell=tell)
+    finally:
+        await store.aclose()
 
 
 @dataclass(slots=True)

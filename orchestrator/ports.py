@@ -262,6 +262,20 @@ class Store(Protocol):
         """Forget the wrapped key for ever; its name, its public half and the moment stay. Repeating changes nothing."""
         ...
 
+    async def identities_after(self, request: str, limit: int) -> dict[str, bytes]:
+        """Return the next sealed identities by id, those behind `request` and at most so many; none: there are no more."""
+        ...
+
+    async def exchange(
+        self, identities: Mapping[str, tuple[bytes, bytes]], service_keys: Mapping[str, tuple[bytes, bytes]]
+    ) -> int:
+        """Put the second of each pair where the first one still stands, in one transaction; return how many were put.
+
+        By request and by `kid`. What was saved, forgotten or destroyed meanwhile stays as it is, and what a transaction is
+        just working on is passed by: nobody waits for this one in a circle.
+        """
+        ...
+
     async def census(self, now: datetime, keys_grow_old: timedelta = timedelta(days=120)) -> Census:
         """Return the counts for the gauges; the key of a request received longer ago than `keys_grow_old` is old."""
         ...

@@ -28,7 +28,7 @@ from schemas.sealed import Sealed, SealingKey, seal, unsafe_reveal
 from schemas.subject import SubjectData
 from schemas.vocabulary import IdentifierKind, QuarantineReason
 
-__all__ = ["RequestKeys"]
+__all__ = ["RequestKeys", "rewrapped"]
 
 #: The most telling identifier first: two requests are of one person if the first kind both have is equal.
 _GROUPED_BY = (
@@ -43,6 +43,14 @@ _GROUPED_BY = (
     IdentifierKind.COOKIE_ID,
 )
 _REQUEST = "request"
+
+
+def rewrapped(encryption: KeyEncryption, subject_request_id: str, stored: bytes) -> bytes | None:
+    """Return a sealed identity with its key wrapped by the current key-encryption key; None if it is so already."""
+    wrapped, _, sealed = stored.partition(b"\n")
+    if encryption.is_current(wrapped):
+        return None
+    return encryption.wrap(encryption.unwrap(wrapped, subject_request_id), subject_request_id) + b"\n" + sealed
 
 
 class RequestKeys:
@@ -93,14 +101,6 @@ class RequestKeys:
         """Return the root of one order, from what the store keeps of its request."""
         key, _ = self._key_in(subject_request_id, stored)
         return order_root(key, subject_request_id, system, order_id)
-
-    def rewrapped(self, subject_request_id: str, stored: bytes) -> bytes | None:
-        """Return the same with its key wrapped by the current key-encryption key; None if it is so already."""
-        wrapped, _, sealed = stored.partition(b"\n")
-        if self._encryption.is_current(wrapped):
-            return None
-        secret = self._encryption.unwrap(wrapped, subject_request_id)
-        return self._encryption.wrap(secret, subject_request_id) + b"\n" + sealed
 
     def _key_in(self, subject_request_id: str, stored: bytes) -> tuple[SealingKey, bytes]:
         wrapped, _, sealed = stored.partition(b"\n")

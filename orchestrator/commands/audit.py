@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.audit.identity import IdentitySearch
     from orchestrator.audit.records import Log
 
-__all__ = ["EXIT_VIOLATED", "EXIT_WRONG_USAGE", "audit_command", "dump_command", "topics_of", "usage"]
+__all__ = ["EXIT_VIOLATED", "EXIT_WRONG_USAGE", "audit_command", "counting", "dump_command", "topics_of", "usage"]
 
 EXIT_VIOLATED = 1
 EXIT_WRONG_USAGE = 2
@@ -167,7 +167,7 @@ async def _audit_dump(path: Path, as_of: datetime | None, slack: timedelta, sear
     from orchestrator.audit.dump import DumpLog
 
     log = DumpLog(path)
-    with _counting("read") as count:
+    with counting("read") as count:
         at = as_of or log.captured_at
         return await audit(log, Topics(prefix=log.prefix), as_of=at, slack=slack, search=search, progress=count)
 
@@ -183,7 +183,7 @@ async def _audit_live(
     at = as_of or SystemClock().now()
 
     async def once(log: Log) -> Verdict:
-        with _counting("read") as count:
+        with counting("read") as count:
             return await audit(log, topics, as_of=at, slack=slack, search=search, progress=count)
 
     async with connected(bootstrap, topics, connection=current_connection()) as log:
@@ -200,13 +200,13 @@ async def _dump(path: Path, bootstrap: str, topics: Topics) -> int:
     from orchestrator.audit.kafka_log import connected
 
     async with connected(bootstrap, topics, connection=current_connection()) as log:
-        with _counting("written") as count:
+        with counting("written") as count:
             now = SystemClock().now()
             return await write_dump(log, path, prefix=topics.prefix, captured_at=now, progress=count)
 
 
 @contextmanager
-def _counting(done: str) -> Iterator[Callable[[int], None]]:
+def counting(done: str, of: str = "records") -> Iterator[Callable[[int], None]]:
     """Give a function that is told a count; after two seconds it says so on standard error, every two seconds."""
     with ExitStack() as stack:
         tell: Callable[[str], None] | None = None
@@ -218,6 +218,6 @@ def _counting(done: str) -> Iterator[Callable[[int], None]]:
                 return
             next_at = time.monotonic() + _QUIET_SECONDS
             tell = tell or stack.enter_context(progress())
-            tell(f"{number} records {done}")
+            tell(f"{number} {of} {done}")
 
         yield count

@@ -1,10 +1,11 @@
-"""`dsr keys`: make a signing key, show whose keys a trust file holds, and the keys that portals seal to.
+"""`dsr keys`: make a signing key, show whose keys a trust file holds and the keys that portals seal to, wrap stored keys anew.
 
 Room rules: a private key goes into a file that only its owner reads, and never to the terminal.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from orchestrator.commands.audit import counting, usage
 from orchestrator.commands.intake_keys import intake_command
 from orchestrator.commands.reading import JsonOutput, print_json
 from orchestrator.commands.status import print_table, table_of
@@ -72,6 +74,38 @@ def list_keys(
     for key in keys:
         table.add_row(key.principal, key.kid, _moment(key.valid_from), _moment(key.valid_until))
     print_table(table)
+
+
+@keys_app.command("rewrap")
+def rewrap_command(*, as_json: JsonOutput = False) -> None:
+    """Wrap every stored key anew under the first key of DSR_KEY_ENCRYPTION_KEY(_FILE); the older ones stand behind it.
+
+    Every worker must have both before (docs/operations.md says in which order). Workers go on meanwhile; ended in the middle,
+    run it again. Exit 0: no stored key needs an older key. 1: some still do. 2: it could not be done.
+
+    Example: DSR_KEY_ENCRYPTION_KEY_FILE=kek.txt DSR_STORE_URL=sqlite:///dsr.sqlite dsr keys rewrap
+    """
+    from orchestrator.bootstrap import rewrap_keys
+    from orchestrator.settings import load_settings
+
+    with usage(), counting("looked at", of="identities") as tell:
+        result = asyncio.run(rewrap_keys(load_settings(), tell))
+    if as_json:
+        print_json({"rewrapped": result.done, "left": result.left, "older_keys_needed": bool(result.left)})
+    else:
+        print(f"wrapped anew: {result.done}; under an older key: {result.left or 'none'}")
+        print(_DROP if not result.left else _REPEAT)
+    if result.left:
+        raise typer.Exit(1)
+
+
+_DROP = (
+    "The older keys may be taken out once every worker runs with the new key first. "
+    "Keep them, apart, for as long as you keep a backup of the store from before now."
+)
+_REPEAT = (
+    "Do not take the older keys out: somebody still wraps under one. Start every worker with the new key first, then repeat."
+)
 
 
 def _moment(at: Any) -> str:

@@ -23,6 +23,7 @@ from orchestrator.core.intake_keys import (
     published_keys,
 )
 from orchestrator.ports import Backlog, Clock, KeyEncryption, ServiceKey, Store
+from orchestrator.shell.service_keys import context_of
 from schemas.errors import OrchestratorError
 from schemas.intake import IntakeKey, IntakeKeySet
 from schemas.metrics import INTAKE_KEY_AGE, INTAKE_KEYS_OVERDUE, Metrics
@@ -107,7 +108,7 @@ class IntakeKeys:
             del self._private[kid]
         for kid, wrapped in alive.items():
             if kid not in self._private:
-                self._private[kid] = IntakeKey(kid, self._encryption.unwrap(wrapped, _context(kid)))
+                self._private[kid] = IntakeKey(kid, self._encryption.unwrap(wrapped, context_of(INTAKE, kid)))
 
     def _lives(self) -> list[IntakeLife]:
         return [IntakeLife(key.kid, key.created_at, key.kid in self._private) for key in self._known]
@@ -142,9 +143,5 @@ class IntakeKeys:
 
 async def keep_intake_key(store: Store, encryption: KeyEncryption, key: IntakeKey, now: datetime) -> None:
     """Give the store a private key, wrapped; one that has the name already stays. Raises `StoreUnavailable`."""
-    wrapped = encryption.wrap(key.unsafe_bytes(), _context(key.kid))
+    wrapped = encryption.wrap(key.unsafe_bytes(), context_of(INTAKE, key.kid))
     await store.add_service_key(ServiceKey(key.kid, INTAKE, now, key.public.model_dump_json().encode(), wrapped))
-
-
-def _context(kid: str) -> str:
-    return f"{INTAKE}:{kid}"

@@ -12,10 +12,15 @@ from orchestrator.ports import KeyEncryption, ServiceKey, Store
 from schemas.errors import ConfigurationError
 from schemas.sealed import SealingKey
 
-__all__ = ["GROUPING", "grouping_key"]
+__all__ = ["GROUPING", "context_of", "grouping_key"]
 
 #: Name and purpose of the key under which one person's requests find each other.
 GROUPING = "grouping"
+
+
+def context_of(purpose: str, kid: str) -> str:
+    """Return the place that a key of the installation is wrapped for."""
+    return kid if kid == purpose else f"{purpose}:{kid}"
 
 
 async def grouping_key(store: Store, encryption: KeyEncryption, now: datetime) -> SealingKey:

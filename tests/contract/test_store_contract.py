@@ -215,6 +215,38 @@ async def test_service_keys_are_kept_once_and_destroyed_for_ever(store: Store, o
     await store.destroy_service_key("unknown", NOW)
 
 
+async def test_identities_are_read_page_by_page(store: Store) -> None:
+    """Behind a request, by id, no more than asked for, until there are none."""
+    await store.commit(change(sealed={C: b"c", A: b"a", B: b"b"}))
+    assert list((await store.identities_after("", 2)).items()) == [(A, b"a"), (B, b"b")]
+    assert await store.identities_after(B, 2) == {C: b"c"}
+    assert await store.identities_after(C, 2) == {}
+
+
+async def test_an_exchange_puts_nothing_over_what_was_saved_meanwhile(store: Store, other: Store) -> None:
+    """Only where the very old bytes stand: changed, forgotten, destroyed and unknown ones stay as they are."""
+    await store.commit(change(sealed={A: b"old", B: b"old"}))
+    for kid in ("grouping", "intake-1"):
+        await store.add_service_key(ServiceKey(kid, "any", NOW, b"public", b"old"))
+    await other.commit(change(sealed={B: b"saved"}))
+    await other.destroy_service_key("intake-1", NOW)
+    pair = b"old", b"new"
+    assert await store.exchange(dict.fromkeys((A, B, C), pair), dict.fromkeys(("grouping", "intake-1", "none"), pair)) == 2
+    assert await other.identities([A, B, C]) == {A: b"new", B: b"saved"}
+    assert {key.kid: key.wrapped for key in await other.service_keys()} == {"grouping": b"new", "intake-1": None}
+    await other.commit(change(forgotten=[A]))
+    assert await store.exchange({A: (b"new", b"newer")}, {}) == 0 == await store.exchange({}, {})
+    assert await other.identities([A]) == {}
+
+
+async def test_more_is_exchanged_than_one_statement_takes(store: Store) -> None:
+    """A set far beyond a statement's parameters is exchanged and counted like a small one."""
+    requests = [f"{n:08d}-0000-4000-8000-000000000000" for n in range(1_203)]
+    await store.commit(change(sealed=dict.fromkeys(requests, b"old")))
+    assert await store.exchange(dict.fromkeys(requests, (b"old", b"new")), {}) == 1_203
+    assert set((await store.identities(requests)).values()) == {b"new"}
+
+
 async def test_due_is_what_has_come_the_longest_overdue_first(store: Store) -> None:
     """The very moment counts as come; no more than the limit; what never wakes is never due."""
     at = {A: NOW, B: NOW - timedelta(days=400), C: NOW + timedelta(microseconds=1)}

@@ -217,6 +217,23 @@ class SimStore:
         if key is not None and key.wrapped is not None:
             self.database.service_keys[kid] = replace(key, wrapped=None, destroyed_at=at)
 
+    async def identities_after(self, request: str, limit: int) -> dict[str, bytes]:
+        """Return the next sealed identities."""
+        names = sorted(name for name in self.database.identities if name > request)[:limit]
+        return {name: self.database.identities[name] for name in names}
+
+    async def exchange(
+        self, identities: Mapping[str, tuple[bytes, bytes]], service_keys: Mapping[str, tuple[bytes, bytes]]
+    ) -> int:
+        """Put new bytes where the old ones still stand."""
+        there = {name: new for name, (old, new) in identities.items() if self.database.identities.get(name) == old}
+        self.database.identities |= there
+        known = self.database.service_keys
+        keys = {kid: new for kid, (old, new) in service_keys.items() if kid in known and known[kid].wrapped == old}
+        for kid, new in keys.items():
+            known[kid] = replace(known[kid], wrapped=new)
+        return len(there) + len(keys)
+
     async def census(self, now: datetime, keys_grow_old: timedelta = timedelta(days=120)) -> Census:
         """Return the counts for the gauges."""
         counts: dict[tuple[str, str], int] = {}

@@ -72,6 +72,26 @@ _HOLDINGS = (
     .outerjoin(identities, identities.c.subject_request_id == requests.c.subject_request_id)
     .where(requests.c.subject_request_id.in_(_IDS))
 )
+_NEXT_SEALED = (
+    select(identities)
+    .where(identities.c.subject_request_id > bindparam("after"))
+    .order_by(identities.c.subject_request_id)
+    .limit(bindparam("at_most"))
+)
+_FREE_IDENTITIES = (
+    select(identities.c.subject_request_id).where(identities.c.subject_request_id.in_(_IDS)).with_for_update(skip_locked=True)
+)
+_FREE_SERVICE_KEYS = select(service_keys.c.kid).where(service_keys.c.kid.in_(_IDS)).with_for_update(skip_locked=True)
+_EXCHANGE_IDENTITY = (
+    update(identities)
+    .where(identities.c.subject_request_id == bindparam("of"), identities.c.sealed == bindparam("old"))
+    .values(sealed=bindparam("new"))
+)
+_EXCHANGE_SERVICE_KEY = (
+    update(service_keys)
+    .where(service_keys.c.kid == bindparam("of"), service_keys.c.wrapped == bindparam("old"))
+    .values(wrapped=bindparam("new"))
+)
 _SEALED_BY_ID = select(identities).where(identities.c.subject_request_id.in_(_IDS))
 
 
@@ -330,6 +350,34 @@ class SqlStore:
                 self._must_scrub = True
 
         await self._run(work)
+
+    async def identities_after(self, request: str, limit: int) -> dict[str, bytes]:
+        """Return the next sealed identities."""
+        given = {"after": request, "at_most": limit}
+
+        def work(connection: Connection) -> dict[str, bytes]:
+            return {row.subject_request_id: bytes(row.sealed) for row in connection.execute(_NEXT_SEALED, given)}
+
+        return await self._run(work, reads=True)
+
+    async def exchange(
+        self, identities: Mapping[str, tuple[bytes, bytes]], service_keys: Mapping[str, tuple[bytes, bytes]]
+    ) -> int:
+        """Put new bytes where the old ones still stand."""
+        tables = (_FREE_IDENTITIES, _EXCHANGE_IDENTITY, identities), (_FREE_SERVICE_KEYS, _EXCHANGE_SERVICE_KEY, service_keys)
+
+        def work(connection: Connection) -> int:
+            put = 0
+            for free, exchange, pairs in tables:
+                for chunk in _chunks(sorted(pairs)):
+                    names = sorted(connection.execute(free, {"ids": chunk}).scalars())
+                    values = [{"of": name, "old": pairs[name][0], "new": pairs[name][1]} for name in names]
+                    put += connection.execute(exchange, values).rowcount if values else 0
+            if put and self._engine.dialect.name == "sqlite":
+                self._must_scrub = True
+            return put
+
+        return await self._run(work)
 
     async def census(self, now: datetime, keys_grow_old: timedelta = timedelta(days=120)) -> Census:
         """Return the counts for the gauges."""
