@@ -5,17 +5,24 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from starlette.applications import Starlette
 
-from orchestrator.gateway.health import serve
+from orchestrator.gateway.health import Tls, serve
 from orchestrator.gateway.order_keys import order_keys_route
+from orchestrator.ports import Clock
 from schemas.order_keys import KeyAnswer, KeyStatus, WantedKey, order_root, root_to_text
 from schemas.sealed import SealingKey
 from schemas.trust import Trust
 
-__all__ = ["DeskForAll", "desk_for_all"]
+__all__ = ["DeskForAll", "desk_for_all", "self_signed"]
 
 
 class _SystemClock:
@@ -50,10 +57,37 @@ class DeskForAll:
 
 
 @contextlib.asynccontextmanager
-async def desk_for_all(root: SealingKey, *, prefix: str = "dsr", trust: Trust | None = None) -> AsyncIterator[DeskForAll]:
+async def desk_for_all(
+    root: SealingKey, *, prefix: str = "dsr", trust: Trust | None = None, clock: Clock | None = None, tls: Tls | None = None
+) -> AsyncIterator[DeskForAll]:
     """Serve a desk while the block runs."""
     desk = DeskForAll(root)
-    route = order_keys_route(desk.release, _SystemClock(), trust, prefix)
-    async with serve(Starlette(routes=[route]), "127.0.0.1", 0) as at:
+    route = order_keys_route(desk.release, clock or _SystemClock(), trust, prefix)
+    async with serve(Starlette(routes=[route]), "127.0.0.1", 0, tls=tls) as at:
         desk.url = at.url
         yield desk
+
+
+def self_signed(folder: Path) -> Tls:
+    """Make a certificate for 127.0.0.1 that vouches for itself: who is to trust it takes its file as CA."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "keys.example.org")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    tls = Tls(folder / "keys-cert.pem", folder / "keys-key.pem")
+    tls.certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    tls.key.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return tls

@@ -62,7 +62,7 @@ async def run_connector(name: str, system: str) -> None:
         try:
             await _checked(connector, system)
             await _let_in(keys, system)
-            application = health.app(metrics.registry, lambda: runtime.started.is_set() and not runtime.waits_for_keys)
+            application = health.app(metrics.registry, lambda: runtime.is_ready)
             async with health.served(application, host=settings.health_host, port=settings.health_port) as port:
                 _log.info("health", system=system, port=port)
                 await runtime.run()

@@ -124,6 +124,11 @@ class Runtime:
         #: True while the orchestrator does not answer about keys: nothing is taken in.
         self.waits_for_keys = False
 
+    @property
+    def is_ready(self) -> bool:
+        """Tell whether orders are taken in as they come."""
+        return self.started.is_set() and not self.waits_for_keys
+
     def stop(self) -> None:
         """Ask for an orderly end: no new orders, those under way are finished within the grace time, reports go out."""
         self._stopping.set()

@@ -195,6 +195,7 @@ class World:
                 grace_seconds=1,
                 signer=self.signer,
             )
+            self.runtime = runtime
             self.task = asyncio.create_task(runtime.run())
             try:
                 yield self
