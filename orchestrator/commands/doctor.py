@@ -95,13 +95,21 @@ def _broker(premises: Premises) -> Iterator[Finding]:
 
 
 def _pages(premises: Premises) -> Iterator[Finding]:
-    if premises.settings.http_host not in _LOCAL:
+    if premises.settings.http_host in _LOCAL:
+        return
+    if premises.settings.http_tls_cert_file is None:
         yield Finding(
-            NOTICE,
+            DANGER,
             "DSR_HTTP_HOST",
-            "metrics and health answer to whoever reaches the address, without TLS",
-            "listen on 127.0.0.1, or let only the monitoring and a TLS proxy reach it",
+            "keys of orders are given out without TLS: whoever listens on the way can open the orders",
+            "set DSR_HTTP_TLS_CERT_FILE and DSR_HTTP_TLS_KEY_FILE, or listen on 127.0.0.1 behind a TLS proxy",
         )
+    yield Finding(
+        NOTICE,
+        "DSR_HTTP_HOST",
+        "metrics and health answer to whoever reaches the address",
+        "let only the monitoring and the connectors reach it",
+    )
 
 
 def _store(premises: Premises) -> Iterator[Finding]:
@@ -125,6 +133,32 @@ def _store(premises: Premises) -> Iterator[Finding]:
             "the database's certificate is not checked: anybody between can read and change what is stored",
             "add sslmode=verify-full",
         )
+
+
+def _wrapping_key(premises: Premises) -> Iterator[Finding]:
+    settings = premises.settings
+    file = settings.key_encryption_key_file
+    if file is None:
+        if settings.key_encryption_key is None:
+            yield Finding(
+                DANGER,
+                "DSR_KEY_ENCRYPTION_KEY_FILE",
+                "there is no key to wrap what is stored: no worker starts",
+                "name a file made with `openssl rand -base64 32`",
+            )
+        return
+    if not file.exists():
+        yield Finding(DANGER, "DSR_KEY_ENCRYPTION_KEY_FILE", "the file is not there: no worker starts", "put it back")
+    store = premises.settings.store_url
+    if store.startswith("sqlite"):
+        folder = Path(store.partition("///")[2]).resolve().parent
+        if file.resolve().is_relative_to(folder):
+            yield Finding(
+                DANGER,
+                "DSR_KEY_ENCRYPTION_KEY_FILE",
+                "the key lies in the store's folder: a backup of the folder opens itself",
+                "keep it, and its backups, somewhere else",
+            )
 
 
 def _files(premises: Premises) -> Iterator[Finding]:
@@ -249,6 +283,7 @@ _CHECKS: tuple[Callable[[Premises], Iterator[Finding]], ...] = (
     _broker,
     _pages,
     _store,
+    _wrapping_key,
     _files,
     _inline_secrets,
     _trusted,

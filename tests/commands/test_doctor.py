@@ -36,12 +36,17 @@ def safe(tmp_path: Path) -> Settings:
     registry = tmp_path / "registry.yaml"
     registry.write_text("")
     registry.chmod(0o644)
+    key = tmp_path / "secrets" / "kek.txt"
+    key.parent.mkdir()
+    key.write_text("")
+    key.chmod(0o600)
     return Settings(
         kafka_bootstrap="kafka.example.org:9093",
         security_protocol="SASL_SSL",
         replication_factor=3,
         store_url="postgresql+psycopg://dsr@db.example.org/dsr?sslmode=verify-full",
         datadir=datadir,
+        key_encryption_key_file=key,
         trust_file=trust,
         registry=registry,
     )
@@ -79,6 +84,9 @@ def test_a_safe_configuration_has_no_danger(safe: Settings) -> None:
         ({"security_protocol": "SSL"}, "DSR_SECURITY_PROTOCOL"),
         ({"store_url": "postgresql+psycopg://dsr@db.example.org/dsr"}, "DSR_STORE_URL"),
         ({"store_url": "postgresql+psycopg://dsr@db.example.org/dsr?sslmode=require"}, "DSR_STORE_URL"),
+        ({"key_encryption_key_file": None}, "DSR_KEY_ENCRYPTION_KEY_FILE"),
+        ({"key_encryption_key_file": Path("not-there")}, "DSR_KEY_ENCRYPTION_KEY_FILE"),
+        ({"http_host": "0.0.0.0"}, "DSR_HTTP_HOST"),
         ({"fault_point": "after_save:3"}, "DSR_FAULT_POINT"),
     ],
 )
@@ -99,11 +107,46 @@ def test_files_that_others_may_read_or_change_are_named(safe: Settings, tmp_path
     key.chmod(0o640)
     safe.registry.chmod(0o664)
     safe.datadir.chmod(0o755)
-    store = tmp_path / "store.sqlite"
+    store = tmp_path / "store" / "store.sqlite"
+    store.parent.mkdir()
     store.write_bytes(b"")
     store.chmod(0o604)
-    open_to_all = safe.model_copy(update={"signing_key_file": key, "store_url": f"sqlite:///{store}"})
-    assert set(found(open_to_all)) == {"DSR_SIGNING_KEY_FILE", "DSR_REGISTRY", "DSR_DATADIR", "DSR_STORE_URL"}
+    assert safe.key_encryption_key_file is not None
+    safe.key_encryption_key_file.chmod(0o640)
+    open_to_all = safe.model_copy(update={"signing_key_file": key, "http_tls_key_file": key, "store_url": f"sqlite:///{store}"})
+    wrong = found(open_to_all)
+    assert set(wrong) == {
+        *("DSR_SIGNING_KEY_FILE", "DSR_HTTP_TLS_KEY_FILE", "DSR_KEY_ENCRYPTION_KEY_FILE"),
+        *("DSR_REGISTRY", "DSR_DATADIR", "DSR_STORE_URL"),
+    }
+    assert wrong["DSR_KEY_ENCRYPTION_KEY_FILE"] == ["a secret can be read by other accounts of this machine"]
+
+
+@pytest.mark.parametrize("folder", ["here", "here/below"])
+def test_a_key_beside_the_store_that_it_wraps_is_a_danger(safe: Settings, tmp_path: Path, folder: str) -> None:
+    """A backup of the store's folder would hold both; a key in a folder beside it is fine."""
+    (tmp_path / folder).mkdir(parents=True)
+    file = tmp_path / folder / "kek.txt"
+    file.touch(mode=0o600)
+    near = safe.model_copy(update={"key_encryption_key_file": file, "store_url": f"sqlite:///{tmp_path}/here/store.sqlite"})
+    assert found(near) == {
+        "DSR_KEY_ENCRYPTION_KEY_FILE": ["the key lies in the store's folder: a backup of the folder opens itself"]
+    }
+    assert found(near.model_copy(update={"store_url": f"sqlite:///{tmp_path}/there/store.sqlite"})) == {}
+
+
+def test_a_key_in_the_environment_is_noticed(safe: Settings) -> None:
+    """It does wrap, and is inherited by every child."""
+    inline = safe.model_copy(update={"key_encryption_key": SecretStr("hush-hush"), "key_encryption_key_file": None})
+    told = findings(Premises(inline, REGISTRY, trusted(), NOW))
+    assert [one.remedy for one in told if one.setting == "DSR_KEY_ENCRYPTION_KEY"] == ["use DSR_KEY_ENCRYPTION_KEY_FILE"]
+    assert found(inline) == {} and "hush" not in repr(told)
+
+
+def test_keys_served_with_tls_are_no_danger(safe: Settings, tmp_path: Path) -> None:
+    """What is left to notice is who may read the metrics."""
+    served = safe.model_copy(update={"http_host": "0.0.0.0", "http_tls_cert_file": tmp_path / "cert.pem"})
+    assert found(served) == {}
 
 
 def test_trust_without_a_file_is_a_danger(safe: Settings) -> None:
