@@ -7,6 +7,7 @@
 | `SystemUnavailable`, `Throttled` | try again later, until patience or the tries end; then `failed` |
 | our own count says that the day is used up | wait for the day that has room; say so if that is beyond patience |
 | `SystemRejected`, `CredentialsRefused` | `failed` at once |
+| exported, and the store of results did not keep it | try again or `failed`, as above; the system is not blamed |
 | was not called: data is asked for, and the portal has no key to seal it to | `failed(results_key_missing)` |
 | was not called: the orchestrator has closed the order | drop it, and report nothing |
 | was not called: the orchestrator gives no answer about the order's key | wait, and count no try |
@@ -109,7 +110,7 @@ class Attempts:
         try:
             result, work = await self._call(entry, order)
             verdict = Verdict.NEUTRAL if isinstance(result.outcome, NotApplicable) else Verdict.UP
-            return replace(self._concluded(entry, order, result, work), verdict=verdict)
+            return await self._concluded(entry, order, result, work, verdict)
         except ProtocolViolation:
             return self._failed(entry, order, FailureReason.IDENTITY_UNREADABLE)
         except ConnectorError as error:
@@ -154,18 +155,26 @@ class Attempts:
             return await perform(self._connector, job)
         return await self._connector.poll(job, open_note(order, self._keys, entry.handle))
 
-    def _concluded(self, entry: Entry, order: FulfilmentOrder, result: Result, work: _JobWork) -> Conclusion:
+    async def _concluded(
+        self, entry: Entry, order: FulfilmentOrder, result: Result, work: _JobWork, verdict: Verdict
+    ) -> Conclusion:
         now = self._clock.now()
         found = merged((work.found, result.yielded))
         if isinstance(result.outcome, Accepted):
-            return self._polled(entry, order, result, found, now)
+            return replace(self._polled(entry, order, result, found, now), verdict=verdict)
+        try:
+            kept = [await self._blobs.keep(order, index, exported, now) for index, exported in enumerate(result.exports)]
+        except ConnectorError as error:
+            _log.warning("results_not_kept", system=order.system, order_id=order.order_id, remedy=str(error))
+            return replace(self._refused(entry, order, error), verdict=verdict)
         report = report_of(order, entry.attempt, result.outcome, now).model_dump() | {
             "yielded": seal_subject(order, self._keys, found, Purpose.REPORT),
-            "results": tuple(self._blobs.keep(order, index, exported, now) for index, exported in enumerate(result.exports)),
+            "results": tuple(kept),
             "notes": result.notes,
         }
         columns = {"state": OrderState.REPORTED, "handle": None}
-        return self._conclusion(entry, order, columns, FulfilmentReport.model_validate(report), final=True)
+        concluded = self._conclusion(entry, order, columns, FulfilmentReport.model_validate(report), final=True)
+        return replace(concluded, verdict=verdict)
 
     def _polled(
         self,

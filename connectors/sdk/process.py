@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry
 
 from connectors.sdk import health
 from connectors.sdk.attempts import Limits
-from connectors.sdk.blobs import FolderOfBlobs, folder_of
+from connectors.sdk.blob_stores import BlobSettings, BlobStores
+from connectors.sdk.blobs import BlobStore
 from connectors.sdk.breaker import PauseRule
 from connectors.sdk.clock import SystemClock
 from connectors.sdk.journal import Journal
@@ -42,6 +43,8 @@ async def run_connector(name: str, system: str) -> None:
     signer = signer_of(settings, system)
     client = order_keys_client(None if settings.keys_ca_file is None else str(settings.keys_ca_file))
     keys = HttpOrderKeys(system, settings.keys_urls, client, SystemClock(), prefix=settings.topic_prefix, signer=signer)
+    stores = BlobStores(read(BlobSettings), settings.state_dir, kept_days=settings.results_kept_days)
+    blobs = stores.of(system)
     connector = build_connector(name)
     metrics = ConnectorMetrics(CollectorRegistry())
     with contextlib.ExitStack() as stack:
@@ -53,6 +56,7 @@ async def run_connector(name: str, system: str) -> None:
             connector=connector,
             journal=journal,
             keys=keys,
+            blobs=blobs,
             metrics=metrics,
             quota=quota,
             signer=signer,
@@ -61,6 +65,7 @@ async def run_connector(name: str, system: str) -> None:
             asyncio.get_running_loop().add_signal_handler(number, runtime.stop)
         try:
             await _checked(connector, system)
+            await _kept_at(blobs, system)
             await _let_in(keys, system)
             application = health.app(metrics.registry, lambda: runtime.is_ready)
             async with health.served(application, host=settings.health_host, port=settings.health_port) as port:
@@ -69,6 +74,7 @@ async def run_connector(name: str, system: str) -> None:
         finally:
             await connector.aclose()
             await client.aclose()
+            await stores.aclose()
 
 
 def open_quota(settings: RuntimeSettings, system: str) -> SqlQuota:
@@ -89,6 +95,14 @@ async def _checked(connector: Connector, system: str) -> None:
         _log.warning("unchecked", system=system, reason=error.reason)
 
 
+async def _kept_at(blobs: BlobStore, system: str) -> None:
+    """Refuse to start where results could not be kept, or not be deleted. A store that does not answer is waited for."""
+    try:
+        await blobs.check()
+    except SystemUnavailable as error:
+        _log.warning("unchecked", system=system, reason="results", remedy=str(error))
+
+
 async def _let_in(keys: HttpOrderKeys, system: str) -> None:
     """Refuse to start where the orchestrator will not have us. One that does not answer is waited for, order by order."""
     try:
@@ -104,6 +118,7 @@ def _runtime(
     connector: Connector,
     journal: Journal,
     keys: HttpOrderKeys,
+    blobs: BlobStore,
     metrics: ConnectorMetrics,
     quota: SqlQuota,
     signer: SigningKey | None,
@@ -115,7 +130,7 @@ def _runtime(
         bus=KafkaBus(settings, topic=topics.orders(system), group=topics.group(f"connector.{system}")),
         journal=journal,
         keys=keys,
-        blobs=FolderOfBlobs(folder_of(settings.state_dir, system), kept_days=settings.results_kept_days),
+        blobs=blobs,
         clock=SystemClock(),
         topics=topics,
         metrics=metrics,

@@ -33,7 +33,7 @@ from connectors.sdk.protocol import Connector
 from connectors.sdk.quota import QuotaBook
 from connectors.sdk.speaking import outbound_reports
 from connectors.sdk.throttle import Gate
-from schemas.errors import OrchestratorError
+from schemas.errors import ConnectorError, OrchestratorError
 from schemas.metric_labels import TopicPartition
 from schemas.metrics import (
     CONNECTOR_JOBS_OPEN,
@@ -45,13 +45,14 @@ from schemas.metrics import (
     CONNECTOR_PAUSE_SECONDS,
     CONNECTOR_QUARANTINED,
     CONNECTOR_QUOTA_REMAINING,
+    CONNECTOR_RETRIES,
     Metrics,
 )
 from schemas.order_keys import KeyStatus
 from schemas.orders import FulfilmentOrder
 from schemas.topics import Topics
 from schemas.trust import SigningKey
-from schemas.vocabulary import QuarantineReason, Right
+from schemas.vocabulary import FailureReason, QuarantineReason, Right
 
 __all__ = ["Runtime"]
 
@@ -61,6 +62,7 @@ _PUBLISH_AT_ONCE = 500
 _HOUSEKEEPING_SECONDS = 15.0
 _LONGEST_SLEEP = timedelta(seconds=60)
 _KEYS_WAIT_SECONDS = 0.5
+_LONGEST_EXPIRY = timedelta(days=1)
 _LONGEST_KEYS_WAIT_SECONDS = 30.0
 
 
@@ -114,6 +116,7 @@ class Runtime:
         self._limits = limits or Limits()
         self._breaker = Breaker(system, self._limits.pause, clock, journal)
         self._in_a_row = 0
+        self._expiring_since: datetime | None = None
         self._workers: set[asyncio.Task[None]] = set()
         self._concluded: list[Conclusion] = []
         self._has_work = asyncio.Event()
@@ -310,8 +313,21 @@ class Runtime:
             with self._journal.transaction() as page:
                 page.forget_before(now - self._kept, unfinished=now - self._failures_kept)
             self._journal.compact()
-            self._blobs.expire(now.date())
+            await self._expire(now)
             await self._clock.sleep(_HOUSEKEEPING_SECONDS)
+
+    async def _expire(self, now: datetime) -> None:
+        """Delete expired results. A store that fails at it for a day ends the process: data is kept longer than was said."""
+        try:
+            await self._blobs.expire(now.date())
+        except ConnectorError as error:
+            self._expiring_since = self._expiring_since or now
+            self._metrics.count(CONNECTOR_RETRIES, system=self._system, reason=FailureReason.UNAVAILABLE)
+            _log.error("results_not_expired", system=self._system, remedy=str(error))
+            if now - self._expiring_since >= _LONGEST_EXPIRY:
+                raise
+        else:
+            self._expiring_since = None
 
     async def _measure(self) -> None:
         with self._journal.transaction() as page:

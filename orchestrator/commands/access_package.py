@@ -52,7 +52,7 @@ def access_package_command(
         ident = request_id(request)
         secret = _secret(key)
         told = _confirmation(confirmation, ident, prefix, bootstrap)
-        files = _files(Confirmation.model_validate_json(told), store)
+        files = asyncio.run(_files(Confirmation.model_validate_json(told), store))
         try:
             package = build_package(told, files, secret, language=language)
         except ProtocolViolation as violation:
@@ -90,15 +90,20 @@ def _confirmation(path: Path | None, ident: str, prefix: str, bootstrap: str | N
     return told
 
 
-def _files(told: Confirmation, store: Path) -> dict[tuple[str, str], bytes]:
+async def _files(told: Confirmation, store: Path) -> dict[tuple[str, str], bytes]:
     """Return the sealed files that are there; which of them are missing is the package's to say."""
-    from connectors.sdk.blobs import FolderOfBlobs, folder_of
+    from connectors.sdk.blob_stores import BlobSettings, BlobStores
+    from connectors.sdk.settings import read
 
     found = {}
-    for system, result in results_of(told):
-        stored = FolderOfBlobs(folder_of(store, system), kept_days=1).read(result.reference)
-        if stored is not None:
-            found[system, result.reference] = stored
+    stores = BlobStores(read(BlobSettings), store)
+    try:
+        for system, result in results_of(told):
+            stored = await stores.of(system).read(result.reference)
+            if stored is not None:
+                found[system, result.reference] = stored
+    finally:
+        await stores.aclose()
     return found
 
 

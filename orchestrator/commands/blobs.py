@@ -5,6 +5,7 @@ Room rules: a private key goes to a new file that its owner alone may read, and 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -56,18 +57,27 @@ def key_command(
 def drop_command(request: RequestArgument, store: StoreFolder = Path(".dsr")) -> None:
     """Delete what is kept for a request, before it expires: it was withdrawn or denied, or the person has the data.
 
-    Looks into every system's folder of results below --store. What a portal has fetched already is its own.
+    Looks at what is kept for every system, below --store or in the bucket of DSR_BLOBS_ENDPOINT. What a portal has fetched
+    already is its own.
 
     Example: dsr blobs drop 3f8a1c52-7d4e-4b6a-9c10-2e5f7a8b9c0d --store .dsr
     """
-    from connectors.sdk.blobs import FolderOfBlobs
-
     with usage():
-        ident = request_id(request)
-        folders = sorted(store.glob("*.results"))
-        if not folders:
-            raise ConfigurationError("--store: no folder of results lies there: give the connectors' DSR_STATE_DIR")
-    gone = 0
-    for folder in folders:
-        gone += FolderOfBlobs(folder, kept_days=1).drop(order_id(ident, folder.name.removesuffix(".results")))
+        gone = asyncio.run(_dropped(request_id(request), store))
     print(f"{gone} files deleted")
+
+
+async def _dropped(ident: str, store: Path) -> int:
+    from connectors.sdk.blob_stores import BlobSettings, BlobStores
+    from connectors.sdk.settings import read
+
+    stores = BlobStores(read(BlobSettings), store)
+    try:
+        systems = await stores.systems()
+        if not systems:
+            raise ConfigurationError(
+                "--store: no results lie there: give the connectors' DSR_STATE_DIR, or their DSR_BLOBS_ENDPOINT"
+            )
+        return sum([await stores.of(system).drop(order_id(ident, system)) for system in systems])
+    finally:
+        await stores.aclose()

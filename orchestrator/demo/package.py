@@ -29,10 +29,10 @@ class Packed:
     wrong: tuple[str, ...]
 
 
-def pack(told: Confirmation, person: Person, folder: Path) -> Packed:
+async def pack(told: Confirmation, person: Person, folder: Path) -> Packed:
     """Make the package. Raises `ProtocolViolation` if a file is not the one that was confirmed."""
     connectors = folder / "connectors"
-    names, page = _package(told, folder, connectors)
+    names, page = await _package(told, folder, connectors)
     documents = [name.split("/")[1] for name in names if name.startswith("data/")]
     sealed = sorted(connectors.rglob("*.sealed"))
     words = [word.encode() for word in person.secrets if word]
@@ -49,12 +49,12 @@ def pack(told: Confirmation, person: Person, folder: Path) -> Packed:
     )
 
 
-def _package(told: Confirmation, folder: Path, connectors: Path) -> tuple[list[str], str]:
+async def _package(told: Confirmation, folder: Path, connectors: Path) -> tuple[list[str], str]:
     """Return the names of the package's files, and its page."""
     secret = BlobSecret.from_jwk(json.loads((folder / "portal-keys" / f"{told.portal}.jwk").read_bytes()))
     files = {}
     for system, result in results_of(told):
-        stored = FolderOfBlobs(folder_of(connectors, system), kept_days=1).read(result.reference)
+        stored = await FolderOfBlobs(folder_of(connectors, system), kept_days=1).read(result.reference)
         if stored is not None:
             files[system, result.reference] = stored
     with zipfile.ZipFile(io.BytesIO(build_package(encode(told), files, secret))) as package:

@@ -162,7 +162,7 @@ async def _played(house: _House, kafka: LocalKafka) -> Verdict:
         await audience.until(lambda: not audience.score.lost and bool(audience.score.quarantined), _ALL_SECONDS)
         acts = _acts(story, audience.score)
         proof = await _proven(house, before, acts)
-    wrong = [*_unanswered(story, audience.score), *ratings(house.roles, acts), *proof.deviations, *_packed(house, acts)]
+    wrong = [*_unanswered(story, audience.score), *ratings(house.roles, acts), *proof.deviations, *await _packed(house, acts)]
     return Verdict(story, audience.score, house.roles, proof, house.topics.prefix, wrong, house.stage.revived)
 
 
@@ -341,13 +341,13 @@ async def _proven(house: _House, before: Mapping[str, Holdings], acts: list[Act]
         await asyncio.sleep(0.3)
 
 
-def _packed(house: _House, acts: list[Act]) -> tuple[str, ...]:
+async def _packed(house: _House, acts: list[Act]) -> tuple[str, ...]:
     """Make the access package of the first who asked for one, if the evening's keys are our own."""
     for act in acts:
         told = act.confirmation
         is_ours = (house.evening.folder / "portal-keys" / f"{told.portal}.jwk").exists()
         if is_ours and told.right in EXPORTING and told.result is not RequestResult.WITHDRAWN:
-            packed = pack(told, house.people[act.scene.alias], house.evening.folder)
+            packed = await pack(told, house.people[act.scene.alias], house.evening.folder)
             house.say(packed.line)
             return packed.wrong
     return ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 from datetime import UTC, date, datetime
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from connectors.sdk.blobs import FolderOfBlobs, folder_of
 from connectors.sdk.protocol import Exported
+from connectors.sdk.standin import serve
 from orchestrator.cli import app
 from schemas.blobs import BlobKey, BlobSecret
 from schemas.confirmations import Confirmation, DueDates, SystemResult
@@ -21,6 +23,7 @@ from schemas.outcomes import Fulfilled
 from schemas.sealed import Sealed
 from schemas.vocabulary import RequestResult, Right, Role
 from schemas.wire import encode
+from tests.s3_kit import BUCKET, KEY_ID, REGION, SECRET, S3StandIn
 
 RUN = CliRunner()
 REQUEST = "3f8a1c52-7d4e-4b6a-9c10-2e5f7a8b9c0d"
@@ -38,7 +41,7 @@ def kept(tmp_path):
         sealed=Sealed(kid="dev", nonce="A" * 16, ciphertext="A" * 24),
     )  # fmt: skip
     store = FolderOfBlobs(folder_of(tmp_path, "crm"), kept_days=30)
-    result = store.keep(order, 0, Exported("contact", {"email": "zoe@example.org"}), AT)
+    result = asyncio.run(store.keep(order, 0, Exported("contact", {"email": "zoe@example.org"}), AT))
     told = Confirmation(
         confirmation_id=confirmation_id(REQUEST), subject_request_id=REQUEST, portal="website", right=Right.ACCESS,
         result=RequestResult.FULFILLED, received_at=AT, closed_at=AT, due=DueDates(rule="eu.gdpr", due_at=AT), in_time=True,
@@ -101,3 +104,26 @@ def test_a_reference_never_leads_out_of_the_store(kept):
     (kept / "told.json").write_text(told[:begin] + "../portal.jwk" + told[told.index('"', begin) :])
     said = _pack(kept)
     assert said.exit_code == 2 and "reference" in said.output
+
+
+def test_a_bucket_serves_package_and_drop(tmp_path, kept, monkeypatch):
+    """With the connectors' DSR_BLOBS_ settings the package is made from the bucket, and drop empties it."""
+    with serve(s3 := S3StandIn()) as url:
+        given = {"ENDPOINT": url, "BUCKET": BUCKET, "REGION": REGION, "ACCESS_KEY_ID": KEY_ID, "SECRET_ACCESS_KEY": SECRET}
+        for name, value in {**given, "PRIVATE": "true"}.items():
+            monkeypatch.setenv(f"DSR_BLOBS_{name}", value)
+        told = Confirmation.model_validate_json((kept / "told.json").read_bytes())
+        (path,) = kept.rglob("*.sealed")
+        stored = path.read_bytes()
+        (old,) = told.systems[0].results
+        name = f"{old.reference.removesuffix('.sealed')}.{old.sha256}.sealed"
+        s3.objects[f"results/crm/{name}"] = stored
+        path.unlink()
+        (kept / "told.json").write_text((kept / "told.json").read_text().replace(old.reference, name))
+        done = _pack(kept)
+        assert done.exit_code == 0, done.output
+        assert "1 files deleted" in RUN.invoke(app, ["blobs", "drop", REQUEST]).output
+        assert not s3.objects
+        monkeypatch.delenv("DSR_BLOBS_BUCKET")
+        said = RUN.invoke(app, ["blobs", "drop", REQUEST])
+        assert said.exit_code == 2 and "DSR_BLOBS_BUCKET" in said.output

@@ -489,8 +489,8 @@ async def test_exports_are_sealed_files_and_the_report_refers_to_them(tmp_path):
     assert reference.kid == PORTAL.kid
     opened = open_result(stored, reference, PORTAL, BlobPlace(report.subject_request_id, "crm", report.order_id))
     assert json.loads(opened) == {"name": "contact", "content": big}
-    assert world.blobs.expire(reference.expires_at.date()) == 0
-    assert world.blobs.expire(reference.expires_at.date() + timedelta(days=1)) == 1
+    assert await world.blobs.expire(reference.expires_at.date()) == 0
+    assert await world.blobs.expire(reference.expires_at.date() + timedelta(days=1)) == 1
 
 
 async def test_no_key_no_data_until_the_registry_has_one(tmp_path):

@@ -147,7 +147,7 @@ class MemoryBlobs:
     def __init__(self) -> None:
         self.kept: dict[str, ResultReference] = {}
 
-    def keep(self, order: FulfilmentOrder, index: int, exported: Exported, now: datetime) -> ResultReference:
+    async def keep(self, order: FulfilmentOrder, index: int, exported: Exported, now: datetime) -> ResultReference:
         """Keep a document."""
         key = key_of(order)
         stored = digest(repr((key.kid, index, exported.name, exported.content)).encode()).encode()
@@ -157,12 +157,23 @@ class MemoryBlobs:
         self.kept[name] = reference
         return reference
 
-    def expire(self, today: date) -> int:
+    async def expire(self, today: date) -> int:
         """Delete what expired before today."""
         gone = [name for name in self.kept if name[:10] < today.isoformat()]
         for name in gone:
             del self.kept[name]
         return len(gone)
+
+    async def read(self, reference: str) -> bytes | None:
+        """Nothing reads here."""
+        raise NotImplementedError
+
+    async def drop(self, order_id: str) -> int:
+        """Nothing drops here."""
+        raise NotImplementedError
+
+    async def check(self) -> None:
+        """There is nothing to refuse."""
 
 
 @dataclass(slots=True)
