@@ -34,6 +34,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--blows", type=int, help="so many blows at equal distances instead of one every few seconds")
     parser.add_argument("--no-control", action="store_true", help="leave out the worker that loses requests")
+    parser.add_argument("--unsigned", action="store_true", help="signatures off: whoever writes is believed, nobody forges")
     parser.add_argument("--plan", action="store_true", help="print the schedule and do nothing")
     given = parser.parse_args()
     if given.store == "sqlite" and given.workers != 1:
@@ -51,6 +52,7 @@ def main() -> int:
         store=given.store,
         workers=given.workers,
         blows=given.blows,
+        signatures=not given.unsigned,
     )
     if given.plan:
         for blow in plan.schedule:

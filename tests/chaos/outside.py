@@ -10,7 +10,7 @@ import contextlib
 import random
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -18,14 +18,22 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from orchestrator.audit.kafka_log import connected
+from schemas.confirmations import Confirmation
+from schemas.orders import FulfilmentOrder
+from schemas.requests import SubmitRequest
 from schemas.topics import Topics
-from schemas.wire import encode, headers_of
+from schemas.trust import SigningKey
+from schemas.vocabulary import RequestResult
+from schemas.wire import Headers, encode, headers_of
+from tests.chaos.forger import FORGED_COUNT, FORGERIES, expected, forged_headers, forged_withdrawal
 from tests.integration.worker_kit import request
 
-__all__ = ["Confirmations", "Portal", "address", "set_aside"]
+__all__ = ["Confirmations", "Portal", "address", "forged_reports", "set_aside"]
 
 #: One record in so many is poison; one request in so many is said twice.
 _POISON_EVERY, _REPEAT_EVERY = 40, 50
+#: After one request in so many somebody forges a withdrawal of it; with signatures only.
+_FORGED_EVERY = 20
 _RETRY_SECONDS = 0.5
 
 
@@ -34,16 +42,26 @@ def address(number: int) -> str:
     return f"chaos-person-{number}@example.org"
 
 
+def _is_swayed(value: bytes) -> bool:
+    confirmation = Confirmation.model_validate_json(value)
+    counts = [getattr(system.outcome, "count", 0) for system in confirmation.systems]
+    return confirmation.result is not RequestResult.FULFILLED or FORGED_COUNT in counts
+
+
 class Portal:
     """Publishes requests at a pace."""
 
-    def __init__(self, bootstrap: str, topics: Topics, seed: int) -> None:
+    def __init__(self, bootstrap: str, topics: Topics, seed: int, keys: tuple[SigningKey, SigningKey] | None = None) -> None:
+        """`keys`: the portal's own, and another principal's for what is forged; None signs nothing."""
         self._bootstrap = bootstrap
+        self._keys = keys
         self._topics = topics
         self._chance = random.Random(seed)
         self._producer: AIOKafkaProducer | None = None
         self.asked: list[str] = []
         self.poison: set[bytes] = set()
+        #: What was said with a wrong signature, and the code that it must be set aside with.
+        self.forged: dict[bytes, str] = {}
 
     async def say(self, count: int, seconds: float) -> None:
         """Publish so many requests, spread over so many seconds; what a dead broker held up is caught up."""
@@ -53,11 +71,27 @@ class Portal:
             if number % _POISON_EVERY == _POISON_EVERY // 2:
                 await self._poison()
             made = request(email=address(len(self.asked)))
-            key, value, headers = made.subject_request_id.encode(), encode(made), headers_of(made)
+            key, value, headers = made.subject_request_id.encode(), encode(made), self._headers(made)
             await self._send(self._topics.requests, key, value, headers)
             self.asked.append(made.subject_request_id)
             if number % _REPEAT_EVERY == 0:
                 await self._send(self._topics.requests, key, value, headers)
+            if number % _FORGED_EVERY == _FORGED_EVERY // 2:
+                await self._forge(made)
+
+    def _headers(self, made: SubmitRequest) -> Headers:
+        if self._keys is None:
+            return headers_of(made)
+        return forged_headers("", self._topics.requests, made, *self._keys)
+
+    async def _forge(self, asked: SubmitRequest) -> None:
+        if self._keys is None:
+            return
+        wrong, withdrawn = forged_withdrawal(asked, len(self.forged))
+        headers = forged_headers(wrong, self._topics.requests, withdrawn, *self._keys)
+        value = encode(withdrawn)
+        await self._send(self._topics.requests, asked.subject_request_id.encode(), value, headers)
+        self.forged[value] = FORGERIES[wrong]
 
     async def __aenter__(self) -> Self:
         return self
@@ -147,8 +181,23 @@ class Confirmations:
         """Return the requests that have confirmations with different bytes."""
         return [request_id for request_id, found in self.bytes_of.items() if len(found) > 1]
 
+    @property
+    def swayed(self) -> list[str]:
+        """Return the requests whose confirmation says what only forged words said."""
+        return [request_id for request_id, found in self.bytes_of.items() if any(map(_is_swayed, found))]
 
-async def set_aside(bootstrap: str, topics: Topics) -> set[bytes]:
-    """Return what stands in quarantine, each content once: a crash may set a record aside a second time."""
+
+async def set_aside(bootstrap: str, topics: Topics) -> dict[bytes, set[str]]:
+    """Return what stands in quarantine with its codes, each content once: a crash may set a record aside a second time."""
+    found: dict[bytes, set[str]] = defaultdict(set)
     async with connected(bootstrap, topics, only=(topics.quarantine,)) as log:
-        return {record.value or b"" async for record in log.read(await log.extent())}
+        async for record in log.read(await log.extent()):
+            found[record.value or b""].add(dict(record.headers)["dsr-reason"].decode())
+    return dict(found)
+
+
+async def forged_reports(bootstrap: str, topics: Topics, systems: Iterable[str]) -> dict[bytes, str]:
+    """Return the forged reports that the orders in the log led to, with the code that each must be set aside with."""
+    async with connected(bootstrap, topics, only=[topics.orders(system) for system in systems]) as log:
+        orders = [FulfilmentOrder.model_validate_json(record.value or b"") async for record in log.read(await log.extent())]
+    return expected(orders)

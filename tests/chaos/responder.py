@@ -1,5 +1,7 @@
 """The responding connectors as one process: slow, out of order, and not always saying the same thing twice in the same bytes.
 
+With signatures somebody else speaks in between, with what is not, or wrongly, signed: `tests.chaos.forger`.
+
 Room rules: what is answered follows from the order alone, so a life after a SIGKILL repeats the lives before it.
 """
 
@@ -9,10 +11,11 @@ import asyncio
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -23,7 +26,9 @@ from schemas.orders import FulfilmentOrder
 from schemas.outcomes import Accepted, Fulfilled
 from schemas.reports import FulfilmentReport
 from schemas.topics import Topics
+from schemas.trust import SigningKey, system_principal
 from schemas.wire import encode, headers_of
+from tests.chaos.forger import forged_headers, forged_report, key_in
 
 __all__ = ["Reply", "main", "replies"]
 
@@ -73,8 +78,12 @@ def replies(order: FulfilmentOrder) -> list[Reply]:
 class _Responder:
     """Answers orders; commits only up to the first order that is not yet answered in full."""
 
-    def __init__(self, bootstrap: str, topics: Topics, systems: Iterable[str]) -> None:
+    def __init__(self, bootstrap: str, topics: Topics, keys: Mapping[str, SigningKey | None]) -> None:
         self._topics = topics
+        self._keys = keys
+        systems = tuple(keys)
+        #: Whose key a foreign signature is made with.
+        self._others = dict(zip(systems, (*systems[1:], *systems[:1]), strict=True))
         self._names = [topics.orders(system) for system in systems]
         self._producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all")
         self._consumer = AIOKafkaConsumer(
@@ -113,14 +122,25 @@ class _Responder:
 
     async def _answer(self, partition: TopicPartition, record: Any) -> None:
         order = FulfilmentOrder.model_validate_json(record.value)
-        slept = 0.0
-        for reply in replies(order):
+        own, topic, slept = self._keys[order.system], self._topics.reports, 0.0
+        for reply, wrong in self._words(order):
             await asyncio.sleep(reply.after_seconds - slept)
             slept = reply.after_seconds
-            await self._producer.send_and_wait(
-                self._topics.reports, encode(reply.report), key=record.key, headers=headers_of(reply.report)
-            )
+            headers = headers_of(reply.report)
+            if own is not None:
+                other = self._keys[self._others[order.system]]
+                assert other is not None
+                headers = forged_headers(wrong, topic, reply.report, own, other)
+            await self._producer.send_and_wait(topic, encode(reply.report), key=record.key, headers=headers)
         self._open[partition].discard(record.offset)
+
+    def _words(self, order: FulfilmentOrder) -> list[tuple[Reply, str]]:
+        """Return what is said to an order, in time order, with what is wrong with its signature."""
+        words = [(reply, "") for reply in replies(order)]
+        if self._keys[order.system] is not None and (forged := forged_report(order)) is not None:
+            wrong, after, report = forged
+            words.append((Reply(after, report), wrong))
+        return sorted(words, key=lambda word: word[0].after_seconds)
 
     async def _keep_committing(self) -> None:
         while True:
@@ -134,13 +154,17 @@ class _Responder:
 
 
 def main() -> None:
-    """Run it: `python -m tests.chaos.responder BOOTSTRAP PREFIX SYSTEM...`; SIGTERM lets it finish."""
-    bootstrap, prefix, *systems = sys.argv[1:]
+    """Run it: `python -m tests.chaos.responder BOOTSTRAP PREFIX KEYS SYSTEM...`; SIGTERM lets it finish.
+
+    KEYS: the folder of the systems' signing keys, or `-` to sign nothing.
+    """
+    bootstrap, prefix, folder, *systems = sys.argv[1:]
+    keys = {one: None if folder == "-" else key_in(Path(folder), system_principal(one)) for one in systems}
 
     async def run() -> None:
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-        await _Responder(bootstrap, Topics(prefix=prefix), systems).run(stop)
+        await _Responder(bootstrap, Topics(prefix=prefix), keys).run(stop)
 
     asyncio.run(run())
 

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.adapters.local_kafka import LocalKafka
-from tests.chaos.outside import Confirmations, Portal, set_aside
+from schemas.trust import SigningKey
+from tests.chaos.outside import Confirmations, Portal, forged_reports, set_aside
 from tests.chaos.schedule import Blow, draw
 from tests.chaos.servers import Postgres
 from tests.chaos.stage import Stage, audit, staged
 from tests.chaos.supervised import Hit
+from tests.integration.worker_kit import SYSTEMS
 
 __all__ = ["Account", "Plan", "control", "run"]
 
@@ -41,6 +43,8 @@ class Plan:
     store: str
     workers: int
     blows: int | None = None
+    #: Everybody signs, the workers require it, and somebody forges; without, whoever writes is believed.
+    signatures: bool = True
     heal_seconds: float = 120.0
 
     @property
@@ -60,10 +64,12 @@ class Account:
 
     asked: list[str] = field(default_factory=list)
     poison: set[bytes] = field(default_factory=set)
-    set_aside: set[bytes] = field(default_factory=set)
+    forged: dict[bytes, str] = field(default_factory=dict)
+    set_aside: dict[bytes, set[str]] = field(default_factory=dict)
     hits: list[Hit] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
+    swayed: list[str] = field(default_factory=list)
     progress: list[tuple[float, int]] = field(default_factory=list)
     found: dict[str, Any] = field(default_factory=dict)
     heal_seconds: float = 0.0
@@ -114,9 +120,9 @@ async def run(plan: Plan, kafka: LocalKafka, postgres: Postgres | None, folder: 
         say(f"{hit.at - started:6.1f} s  {hit.who}: {hit.kind}")
 
     async with (
-        staged(kafka.bootstrap, folder, store_url, on_hit, workers=plan.workers) as stage,
+        staged(kafka.bootstrap, folder, store_url, on_hit, workers=plan.workers, signatures=plan.signatures) as stage,
         Confirmations().reading(kafka.bootstrap, stage.topics) as confirmed,
-        Portal(kafka.bootstrap, stage.topics, plan.seed) as portal,
+        Portal(kafka.bootstrap, stage.topics, plan.seed, _keys(stage)) as portal,
     ):
         for one in (*stage.workers.values(), stage.connectors):
             one.start()
@@ -139,10 +145,19 @@ async def run(plan: Plan, kafka: LocalKafka, postgres: Postgres | None, folder: 
         account.asked, account.poison = portal.asked, portal.poison
         account.found = await _drained(stage, len(portal.asked), say)
         account.set_aside = await set_aside(stage.bootstrap, stage.topics)
+        account.forged = portal.forged
+        if plan.signatures:
+            account.forged = portal.forged | await forged_reports(stage.bootstrap, stage.topics, SYSTEMS)
         await asyncio.gather(*(worker.stop() for worker in stage.workers.values()))
         account.lost = [one for one in portal.asked if one not in confirmed.bytes_of]
         account.doubled, account.progress = confirmed.doubled, confirmed.progress
+        account.swayed = confirmed.swayed
     return account
+
+
+def _keys(stage: Stage) -> tuple[SigningKey, SigningKey] | None:
+    ring = stage.keyring
+    return None if ring is None else (ring.key("portal:website"), ring.key("system:crm"))
 
 
 async def _strike_all(striker: _Striker, plan: Plan, confirmed: Confirmations, say: Say) -> None:

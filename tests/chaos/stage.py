@@ -18,6 +18,7 @@ from typing import Any
 from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import make_engine
 from orchestrator.adapters.topics import apply
+from orchestrator.demo.keyring import Keyring
 from schemas.topics import Topics, manifest
 from tests.chaos.outside import address
 from tests.chaos.supervised import Hit, Supervised
@@ -25,6 +26,7 @@ from tests.integration.worker_kit import KEY, SYSTEMS, settings_for
 
 __all__ = ["WORKER", "Stage", "audit", "staged"]
 
+_SPEAKERS = ("orchestrator", "portal:website", *(f"system:{system}" for system in SYSTEMS))
 WORKER = ("-m", "orchestrator.cli", "worker")
 
 
@@ -37,6 +39,8 @@ class Stage:
     folder: Path
     workers: dict[str, Supervised]
     connectors: Supervised
+    #: Who speaks, with their keys; None with signatures off.
+    keyring: Keyring | None
 
 
 @contextlib.asynccontextmanager
@@ -48,12 +52,20 @@ async def staged(
     *,
     workers: int = 1,
     command: tuple[str, ...] = WORKER,
+    signatures: bool = False,
     **changes: object,
 ) -> AsyncIterator[Stage]:
     """Prepare an installation, not yet started; end all its processes at the end of the block."""
     topics = Topics(prefix=f"chaos{secrets.token_hex(4)}")
     await apply(bootstrap, manifest(SYSTEMS, prefix=topics.prefix))
     schema.upgrade(make_engine(store_url))
+    keyring = Keyring(folder / f"{topics.prefix}-keys", _SPEAKERS) if signatures else None
+    if keyring is not None:
+        changes |= {
+            "signatures": "required",
+            "trust_file": keyring.trust_file,
+            "signing_key_file": keyring.file("orchestrator"),
+        }
     made: dict[str, Supervised] = {}
     for number in range(1, workers + 1):
         name = f"worker-{number}"
@@ -72,10 +84,10 @@ async def staged(
             },
         )
         made[name] = Supervised(name, command, environment, folder / f"{topics.prefix}-{name}.log", on_hit)
-    responder = ("-m", "tests.chaos.responder", bootstrap, topics.prefix, *SYSTEMS)
+    responder = ("-m", "tests.chaos.responder", bootstrap, topics.prefix, str(keyring.folder) if keyring else "-", *SYSTEMS)
     connectors = Supervised("connectors", responder, {}, folder / f"{topics.prefix}-connectors.log", on_hit)
     try:
-        yield Stage(bootstrap, topics, folder, made, connectors)
+        yield Stage(bootstrap, topics, folder, made, connectors, keyring)
     finally:
         for one in (*made.values(), connectors):
             await one.close()

@@ -14,10 +14,15 @@ from typing import Any
 
 import pytest
 
+from schemas.errors import ProtocolViolation
 from schemas.orders import FulfilmentOrder, order_binding
 from schemas.outcomes import Fulfilled
 from schemas.sealed import SealingKey, seal
+from schemas.signatures import Verifier, leaf_of, signature_in
+from schemas.trust import SigningKey, Trust
 from schemas.vocabulary import Right
+from schemas.wire import Headers, encode
+from tests.chaos.forger import FORGERIES, UNKNOWN_ORDER, expected, forged_headers, forged_report
 from tests.chaos.responder import replies
 from tests.chaos.run import Account, Plan
 from tests.chaos.schedule import POINTS, draw
@@ -45,6 +50,7 @@ def test_a_short_run_loses_nothing(record_property: Callable[[str, object], None
     found = json.loads(said.splitlines()[-1])
     record_property("chaos", found)
     assert found["clean"] and found["requests"] == 150 and found["poison"]
+    assert set(found["forged"]) == {*FORGERIES.values(), "unknown_order"}
     assert sum(found["hits"].values()) >= 4
 
 
@@ -105,10 +111,45 @@ def test_connectors_repeat_themselves_in_both_ways() -> None:
     assert any(reply.after_seconds > 4 for found in said.values() for reply in found)
 
 
+@pytest.mark.parametrize("wrong", FORGERIES)
+def test_each_forgery_is_wrong_in_its_own_way(wrong: str) -> None:
+    """The verifier refuses it with the code that the run expects; the right signature over the same record is believed."""
+    order, own, other = orders(1)[0], SigningKey.new("system:crm"), SigningKey.new("system:accounts")
+    report, verifier = replies(order)[0].report, Verifier(Trust.of(own, other))
+    leaf = leaf_of("FulfilmentReport", "reports", order.subject_request_id.encode(), encode(report))
+
+    def check(headers: Headers) -> None:
+        verifier.verify(leaf, signature_in(headers), principal="system:crm", at=order.issued_at)
+
+    check(forged_headers("", "dsr.reports.v1", report, own, other))
+    with pytest.raises(ProtocolViolation) as refused:
+        check(forged_headers(wrong, "dsr.reports.v1", report, own, other))
+    assert refused.value.code == FORGERIES[wrong]
+
+
+def test_forged_reports_follow_from_their_order() -> None:
+    """A second life forges the same bytes, of every kind, and none that a connector ever says."""
+    made = {order.order_id: forged_report(order) for order in orders(1000)}
+    assert made == {order.order_id: forged_report(order) for order in orders(1000)}
+    assert {found[0] for found in made.values() if found is not None} == {*FORGERIES, UNKNOWN_ORDER}
+    genuine = {encode(reply.report) for order in orders(1000) for reply in replies(order)}
+    assert not genuine & expected(orders(1000)).keys()
+
+
+ASIDE = {b"x": {"not_json"}, b"f": {"signature_broken"}}
+
+
 def good() -> Account:
     """Return the account of a run in which all went well."""
     found = {"violations": [], "inputs_not_processed_yet": 0, "requests": {"closed": 2}, "quarantined": 1, "duplicates": {}}
-    return Account(asked=["a", "b"], poison={b"x"}, set_aside={b"x"}, progress=[(9.0, 0), (12.5, 0)], found=found)
+    return Account(
+        asked=["a", "b"],
+        poison={b"x"},
+        forged={b"f": "signature_broken"},
+        set_aside=ASIDE,
+        progress=[(9.0, 0), (12.5, 0)],
+        found=found,
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,8 +157,11 @@ def good() -> Account:
     [
         {"lost": ["a"]},
         {"doubled": ["a"]},
-        {"set_aside": set()},
-        {"set_aside": {b"x", b"a good one"}},
+        {"swayed": ["a"]},
+        {"set_aside": {b"f": {"signature_broken"}}},
+        {"set_aside": {b"x": {"not_json"}}},
+        {"set_aside": ASIDE | {b"f": {"not_json"}}},
+        {"set_aside": ASIDE | {b"a good one": {"not_json"}}},
         {"hits": [Hit("stop took too long", "worker-1", 1.0)]},
         {"found": good().found | {"inputs_not_processed_yet": 1}},
         {"found": good().found | {"requests": {"closed": 1}}},

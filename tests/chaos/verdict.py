@@ -27,10 +27,17 @@ def violations(account: Account) -> list[str]:
         said.append(f"{found['inputs_not_processed_yet']} inputs were never processed")
     if found["requests"]["closed"] != len(account.asked):
         said.append(f"the journal has closed {found['requests']['closed']} requests of {len(account.asked)}")
-    if account.poison - account.set_aside:
-        said.append(f"{len(account.poison - account.set_aside)} poison records were not set aside")
-    if account.set_aside - account.poison:
-        said.append(f"{len(account.set_aside - account.poison)} records were set aside that are no poison")
+    if account.swayed:
+        said.append(f"{len(account.swayed)} requests were answered by forged words")
+    aside, wanted = account.set_aside, account.poison | account.forged.keys()
+    if unseen := account.poison - aside.keys():
+        said.append(f"{len(unseen)} poison records were not set aside")
+    if unseen := account.forged.keys() - aside.keys():
+        said.append(f"{len(unseen)} forged records were not set aside")
+    if good := aside.keys() - wanted:
+        said.append(f"{len(good)} records were set aside that are neither poison nor forged")
+    if wrong := [value for value, code in account.forged.items() if value in aside and aside[value] != {code}]:
+        said.append(f"{len(wrong)} forged records were set aside with another code than theirs")
     said += [f"{hit.who}: {hit.kind}" for hit in account.hits if hit.kind == "stop took too long"]
     return said
 
@@ -72,6 +79,8 @@ def as_lines(plan: Plan, account: Account) -> Iterator[str]:
     doubled = ", ".join(f"{topic} {count}" for topic, count in _duplicates(account).items())
     yield f"duplicate records                {doubled or 'none'}"
     yield f"poison                           {len(account.poison)}, records in quarantine {account.found['quarantined']}"
+    codes = ", ".join(f"{code} {count}" for code, count in sorted(Counter(account.forged.values()).items()))
+    yield f"forged                           {codes or 'none: signatures are off'}"
     yield f"all confirmed after the load     {account.heal_seconds:.1f} s"
     broken = violations(account)
     yield f"violations                       {len(broken)}"
@@ -99,6 +108,7 @@ def as_json(plan: Plan, account: Account, control_lost: int | None) -> dict[str,
         "hits": dict(sorted(Counter(hit.kind for hit in account.hits).items())),
         "duplicates": _duplicates(account),
         "poison": len(account.poison),
+        "forged": dict(sorted(Counter(account.forged.values()).items())),
         "quarantined": account.found["quarantined"],
         "next_confirmed_p50_seconds": round(median(first), 2) if first else None,
         "next_confirmed_max_seconds": round(max(first), 2) if first else None,
