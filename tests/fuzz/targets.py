@@ -9,23 +9,46 @@ Room rules: each target is the shipped function; no decoder is wrapped in anythi
 from __future__ import annotations
 
 import asyncio
+import base64
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
+from starlette.applications import Starlette
+
 from connectors.systems.declarative.loading import SHIPPED, parse
 from connectors.systems.weblogs.columns import Columns
 from orchestrator.adapters import registry_file
+from orchestrator.adapters.clock import SystemClock
+from orchestrator.adapters.key_encryption import KeyEncryption
+from orchestrator.adapters.keys import RequestKeys, rewrapped
 from orchestrator.audit.dump import DumpLog
 from orchestrator.core.state import from_bytes
+from orchestrator.gateway.order_keys import order_keys_route
 from orchestrator.settings import DEPLOY
 from schemas.errors import ConfigurationError, NotVerified, ProtocolViolation
+from schemas.ids import order_id
 from schemas.intake import IntakeKey, IntakeKeySet, open_intake, seal_intake
+from schemas.order_keys import (
+    PATH,
+    KeyAnswer,
+    WantedKey,
+    WantedKeys,
+    assertion,
+    audience_of,
+    checked_assertion,
+    root_from_text,
+    root_to_text,
+)
 from schemas.receipts import verify_receipt
+from schemas.sealed import SealingKey
 from schemas.signatures import Verifier, sign_all
-from schemas.trust import ORCHESTRATOR, SigningKey, Trust
+from schemas.subject import SubjectData
+from schemas.trust import ORCHESTRATOR, SigningKey, Trust, system_principal
+from schemas.vocabulary import IdentifierKind
 from schemas.wire import MESSAGES, TYPE_HEADER, decode
 
 __all__ = ["Target", "targets"]
@@ -102,6 +125,7 @@ def targets() -> Iterable[Target]:
     yield Target("dump", (_DUMPED,), lambda data: _through_a_file(data, _dump, ".jsonl"), (ConfigurationError,))
     yield Target("weblogs", _LOG_LINES, _columns, ())
     yield from _proofs()
+    yield from _order_keys()
     yield Target("state", (b'{"phase":"active"}',), from_bytes, (ValueError,), False)
 
 
@@ -130,3 +154,56 @@ def _proofs() -> Iterable[Target]:
     yield Target("intake seal", (seal_intake(b"{}", intake.public, request).encode(),), opened, (ProtocolViolation,))
     key_set = IntakeKeySet(keys=(intake.public,)).model_dump_json().encode()
     yield Target("intake keys", (key_set,), IntakeKeySet.from_json, (ConfigurationError,))
+
+
+_REQUEST = "6f0e4a3c-1b2d-4c3e-8f4a-5b6c7d8e9f00"
+_AT = datetime(2026, 3, 5, tzinfo=UTC)
+
+
+def _order_keys() -> Iterable[Target]:
+    """Yield what stands between a connector and an order's key, and between the store and a request's."""
+    wanted = WantedKeys(system="crm", orders=(WantedKey(subject_request_id=_REQUEST, order_id=order_id(_REQUEST, "crm")),))
+    yield Target("order keys question", (wanted.model_dump_json().encode(),), _asked, (_RefusedAtTheDoor,))
+    key = SigningKey.new(system_principal("crm"))
+    trust, audience = Trust.of(key), audience_of("dsr")
+
+    def checked(data: bytes) -> object:
+        return checked_assertion(data.decode("utf-8", "replace"), trust, audience, _AT)
+
+    yield Target("order keys assertion", (assertion(key, audience, _AT)[0].encode(),), checked, (ProtocolViolation,))
+    root = SealingKey("request", bytes(range(32)))
+    yield Target(
+        "order key", (root_to_text(root).encode(),), lambda data: root_from_text(data.decode("utf-8", "replace")), (ValueError,)
+    )
+    old, both = (KeyEncryption.from_text(text) for text in (_base64(1), f"{_base64(2)} {_base64(1)}"))
+    keys = RequestKeys(old, intake={}, grouping=root)
+    data = SubjectData(identifiers={IdentifierKind.EMAIL: ("person@example.org",)})
+    stored = keys.seal_stored(_REQUEST, root, [data, data])
+    yield Target("stored envelope", (stored,), lambda data: keys.open_stored(_REQUEST, data), (ConfigurationError,))
+    yield Target("stored envelope anew", (stored,), lambda data: rewrapped(both, _REQUEST, data), (ConfigurationError,))
+
+
+class _RefusedAtTheDoor(Exception):
+    """What the door answered, as the caller reads it."""
+
+
+def _asked(data: bytes) -> object:
+    """Ask the door for keys, as a connector does over HTTP."""
+
+    async def release(_system: str, _kid: str, wanted: Sequence[WantedKey]) -> list[KeyAnswer]:
+        return [KeyAnswer(order_id=one.order_id, status=404) for one in wanted]
+
+    async def ask() -> httpx.Response:
+        app = Starlette(routes=[order_keys_route(release, SystemClock(), None, "dsr")])
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+            return await client.post(PATH, content=data)
+
+    answer = asyncio.run(ask())
+    if answer.status_code in {400, 413}:
+        raise _RefusedAtTheDoor(answer.text)
+    assert answer.status_code in {200, 404}, answer.status_code
+    return answer
+
+
+def _base64(number: int) -> str:
+    return base64.b64encode(bytes([number]) * 32).decode()
