@@ -8,6 +8,7 @@ Room rules: pure computation; no key is shown, not even its length.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from pydantic import ValidationError
@@ -19,6 +20,7 @@ __all__ = ["KeyEncryption"]
 
 _SETTING = "DSR_KEY_ENCRYPTION_KEY"
 _NAME_BYTES = 4
+_NAME = re.compile(r"kek-[0-9a-f]{8}")
 
 
 class KeyEncryption:
@@ -53,6 +55,8 @@ class KeyEncryption:
         sealed = _seal_in(wrapped)
         key = self._keys.get(sealed.kid)
         if key is None:
+            if not _NAME.fullmatch(sealed.kid):  # it may be anything, and is not repeated
+                raise ConfigurationError("the store: a wrapped key names no key of ours: restore the database from a backup")
             raise ConfigurationError(f"{_SETTING}: the store needs the key named {sealed.kid}: add it behind the current one")
         try:
             return unsafe_reveal(sealed, key.derive("wrap", context), associated=context)

@@ -45,6 +45,15 @@ def test_a_wrong_key_is_named_by_its_setting_and_never_quoted(text: str) -> None
     assert not text.strip() or text not in str(refused.value)
 
 
+def test_a_name_that_is_none_of_ours_is_not_repeated() -> None:
+    """Whoever changed the store may have written anybody's address where a key's name stands."""
+    keys = KeyEncryption.from_text(NEW)
+    changed = keys.wrap(b"secret", "place").replace(keys.kid.encode(), b"erika.canary")
+    with pytest.raises(ConfigurationError, match="no key of ours") as refused:
+        keys.unwrap(changed, "place")
+    assert "canary" not in str(refused.value)
+
+
 def test_no_seal_is_a_broken_store() -> None:
     """It cannot be one bad record: nobody's key would unwrap."""
     with pytest.raises(ConfigurationError, match="no seal"):
