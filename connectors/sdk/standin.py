@@ -92,6 +92,8 @@ class StandIn:
         self.counts: Counter[str] = Counter()
         #: Unverified behaviours, by name: a test runs in every position.
         self.switches: dict[str, Any] = {}
+        #: Called with method, raw path, query, headers and body of each request before it is answered, faults included.
+        self.witness: Callable[[str, str, str, dict[str, str], bytes], None] | None = None
         self._faults: deque[list[Any]] = deque()
         self._limit: RateLimit | None = None
         self._recent: deque[float] = deque()
@@ -162,6 +164,8 @@ class StandIn:
         return entry
 
     async def _answer(self, system: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.witness is not None:
+            receive = await _witnessed(self.witness, scope, receive)
         fault = self._next_fault(scope["method"], scope["path"])
         if fault is not None:
             await _misbehave(fault, system, scope, receive, send)
@@ -215,6 +219,21 @@ class StandIn:
             return JSONResponse({"error": "this stand-in runs on the machine's clock"}, status_code=409)
         self.clock.advance(float((await request.json())["advance_seconds"]))
         return JSONResponse({"now": self.clock.now().isoformat()})
+
+
+async def _witnessed(
+    witness: Callable[[str, str, str, dict[str, str], bytes], None], scope: Scope, receive: Receive
+) -> Receive:
+    """Show a request to the witness; return what gives its body once more."""
+    body = await Request(scope, receive).body()
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    witness(scope["method"], scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1"), headers, body)
+    whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return whole.pop() if whole else await receive()
+
+    return again
 
 
 def _template(routes: list[Route], scope: Scope) -> str:

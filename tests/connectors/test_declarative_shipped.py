@@ -24,6 +24,7 @@ from connectors.systems.declarative.shipped.zendesk.standin import API_TOKEN, US
 from schemas.errors import ConfigurationError, SystemRejected, SystemUnavailable, Throttled
 from schemas.subject import FieldChange
 from schemas.vocabulary import IdentifierKind, OutcomeCode, Right
+from tests.published_shapes.fitting import FitsPublished
 
 STANDINS = {"brevo": BrevoStandIn, "sendgrid": SendGridStandIn, "zendesk": ZendeskStandIn, "salesforce": SalesforceStandIn}
 CREDENTIALS = {
@@ -87,14 +88,16 @@ class TestBrevoContract(_Shipped):
     vanishing_paths = ("/contacts/701", "/contacts/702")
 
 
-class TestSendGridContract(_Shipped):
+class TestSendGridContract(FitsPublished, _Shipped):
     system_name = "sendgrid"
+    published = "sendgrid"
 
 
-class TestSendGridContractOtherwise(_Shipped):
+class TestSendGridContractOtherwise(FitsPublished, _Shipped):
     """No hit is 200, and an erased address is forgotten everywhere."""
 
     system_name = "sendgrid"
+    published = "sendgrid"
     environment: ClassVar = {"DSR_SENDGRID_AFTER_ERASURE": "forgotten"}
     switches: ClassVar = {"no_hit_status": 200}
 

@@ -19,6 +19,7 @@ from connectors.systems.hubspot.standin import TOKEN, HubSpotStandIn
 from schemas.errors import ConfigurationError, CredentialsRefused, SystemRejected, SystemUnavailable, Throttled
 from schemas.subject import FieldChange
 from schemas.vocabulary import IdentifierKind, OutcomeCode, Right
+from tests.published_shapes.fitting import FitsPublished
 
 OBJECTS = "/crm/v3/objects/contacts"
 
@@ -45,6 +46,7 @@ def connect(base_url, **options):
 
 
 class HubSpotMixin:
+    published = "hubspot"
     vanishing_paths = ("gdpr-delete",)
     options: ClassVar[dict] = {}
 
@@ -64,11 +66,11 @@ class HubSpotMixin:
         return {IdentifierKind.EMAIL: (person.email,)}
 
 
-class TestHubSpotContract(HubSpotMixin, HttpConnectorContract):
+class TestHubSpotContract(FitsPublished, HubSpotMixin, HttpConnectorContract):
     """The whole contract with the default settings."""
 
 
-class TestHubSpotContractOnV3(HubSpotMixin, HttpConnectorContract):
+class TestHubSpotContractOnV3(FitsPublished, HubSpotMixin, HttpConnectorContract):
     """The whole contract on the older subscriptions API, with pages of one, loose tokens and the other repeat behaviours."""
 
     options: ClassVar[dict] = {"subscriptions_api": "v3", "page_size": 1, "newsletter_ids": (1,)}

@@ -88,11 +88,10 @@ class HubSpotClient:
 
         The search index lags behind the records by some seconds to a minute: absence here does not imply absence.
         """
-        after: str | None = None
+        after = "0"  # the published description requires it of the first page too
         while True:
             body: dict[str, Any] = {"filterGroups": groups, "properties": list(properties), "limit": page_size, "sorts": []}
-            if after is not None:
-                body["after"] = after
+            body["after"] = after
             answer = await self._send("POST", f"{self._objects}/search", "contacts_search", json=body)
             for item in answer.objects("results"):
                 yield _contact(item, answer)

@@ -25,6 +25,8 @@ _GONE = frozenset({404, 410})
 _CANONICAL = re.compile(r'</contacts/([A-Za-z0-9_-]{1,64})>\s*;\s*rel="canonical"')
 #: Lists beside a contact that belong to an access export, by the last part of their path.
 _LISTS = ("notes", "tags", "segments", "companies", "subscriptions")
+#: Lists whose answers have pages. How to ask for one stands in the description of 2.11 alone.
+_PAGED = frozenset({"notes", "companies"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +120,13 @@ class IntercomClient:
         path, page = f"/contacts/{segment(contact_id)}/{name}", 1
         found: list[dict[str, Any]] = []
         while True:
-            params = {"page": str(page), "per_page": str(self._page_size)}
+            params = {"page": str(page), "per_page": str(self._page_size)} if name in _PAGED else None
             answer = await self._send("GET", path, f"contact_{name}", expect={200} | _GONE, params=params)
             if answer.status in _GONE:
                 return found
-            found += answer.objects("data")
-            if page >= _total_pages(answer):
+            # Of companies the description's schema says `companies`, and its example `data`.
+            found += answer.objects(name if name == "companies" and name in answer.object() else "data")
+            if name not in _PAGED or page >= _total_pages(answer):
                 return found
             page += 1
 

@@ -39,7 +39,13 @@ class IntercomSettings(ConnectorSettings):
         "https://api.intercom.io"
     )
     token: Annotated[SecretStr, Field(description="Access token: read, write and delete contacts and conversations")]
-    version: Annotated[str, Field(description="Version of the API that is asked for")] = "2.11"
+    version: Annotated[
+        str,
+        Field(
+            pattern=r"^2\.(1[3-9]|[2-9]\d)$",
+            description="2.13 or later: older versions have no call that deletes a conversation, and 404 would read as absence",
+        ),
+    ] = "2.16"
     page_size: Annotated[int, Field(ge=1, le=150)] = 50
     timeout_seconds: Annotated[float, Field(gt=0)] = 30.0
     calls_per_second: Annotated[float, Field(gt=0, description="Intercom's lowest published limit is 1000 a minute")] = 15.0

@@ -37,6 +37,7 @@ class _Entry:
     merged_into: str | None = None
     deleted_at: datetime | None = None
     notes: list[str] = field(default_factory=list)
+    companies: list[str] = field(default_factory=list)
     opted_out: set[str] = field(default_factory=set)
 
 
@@ -57,6 +58,8 @@ class IntercomStandIn(StandIn):
             "search_minds_case": False,
             #: A merged contact answers 410 with its canonical address, or 404 as in older versions.
             "merged_status": 410,
+            #: Where a contact's companies stand: `data` [the description's example] or `companies` [its schema].
+            "companies_under": "data",
             #: DELETE of a contact says deleted and it stays for so many reads [never seen: a guard must catch it].
             "deletion_shows_for_reads": 0,
             #: Largest number of parts that a conversation shows [vendor: 500].
@@ -243,9 +246,14 @@ class IntercomStandIn(StandIn):
         every = [{"type": "note", "id": str(n), "body": text} for n, text in enumerate(entry.notes)] if what == "notes" else []
         if what == "subscriptions":
             every = [{"type": "subscription", "id": number} for number in sorted(entry.opted_out)]
+        if what == "companies":
+            every = [{"type": "company", "name": name} for name in entry.companies]
+        if what not in {"notes", "companies"}:
+            return JSONResponse({"type": "list", "data": every})
         page, size = int(request.query_params.get("page", 1)), int(request.query_params.get("per_page", 50))
         shown = every[(page - 1) * size : page * size]
-        return JSONResponse({"type": "list", "data": shown, "pages": {"page": page, "total_pages": -(-len(every) // size)}})
+        under = self.switches["companies_under"] if what == "companies" else "data"
+        return JSONResponse({"type": "list", under: shown, "pages": {"page": page, "total_pages": -(-len(every) // size)}})
 
     async def _search_conversations(self, request: Request) -> Response:
         body = await request.json()
@@ -275,7 +283,9 @@ class IntercomStandIn(StandIn):
 
     async def _delete_conversation(self, request: Request) -> Response:
         key = request.path_params["key"]
-        if self.conversations.pop(key, None) is None:
+        # The call came with version 2.13.
+        is_known = tuple(map(int, request.headers.get("intercom-version", "2.11").split("."))) >= (2, 13)
+        if not is_known or self.conversations.pop(key, None) is None:
             return _error(404, "not_found", "Resource Not Found")
         return JSONResponse({"id": key, "object": "conversation", "deleted": True})
 
