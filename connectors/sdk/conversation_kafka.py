@@ -20,6 +20,7 @@ from aiokafka.structs import TopicPartition
 
 from connectors.sdk.conversation import Heard
 from connectors.sdk.kafka import connection_to
+from schemas import any_header
 from schemas.broker import BrokerReach
 from schemas.errors import SystemRejected, SystemUnavailable
 from schemas.wire import Headers
@@ -86,6 +87,7 @@ class KafkaConversation:
         async with self._starting:
             if self._consumer is not None:
                 return
+            any_header.install()
             common = connection_to(self._reach)
             self._producer = AIOKafkaProducer(acks="all", enable_idempotence=True, **common)
             self._consumer = AIOKafkaConsumer(

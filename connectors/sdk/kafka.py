@@ -18,6 +18,7 @@ from aiokafka.helpers import create_ssl_context
 from connectors.sdk.broker_token import GrantedBrokerToken
 from connectors.sdk.bus import AckLost, Inbound, Outbound
 from connectors.sdk.settings import RuntimeSettings
+from schemas import any_header
 from schemas.broker import BrokerReach
 from schemas.errors import ConfigurationError, OrchestratorError
 
@@ -38,6 +39,7 @@ class KafkaBus:
     """Implements `connectors.sdk.bus.Bus`."""
 
     def __init__(self, settings: RuntimeSettings, *, topic: str, group: str) -> None:
+        any_header.install()
         common = connection_to(settings)
         self._consumer = AIOKafkaConsumer(
             topic,

@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAuthorization
 from aiokafka.structs import TopicPartition
 
 from orchestrator.ports import Record
+from schemas import any_header
 from schemas.broker import OPEN, not_reached
 from schemas.errors import ConfigurationError, OrchestratorError
 from schemas.wire import Headers
@@ -67,6 +68,7 @@ async def conversation(
 
     Raises `ConfigurationError` if broker or topic is away, or if we may not do it.
     """
+    any_header.install()
     producer = AIOKafkaProducer(
         bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, request_timeout_ms=_TIMEOUT_MS, **connection
     )

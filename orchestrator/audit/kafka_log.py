@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAuthorization
 from aiokafka.structs import TopicPartition
 
 from orchestrator.audit.records import Extent, LogRecord, Place, Span
+from schemas import any_header
 from schemas.broker import OPEN, not_reached
 from schemas.errors import ConfigurationError, OrchestratorError
 from schemas.topics import Topics
@@ -144,6 +145,7 @@ async def connected(
 
     Raises `ConfigurationError` when no broker answers, or when we may not read.
     """
+    any_header.install()
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest", **connection
     )

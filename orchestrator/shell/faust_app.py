@@ -17,9 +17,9 @@ from faust.auth import OAuthCredentials
 from faust.streams import _CStreamIterator
 from faust.transport.drivers import TRANSPORTS
 
-from orchestrator.shell import any_header
 from orchestrator.shell.inbox import Fatal, Inbox
 from orchestrator.shell.points import Points
+from schemas import any_header
 from schemas.errors import ConfigurationError
 from schemas.metrics import BATCH_RECORDS, BATCH_SECONDS, Metrics
 

@@ -4,7 +4,10 @@ Kafka takes any bytes for a header's name, aiokafka raises in the middle of a fe
 behind one record of a careless writer, and a restarted worker would meet it again. A name that cannot be read comes with its
 bytes in hexadecimal, so it is nobody's header and the record is judged by the others.
 
-Room rules: replaces one class of one pinned version of aiokafka; no record is looked into.
+Every reader of a topic that others write to calls `install`: worker, connectors, auditor, operators' commands.
+
+Room rules: the one file of the room that knows a client of Kafka, and no other file of the room imports it; replaces one class
+of one pinned version of aiokafka; no record is looked into.
 """
 
 from __future__ import annotations
