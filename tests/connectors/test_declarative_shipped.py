@@ -441,3 +441,66 @@ async def test_salesforce_an_ended_session_is_renewed_once():
             standin.switches["ended_sessions"] = 1
             assert (await perform(connector, job_for(Right.ACCESS, EMAIL))).outcome.count == 1
         assert standin.counts["POST /services/oauth2/token"] == 2
+
+
+# What no public page promises, in its other position: a person is told, and nothing is called done that is not.
+
+
+async def test_zendesk_another_word_for_complete_is_never_taken_for_done():
+    """If products end with a word that the file does not name, the order stays accepted past every product's time."""
+    with account("zendesk", done_action="finished") as standin:
+        plant(standin, ADA)
+        async with connected(standin) as connector:
+            job = job_for(Right.ERASURE, EMAIL)
+            result = await perform(connector, job)
+            for _ in range(10):
+                standin.clock.advance(7200)
+                result = await connector.poll(replace(job, now=standin.clock.now()), result.handle)
+                assert result.outcome.code is OutcomeCode.ACCEPTED
+
+
+async def test_zendesk_products_that_are_done_at_once():
+    """The first poll may find every product done."""
+    with account("zendesk", product_seconds=0) as standin:
+        plant(standin, ADA)
+        async with connected(standin) as connector:
+            result = await ended(connector, standin, Right.ERASURE)
+        assert (result.outcome.code, result.outcome.count) == (OutcomeCode.FULFILLED, 1)
+
+
+async def test_sendgrid_a_job_that_is_done_at_once():
+    """The first poll may find the job completed."""
+    with account("sendgrid", job_seconds=0) as standin:
+        plant(standin, ADA)
+        async with connected(standin) as connector:
+            assert (await ended(connector, standin, Right.ERASURE)).outcome.count == 1
+        assert not standin.holding(ADA.email)
+
+
+async def test_salesforce_a_job_that_is_done_at_once():
+    """The first poll may find the bulk job completed."""
+    with account("salesforce", job_seconds=0) as standin:
+        plant(standin, ADA)
+        async with connected(standin) as connector:
+            assert (await ended(connector, standin, Right.ERASURE)).outcome.count == 1
+        assert not standin.records
+
+
+async def test_salesforce_a_deletion_that_relations_block_is_for_a_person():
+    """DELETE_FAILED is refused and the record is where it was."""
+    with account("salesforce", relations_block_deletion=True) as standin:
+        plant(standin, ADA)
+        async with connected(standin, DSR_SALESFORCE_ERASURE="recycle_bin") as connector:
+            with pytest.raises(SystemRejected):
+                await perform(connector, job_for(Right.ERASURE, EMAIL))
+        assert standin.holding(ADA.email)
+
+
+@pytest.mark.parametrize("right", [Right.OBJECTION, Right.UNSUBSCRIBE])
+async def test_salesforce_opt_out_fields_of_other_names_are_no_silence(right):
+    """An organisation without these fields answers 400: the objection fails for a person to see."""
+    with account("salesforce", opt_out_fields=()) as standin:
+        plant(standin, ADA)
+        async with connected(standin) as connector:
+            with pytest.raises(SystemRejected):
+                await perform(connector, job_for(right, EMAIL))

@@ -44,6 +44,10 @@ class SalesforceStandIn(Account):
             "page_size": 2000,
             #: A bulk job takes so long [unverified].
             "job_seconds": 600,
+            #: DELETE of a record that others refer to is refused [unverified].
+            "relations_block_deletion": False,
+            #: Names of the fields of an opt-out [unverified].
+            "opt_out_fields": ("HasOptedOutOfEmail", "DoNotCall"),
             #: Rows that a bulk job cannot delete.
             "failing_rows": 0,
             #: So many calls are answered 401, as if the session had ended.
@@ -144,7 +148,8 @@ class SalesforceStandIn(Account):
         wrong = self._known(request)
         if wrong is None:
             changes = await request.json()
-            if unknown := set(changes) - set(_FIELDS):
+            held = (set(_FIELDS) - {"HasOptedOutOfEmail", "DoNotCall"}) | set(self.switches["opt_out_fields"])
+            if unknown := set(changes) - held:
                 return _error(400, "INVALID_FIELD", f"No such column '{min(unknown)}'")
             moved = {"email": changes["Email"]} if "Email" in changes else {}
             self.records[request.path_params["key"]] |= changes | moved
@@ -152,6 +157,8 @@ class SalesforceStandIn(Account):
 
     async def _delete(self, request: Request) -> Response:
         wrong = self._known(request)
+        if wrong is None and self.switches["relations_block_deletion"]:
+            return _error(400, "DELETE_FAILED", "Your attempt to delete could not be completed")
         if wrong is None:
             key = request.path_params["key"]
             self.bin[key] = self.records.pop(key)

@@ -45,6 +45,8 @@ class ZendeskStandIn(Account):
             "loose_search": False,
             #: A product has deleted so long after it began [unverified].
             "product_seconds": 7200,
+            #: The word of a product that has deleted [unverified].
+            "done_action": "complete",
         }
 
     def add(self, **fields: Any) -> str:
@@ -158,7 +160,7 @@ class ZendeskStandIn(Account):
         for number, application in enumerate(_APPLICATIONS, 1):
             rows.append({"action": "request_deletion", "application": application, "user_id": int(key)})
             if self.clock.now() >= since + timedelta(seconds=self.switches["product_seconds"] * number):
-                rows.append({"action": "complete", "application": application, "user_id": int(key)})
+                rows.append({"action": self.switches["done_action"], "application": application, "user_id": int(key)})
         return JSONResponse({"compliance_deletion_statuses": rows})
 
 
