@@ -54,6 +54,7 @@ __all__ = [
     "CONNECTOR_LAG",
     "CONNECTOR_METRICS",
     "CONNECTOR_ORDERS",
+    "CONNECTOR_ORDERS_LATE",
     "CONNECTOR_ORDERS_WAITING",
     "CONNECTOR_OUTCOMES",
     "CONNECTOR_PAUSE_SECONDS",
@@ -259,6 +260,11 @@ CONNECTOR_CALL_SECONDS = HistogramSpec(
 CONNECTOR_ORDERS_WAITING = GaugeSpec(
     "dsr_connector_orders_waiting", "Orders in the journal that nobody works on right now.", BySystem
 )
+CONNECTOR_ORDERS_LATE = GaugeSpec(
+    "dsr_connector_orders_forecast_late",
+    "Waiting orders that at the connector's pace, within what the system allows, will be done after their due date.",
+    BySystem,
+)
 CONNECTOR_JOBS_OPEN = GaugeSpec("dsr_connector_jobs_open", "Vendor's jobs started and not finished.", BySystem)
 CONNECTOR_KEYS_UNAVAILABLE = CounterSpec(
     "dsr_connector_keys_unavailable_total", "Times the orchestrator gave no answer about an order's key.", BySystem
@@ -287,7 +293,7 @@ WORKER_METRICS: tuple[MetricSpec[..., Any], ...] = (
 CONNECTOR_METRICS: tuple[MetricSpec[..., Any], ...] = (
     CONNECTOR_ORDERS, CONNECTOR_OUTCOMES, CONNECTOR_RETRIES, CONNECTOR_CALL_SECONDS, CONNECTOR_ORDERS_WAITING,
     CONNECTOR_JOBS_OPEN, CONNECTOR_QUOTA_REMAINING, CONNECTOR_PAUSE_SECONDS, CONNECTOR_QUARANTINED, CONNECTOR_LAG,
-    CONNECTOR_KEYS_UNAVAILABLE,
+    CONNECTOR_KEYS_UNAVAILABLE, CONNECTOR_ORDERS_LATE,
 )  # fmt: skip
 #: Every metric of the product, by name.
 BY_NAME: Mapping[str, MetricSpec[..., Any]] = {spec.name: spec for spec in (*WORKER_METRICS, *CONNECTOR_METRICS)}

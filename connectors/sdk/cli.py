@@ -13,7 +13,7 @@ import time
 from collections.abc import Coroutine
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 import typer
@@ -29,6 +29,8 @@ from schemas.ids import order_id
 from schemas.vocabulary import IdentifierKind, Right
 
 __all__ = ["main"]
+
+T = TypeVar("T")
 
 _UNFIT, _WRONG_SETTING, _START_AGAIN = 1, 2, 70
 _cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Run and try connectors.")
@@ -63,6 +65,31 @@ def check(name: str) -> None:
             await connector.aclose()
 
     _await(checked())
+
+
+@_cli.command()
+def status(
+    system: Annotated[str, typer.Argument(help="The system's id in the registry, as given to `run --system`")],
+    as_json: Annotated[bool, typer.Option("--json", help="For machines")] = False,
+) -> None:
+    """Show how many orders wait and by when they will be done; also while the connector runs.
+
+    Reads the journal in DSR_STATE_DIR and the counts in DSR_QUOTA_URL.
+
+    Example: DSR_STATE_DIR=/var/lib/dsr dsr-connector status crm
+
+    Exit code 0: all in time. 1: orders will be late, or the system is left alone. 2: no such journal. 70: it cannot be read.
+    """
+    from connectors.sdk.settings import read
+    from connectors.sdk.status import StatusSettings, lines, read_status
+
+    async def shown() -> bool:
+        found = await read_status(read(StatusSettings), system, SystemClock().now())
+        print(found.model_dump_json(indent=2) if as_json else "\n".join(lines(found)))
+        return found.needs_somebody
+
+    if _await(shown()):
+        raise SystemExit(_UNFIT)
 
 
 @_cli.command("try")
@@ -179,10 +206,10 @@ def _show(result: Result) -> None:
         print("the system has started a job; a running connector would ask after it")
 
 
-def _await(work: Coroutine[Any, Any, None]) -> None:
+def _await(work: Coroutine[Any, Any, T]) -> T:
     """Run to the end; turn what ended it into a line and an exit code."""
     try:
-        asyncio.run(work)
+        return asyncio.run(work)
     except (DsrError, ExceptionGroup) as error:
         failure = _first(error)
         if not isinstance(failure, DsrError):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +21,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from connectors.sdk.breaker import Pause
+from connectors.sdk.forecast import Pace
+from connectors.sdk.protocol import Throttle
 from connectors.sdk.sqlite_file import prepare
+from connectors.sdk.turns import PROMPT_RIGHTS, Lane
 from schemas.errors import ConfigurationError, StoreUnavailable
 from schemas.orders import FulfilmentOrder
 from schemas.outcomes import Failed
@@ -29,7 +32,7 @@ from schemas.reports import FulfilmentReport
 from schemas.sealed import Sealed
 from schemas.wire import encode
 
-__all__ = ["Entry", "Journal", "OrderState", "Page", "StoredReport", "create"]
+__all__ = ["Entry", "Journal", "OrderState", "Page", "StoredReport", "create", "reading"]
 
 
 class OrderState(StrEnum):
@@ -48,6 +51,7 @@ class OrderState(StrEnum):
 _META = sa.MetaData()
 #: As text, because SQLite only takes a partial index for a condition that it can see.
 _IS_OPEN = f"state IN ('{OrderState.WAITING}', '{OrderState.POLLING}')"
+_IS_PROMPT = f"{_IS_OPEN} AND prompt = 1"
 _ORDERS = sa.Table(
     "orders",
     _META,
@@ -63,10 +67,13 @@ _ORDERS = sa.Table(
     sa.Column("order_bytes", sa.LargeBinary),
     sa.Column("handle", sa.LargeBinary),
     sa.Column("found", sa.LargeBinary),
+    sa.Column("prompt", sa.Boolean, nullable=False, server_default=sa.text("0")),
     sa.Index("orders_by_turn", "state", "not_before_ms"),
-    # In the order of turns, and everything a search for the next one looks at: it reads no order that it does not return.
-    sa.Index("open_by_due_date", "due_on", "taken_ms", "order_id", "not_before_ms", sqlite_where=sa.text(_IS_OPEN)),
-    sa.Index("open_by_age", "taken_ms", "order_id", "not_before_ms", sqlite_where=sa.text(_IS_OPEN)),
+    # One for each queue, in its order, and everything a search for the next one looks at: it reads no order that it does not
+    # return.
+    sa.Index("queue_due", "due_on", "taken_ms", "order_id", "not_before_ms", "state", sqlite_where=sa.text(_IS_OPEN)),
+    sa.Index("queue_oldest", "taken_ms", "order_id", "not_before_ms", "state", sqlite_where=sa.text(_IS_OPEN)),
+    sa.Index("queue_prompt", "taken_ms", "order_id", "not_before_ms", "state", "prompt", sqlite_where=sa.text(_IS_PROMPT)),
 )
 _REPORTS = sa.Table(
     "reports",
@@ -86,6 +93,25 @@ _PAUSE = sa.Table(
     sa.Column("number", sa.Integer, nullable=False),
     sa.Column("until_ms", sa.Integer, nullable=False),
 )
+#: One row once something was measured: for `status`, which has neither the connector's settings nor its memory.
+_PACE = sa.Table(
+    "pace",
+    _META,
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("calls", sa.Float, nullable=False),
+    sa.Column("orders", sa.Integer, nullable=False),
+    sa.Column("concurrent", sa.Integer, nullable=False),
+    sa.Column("per_second", sa.Float),
+    sa.Column("per_day", sa.Integer),
+    sa.Column("day_zone", sa.Text, nullable=False),
+)
+_BY_AGE = (_ORDERS.c.taken_ms, _ORDERS.c.order_id)
+#: Queue -> who stands in it, in which order, and the index of just that: left alone, SQLite sorts all whose moment has come.
+_LANES: Mapping[Lane, tuple[str, tuple[sa.Column[Any], ...], str]] = {
+    Lane.PROMPT: (_IS_PROMPT, _BY_AGE, "queue_prompt"),
+    Lane.DUE: (_IS_OPEN, (_ORDERS.c.due_on, *_BY_AGE), "queue_due"),
+    Lane.OLDEST: (_IS_OPEN, _BY_AGE, "queue_oldest"),
+}
 _OPEN = (OrderState.WAITING, OrderState.POLLING)
 # Built once: building a statement costs more than running it.
 _FIND = sa.select(_ORDERS).where(_ORDERS.c.order_id == sa.bindparam("wanted"))
@@ -126,6 +152,12 @@ class StoredReport:
 def create(connection: sa.Connection) -> None:
     """Make the tables and indexes that are not there yet."""
     _META.create_all(connection)
+    if "prompt" not in {column["name"] for column in sa.inspect(connection).get_columns("orders")}:
+        connection.execute(sa.text("ALTER TABLE orders ADD COLUMN prompt BOOLEAN NOT NULL DEFAULT 0"))
+        right = sa.func.json_extract(sa.cast(_ORDERS.c.order_bytes, sa.Text), "$.right")
+        connection.execute(sa.update(_ORDERS).where(right.in_([right.value for right in PROMPT_RIGHTS])).values(prompt=True))
+    for name in ("open_by_due_date", "open_by_age"):  # of journals that an earlier release began
+        connection.execute(sa.text(f"DROP INDEX IF EXISTS {name}"))
     for table in _META.sorted_tables:
         for index in table.indexes:
             index.create(connection, checkfirst=True)
@@ -155,6 +187,7 @@ class Page:
             "tries": 0,
             "polls": 0,
             "order_bytes": encode(order),
+            "prompt": order.right in PROMPT_RIGHTS,
         }
         self._connection.execute(_INSERT, values)
 
@@ -179,27 +212,48 @@ class Page:
             values |= {"order_bytes": encode(order), "attempt": order.attempt, "due_on": order.due_on.isoformat()}
         self._connection.execute(_SET, {"wanted": order_id, **values})
 
-    def due(self, now: datetime, limit: int, *, but: Collection[str] = (), oldest_first: bool = False) -> list[Entry]:
-        """Return open orders whose moment has come, the earliest legal due date first (or those that have waited longest)."""
-        turn = (_ORDERS.c.taken_ms, _ORDERS.c.order_id)
-        query = (
-            sa.select(_ORDERS.c.order_id)
-            .where(sa.text(_IS_OPEN), _ORDERS.c.not_before_ms <= _ms(now), _ORDERS.c.order_id.not_in(but))
-            .order_by(*(turn if oldest_first else (_ORDERS.c.due_on, *turn)))
+    def due(self, now: datetime, limit: int, lane: Lane = Lane.DUE, *, but: Collection[str] = ()) -> list[Entry]:
+        """Return open orders whose moment has come, as they stand in one queue."""
+        stands, turn, index = _LANES[lane]
+        query: sa.Select[Any] = (
+            sa.select(sa.column("order_id"))
+            .select_from(sa.text(f"orders INDEXED BY {index}"))
+            .where(sa.text(stands), sa.column("not_before_ms") <= _ms(now), sa.column("order_id").not_in(but))
+            .order_by(*(sa.column(column.name) for column in turn))
             .limit(limit)
         )
         found = [self.find(order_id) for order_id in self._connection.execute(query).scalars().all()]
         return [entry for entry in found if entry is not None]
 
     def orders_ahead(self, order_id: str) -> int:
-        """Return how many open orders have their turn before this one."""
-        mine = sa.select(_ORDERS.c.due_on, _ORDERS.c.taken_ms).where(_ORDERS.c.order_id == order_id)
-        row = self._connection.execute(mine).one()
-        ahead = sa.tuple_(_ORDERS.c.due_on, _ORDERS.c.taken_ms, _ORDERS.c.order_id) < sa.tuple_(
-            sa.literal(row.due_on), sa.literal(row.taken_ms), sa.literal(order_id)
-        )
-        query = sa.select(sa.func.count()).select_from(_ORDERS).where(sa.text(_IS_OPEN), ahead)
-        return int(self._connection.execute(query).scalar_one())
+        """Return how many open orders stand before this one, in the queue in which these are fewest."""
+        row = self._connection.execute(_FIND, {"wanted": order_id}).mappings().one()
+        ahead = []
+        for lane, (stands, turn, _) in _LANES.items():
+            if lane is not Lane.PROMPT or row["prompt"]:
+                before = sa.tuple_(*turn) < sa.tuple_(*(sa.literal(row[column.name]) for column in turn))
+                query = sa.select(sa.func.count()).select_from(_ORDERS).where(sa.text(stands), before)
+                ahead.append(int(self._connection.execute(query).scalar_one()))
+        return min(ahead)
+
+    def oldest_taken_at(self) -> datetime | None:
+        """Return when the open order that waits longest was taken."""
+        query = sa.select(sa.func.min(_ORDERS.c.taken_ms)).where(sa.text(_IS_OPEN))
+        value = self._connection.execute(query).scalar()
+        return None if value is None else datetime.fromtimestamp(value / 1000, UTC)
+
+    def pace(self) -> tuple[Pace, Throttle] | None:
+        """Return what was measured last and what the system allows; None if the connector has never run on this journal."""
+        row = self._connection.execute(sa.select(_PACE)).first()
+        if row is None:
+            return None
+        throttle = Throttle(concurrent=row.concurrent, per_second=row.per_second, per_day=row.per_day, day_zone=row.day_zone)
+        return Pace(row.seconds, row.calls, row.orders), throttle
+
+    def keep_pace(self, pace: Pace, throttle: Throttle) -> None:
+        """Keep these in place of those that are kept."""
+        self._connection.execute(sa.delete(_PACE))
+        self._connection.execute(sa.insert(_PACE).values(**asdict(pace), **asdict(throttle)))
 
     def waiting_by_due_date(self) -> list[tuple[date, int]]:
         """Return how many orders wait for their turn, by legal due date, the earliest first."""
@@ -359,6 +413,27 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[Page]:
+    """Open a journal to read one consistent state of it, also while its connector runs.
+
+    Raises `ConfigurationError` if there is none, `StoreUnavailable` if it cannot be read.
+    """
+    if not path.exists():
+        raise ConfigurationError(f"there is no journal {path.name}: set DSR_STATE_DIR to the connector's folder")
+    engine = sa.create_engine(f"sqlite:///file:{path}?mode=ro&uri=true", hide_parameters=True, poolclass=sa.pool.NullPool)
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN")
+            yield Page(connection)
+    except SQLAlchemyError as error:
+        raise StoreUnavailable(
+            f"the journal cannot be read ({type(error).__name__}): start the connector of this release on it once"
+        ) from None
+    finally:
+        engine.dispose()
 
 
 def _locked(path: Path) -> IO[str]:

@@ -26,13 +26,15 @@ from connectors.sdk.breaker import Breaker
 from connectors.sdk.bus import Bus, Inbound
 from connectors.sdk.clock import Clock
 from connectors.sdk.conclusion import Conclusion, settle
+from connectors.sdk.forecast import Pace, forecast, late
 from connectors.sdk.intake import Batch, opened, parsed, quarantined, take
-from connectors.sdk.journal import Entry, Journal, OrderState
+from connectors.sdk.journal import Entry, Journal, OrderState, Page
 from connectors.sdk.keys import KeysUnavailable, OrderKeys
 from connectors.sdk.protocol import Connector
 from connectors.sdk.quota import QuotaBook
 from connectors.sdk.speaking import outbound_reports
 from connectors.sdk.throttle import Gate
+from connectors.sdk.turns import Turns
 from schemas.errors import ConnectorError, OrchestratorError
 from schemas.metric_labels import TopicPartition
 from schemas.metrics import (
@@ -40,6 +42,7 @@ from schemas.metrics import (
     CONNECTOR_KEYS_UNAVAILABLE,
     CONNECTOR_LAG,
     CONNECTOR_ORDERS,
+    CONNECTOR_ORDERS_LATE,
     CONNECTOR_ORDERS_WAITING,
     CONNECTOR_OUTCOMES,
     CONNECTOR_PAUSE_SECONDS,
@@ -115,6 +118,8 @@ class Runtime:
         )
         self._limits = limits or Limits()
         self._breaker = Breaker(system, self._limits.pause, clock, journal)
+        self._turns = Turns()
+        self._busy_seconds, self._finished = 0.0, 0
         self._in_a_row = 0
         self._expiring_since: datetime | None = None
         self._workers: set[asyncio.Task[None]] = set()
@@ -243,8 +248,8 @@ class Runtime:
             return [], allowed.until
         now = self._clock.now()
         with self._journal.transaction() as page:
-            due = page.due(now, allowed.orders, but=(allowed.rather_not,)) if allowed.rather_not else []
-            due = due or page.due(now, allowed.orders)
+            due = self._turns.claim(page, now, allowed.orders, but=(allowed.rather_not,)) if allowed.rather_not else []
+            due = due or self._turns.claim(page, now, allowed.orders)
             for entry in due:
                 page.set(entry.order_id, state=OrderState.WORKING, tries=entry.tries + 1)
             next_due_at = page.next_due_at()
@@ -267,9 +272,12 @@ class Runtime:
         self._has_work.set()
 
     async def _work(self, entry: Entry) -> None:
+        began = self._clock.now()
         conclusion = await self._attempts.run(entry)  # on its own line: the list is another one after the wait
         if conclusion.final or conclusion.drop:
             self._keys.forget(entry.order_id)
+        self._busy_seconds += max(0.0, (self._clock.now() - began).total_seconds())
+        self._finished += conclusion.final
         self._breaker.note(entry.order_id, conclusion.verdict)
         self._metrics.set(CONNECTOR_PAUSE_SECONDS, self._breaker.remaining_seconds(), system=self._system)
         self._concluded.append(conclusion)
@@ -330,13 +338,25 @@ class Runtime:
             self._expiring_since = None
 
     async def _measure(self) -> None:
+        remaining = await self._gate.remaining()
         with self._journal.transaction() as page:
             waiting, polling = page.count(OrderState.WAITING), page.count(OrderState.POLLING)
+            self._forecast(page, remaining)
         self._metrics.set(CONNECTOR_ORDERS_WAITING, waiting, system=self._system)
         self._metrics.set(CONNECTOR_JOBS_OPEN, polling, system=self._system)
         self._metrics.set(CONNECTOR_PAUSE_SECONDS, self._breaker.remaining_seconds(), system=self._system)
-        remaining = await self._gate.remaining()
         if remaining is not None:
             self._metrics.set(CONNECTOR_QUOTA_REMAINING, remaining, system=self._system)
         lag = {TopicPartition(topic, partition): float(count) for (topic, partition), count in self._bus.lag().items()}
         self._metrics.replace(CONNECTOR_LAG, lag)
+
+    def _forecast(self, page: Page, remaining: int | None) -> None:
+        kept = page.pace()
+        pace = kept[0] if kept else Pace()
+        if self._finished:
+            pace = Pace(self._busy_seconds / self._finished, self._gate.turns / self._finished, self._finished)
+        page.keep_pace(pace, self._gate.throttle)
+        start = max(self._clock.now(), self._gate.held_until() or self._clock.now())
+        start += timedelta(seconds=self._breaker.remaining_seconds())
+        waiting = forecast(page.waiting_by_due_date(), self._gate.throttle, pace, start, remaining)
+        self._metrics.set(CONNECTOR_ORDERS_LATE, late(waiting), system=self._system)

@@ -97,6 +97,16 @@ ALERTS: tuple[Alert, ...] = (
         "The connector at {{ $labels.instance }} does not answer.",
     ),
     Alert(
+        "DsrBacklogLate", "system_owner", "ticket",
+        f"max by (system) ({m.CONNECTOR_ORDERS_LATE.name}) > 0", at.FORECAST_SETTLES,
+        "{{ $value }} order(s) waiting for {{ $labels.system }} will be done after their legal due date.",
+    ),
+    Alert(
+        "DsrConnectorLeftAlone", "system_owner", "ticket",
+        f"max by (system) (max_over_time({m.CONNECTOR_PAUSE_SECONDS.name}[{at.PAUSE_PROBED}])) > 0", at.LEFT_ALONE,
+        "{{ $labels.system }} has failed every probe for " + at.LEFT_ALONE + ": its orders wait.",
+    ),
+    Alert(
         "DsrQuarantineGrowing", "sre", "ticket",
         growth(m.QUARANTINED, at.NEW_FACT_WINDOW, "topic, reason") + " > 0", "0m",
         "Records of {{ $labels.topic }} were set aside as {{ $labels.reason }}.",

@@ -106,6 +106,8 @@ _SYSTEM_OWNER = (
     Panel("At work in the connector", "Orders in the connector's journal that wait, and vendor's jobs that run.", "short",
           (Query(f"sum by (system) ({m.CONNECTOR_ORDERS_WAITING.name}{{{_SYSTEM}}})", "{{system}}: waiting"),
            Query(f"sum by (system) ({m.CONNECTOR_JOBS_OPEN.name}{{{_SYSTEM}}})", "{{system}}: vendor's job"))),
+    Panel("Too late at this pace", "Waiting orders that the connector forecasts to be done after their due date.", "short",
+          (Query(f"max by (system) ({m.CONNECTOR_ORDERS_LATE.name}{{{_SYSTEM}}})", "{{system}}"),)),
     Panel("Orders taken and answered", "Orders the connector took and reports it published, per second.", "ops",
           (Query(_per_second(m.CONNECTOR_ORDERS, "system", _SYSTEM), "{{system}}: taken"),
            Query(_per_second(m.CONNECTOR_OUTCOMES, "system, outcome", _SYSTEM), "{{system}}: {{outcome}}"))),

@@ -12,11 +12,14 @@ __all__ = [
     "CONNECTOR_SILENT",
     "FAILED_REPORTS",
     "FAILED_WINDOW",
+    "FORECAST_SETTLES",
     "KEYS_AWAY",
     "KEYS_AWAY_TIMES",
+    "LEFT_ALONE",
     "NEW_FACT_WINDOW",
     "NO_COMMIT_SECONDS",
     "OUTBOX_STILL",
+    "PAUSE_PROBED",
     "SETTLE",
     "SWEEPER_STILL",
     "UNATTENDED",
@@ -43,6 +46,12 @@ FAILED_WINDOW = "1h"
 #: Half a day with orders sent and no report at all. The registry's patience (3 days by default) watches each order; this
 #: watches the connector, so that it is mended before patience ends.
 CONNECTOR_SILENT = "12h"
+#: A pace is measured while it is used: a slow quarter of an hour is no forecast.
+FORECAST_SETTLES = "30m"
+#: A probe under way reads as no pause; it is over within the longest time that one call may take.
+PAUSE_PROBED = "15m"
+#: More than a vendor's usual disturbance, and less than the registry's patience by far.
+LEFT_ALONE = "2h"
 #: Longer than a restart or a rolling update of one process.
 CONNECTOR_DOWN = "10m"
 WORKER_DOWN = "5m"

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from uuid import UUID
 
 import httpx
 import pytest
 from opendsr_kit import WithSubsidiary
+from sdk_world import an_order
 
+from connectors.sdk.breaker import Pause
 from connectors.sdk.cli import _job
 from connectors.sdk.clock import ManualClock, SystemClock
+from connectors.sdk.forecast import Pace
+from connectors.sdk.journal import Journal
 from connectors.sdk.loader import build_standin, names
 from connectors.sdk.perform import perform
+from connectors.sdk.protocol import Throttle
 from connectors.sdk.standin import serve
 from connectors.systems.hubspot.standin import TOKEN
 from schemas.errors import ConfigurationError
@@ -148,3 +155,41 @@ def test_standin_serves_until_it_is_ended():
             assert [contact["email"] for contact in state["state"]["contacts"].values()] == [EMAIL]
         finally:
             process.terminate()
+
+
+def waiting(folder, *, due_in_days, throttle, paused=False):
+    """Leave a journal with 30 orders, as a connector does, and return an environment that names it."""
+    now = SystemClock().now()
+    with Journal(folder / "crm.journal.sqlite") as journal, journal.transaction() as page:
+        for number in range(30):
+            page.insert(an_order(number, due_on=(now + timedelta(days=due_in_days)).date()), now)
+        page.keep_pace(Pace(1.0, 1.0, 20), throttle)
+        if paused:
+            page.keep_pause(Pause(3, now + timedelta(hours=1)))
+    return {"DSR_STATE_DIR": str(folder)}
+
+
+def test_status_says_by_when_all_is_done(tmp_path):
+    """In time: 0, with a table for people and the same as JSON; the journal may be open elsewhere meanwhile."""
+    where = waiting(tmp_path, due_in_days=20, throttle=Throttle(per_day=10))
+    with Journal(tmp_path / "crm.journal.sqlite"):
+        table, machine = call("status", "crm", **where), call("status", "crm", "--json", **where)
+    assert (table.returncode, machine.returncode) == (0, 0), table.stderr
+    for line in ("waiting         30", "quota remaining 10", "left alone      no", "pace            of 20 orders"):
+        assert line in table.stdout
+    assert "LATE" not in table.stdout
+    found = json.loads(machine.stdout)
+    assert (found["waiting"], found["due_dates"][0]["orders"], found["due_dates"][0]["late"]) == (30, 30, False)
+
+
+def test_status_tells_what_needs_somebody_by_its_exit_code(tmp_path):
+    """1 for orders that will be late and for a system left alone, 2 where there is no journal, 70 for one it cannot read."""
+    late = call("status", "crm", **waiting(tmp_path / "late", due_in_days=1, throttle=Throttle(per_day=10)))
+    assert (late.returncode, "  LATE" in late.stdout) == (1, True)
+    paused = call("status", "crm", **waiting(tmp_path / "paused", due_in_days=20, throttle=Throttle(), paused=True))
+    assert (paused.returncode, "left alone      until" in paused.stdout) == (1, True)
+    absent = call("status", "crm", DSR_STATE_DIR=str(tmp_path))
+    assert (absent.returncode, "DSR_STATE_DIR" in absent.stderr) == (2, True)
+    (tmp_path / "crm.journal.sqlite").write_bytes(b"no database at all, but long enough to be looked at" * 40)
+    assert call("status", "crm", DSR_STATE_DIR=str(tmp_path)).returncode == 70
+    assert "dsr-connector status crm" in " ".join(call("status", "--help").stdout.split())

@@ -1,0 +1,82 @@
+"""Whose turn it is: the one place that says in which order waiting orders begin.
+
+Orders stand in three queues at once, and turns go round them:
+
+| queue | who is in it | first comes |
+| --- | --- | --- |
+| prompt | objections and unsubscriptions: every further mailing is one too many (GDPR Art. 21(3)) | who waits longest |
+| due | every order | the earliest legal due date |
+| oldest | every order | who waits longest |
+
+An empty `prompt` passes its turn on. So an order with `k` others before it in any one of its queues begins within `3 * (k + 1)`
+turns, whatever stands in the other two: no flood of urgent orders starves an old one, no backlog keeps an urgent one waiting.
+Nobody who comes later stands before an order in `prompt` or `oldest`, so there the bound only shrinks.
+
+Room rules: the choice, no storage; the page is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol, TypeVar
+
+from schemas.vocabulary import Right
+
+__all__ = ["PROMPT_RIGHTS", "Lane", "Turns"]
+
+#: Rights that are late with the next mailing, not with the end of the month.
+PROMPT_RIGHTS = frozenset({Right.OBJECTION, Right.UNSUBSCRIBE})
+
+
+class Lane(StrEnum):
+    """A queue, in the order in which turns go round."""
+
+    PROMPT = "prompt"
+    DUE = "due"
+    OLDEST = "oldest"
+
+
+class _Ordered(Protocol):
+    @property
+    def order_id(self) -> str: ...
+
+
+E_co = TypeVar("E_co", bound=_Ordered, covariant=True)
+
+
+class _Queues(Protocol[E_co]):
+    def due(self, now: datetime, limit: int, lane: Lane, *, but: Collection[str] = ()) -> Sequence[E_co]: ...
+
+    def next_due_at(self) -> datetime | None: ...
+
+
+class Turns:
+    """Goes round the queues. In memory only: a restart begins with the first one."""
+
+    def __init__(self) -> None:
+        self._lanes = list(Lane)
+
+    def claim(self, queues: _Queues[E_co], now: datetime, limit: int, *, but: Collection[str] = ()) -> list[E_co]:
+        """Return up to `limit` orders whose moment has come, in the order of their turns, none of those named in `but`."""
+        first = queues.next_due_at()
+        if first is None or first > now:  # thousands that wait for tomorrow need not be looked through
+            return []
+        chosen: list[E_co] = []
+        while len(chosen) < limit:
+            found = self._next(queues, now, (*but, *(entry.order_id for entry in chosen)))
+            if not found:
+                break
+            chosen.extend(found)
+        return chosen
+
+    def _next(self, queues: _Queues[E_co], now: datetime, but: Collection[str]) -> Sequence[E_co]:
+        for number, lane in enumerate(self._lanes, 1):
+            found = queues.due(now, 1, lane, but=but)
+            if found:
+                self._lanes = self._lanes[number:] + self._lanes[:number]
+                return found
+            if lane is not Lane.PROMPT:  # every order stands in the others: then there is none
+                break
+        return []
