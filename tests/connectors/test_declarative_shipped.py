@@ -504,3 +504,22 @@ async def test_salesforce_opt_out_fields_of_other_names_are_no_silence(right):
         async with connected(standin) as connector:
             with pytest.raises(SystemRejected):
                 await perform(connector, job_for(right, EMAIL))
+
+
+async def test_figures_that_nobody_promised_are_settings():
+    """Calls a second and the days of the recycle bin: the variable's, or the file's without it."""
+    assert connect("brevo", "http://127.0.0.1:1").throttle.per_second == 8
+    assert connect("zendesk", "http://127.0.0.1:1", DSR_ZENDESK_CALLS_PER_SECOND="6.5").throttle.per_second == 6.5
+    with account("salesforce") as standin:
+        plant(standin, ADA)
+        given = {"DSR_SALESFORCE_ERASURE": "recycle_bin", "DSR_SALESFORCE_BIN_DAYS": "30"}
+        async with connected(standin, **given) as connector:
+            result = await perform(connector, job_for(Right.ERASURE, EMAIL))
+    assert (result.outcome.effective_by - NOW.date()).days == 30
+
+
+@pytest.mark.parametrize("value", ["fast", "0", "-1", "nan", "inf"])
+def test_a_figure_that_is_none_names_its_variable(value):
+    """And not its value."""
+    with pytest.raises(ConfigurationError, match="DSR_BREVO_CALLS_PER_SECOND: give a number"):
+        connect("brevo", "http://127.0.0.1:1", DSR_BREVO_CALLS_PER_SECOND=value)

@@ -57,7 +57,9 @@ class _Wire:
 def variables(declaration: Declaration) -> dict[str, str | None]:
     """Return the environment's variables that the file names, with what holds without them (None: must be set)."""
     auth = declaration.auth
-    named: dict[str, str | None] = {s.env: s.default for s in (declaration.base_url, *declaration.settings.values())}
+    named: dict[str, str | None] = {
+        s.env: s.default for s in (declaration.base_url, *declaration.settings.values(), *declaration.figures)
+    }
     required = {
         Bearer: ("token_env",),
         Basic: ("username_env", "password_env"),

@@ -5,6 +5,7 @@ Room rules: joins a declaration, its variables and the procedures; no decision a
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, ClassVar
@@ -15,7 +16,7 @@ from pydantic_settings import SettingsConfigDict
 from connectors.sdk.protocol import METHODS, Connector, Job, Result, Throttle
 from connectors.sdk.settings import ConnectorSettings, read
 from connectors.systems.declarative.client import DeclarativeClient, variables
-from connectors.systems.declarative.declaration import Choice, Declaration, Procedure
+from connectors.systems.declarative.declaration import Choice, Declaration, Procedure, Setting
 from connectors.systems.declarative.loading import load, shipped
 from connectors.systems.declarative.procedure import Doing
 from schemas.errors import ConfigurationError
@@ -49,12 +50,13 @@ class DeclarativeConnector:
         limits = declaration.throttle
         self.throttle = Throttle(
             concurrent=limits.concurrent,
-            per_second=limits.per_second,
+            per_second=_figure(limits.per_second, values),
             per_day=limits.per_day,
             day_zone=limits.day_zone,
         )
         self._settings = {f"setting.{name}": values[setting.env] for name, setting in declaration.settings.items()}
-        self._procedures = {right: _chosen(declaration, right, self._settings) for right in declaration.rights}
+        chosen = {right: _chosen(declaration, right, self._settings) for right in declaration.rights}
+        self._procedures = {right: _dated(procedure, values) for right, procedure in chosen.items()}
         self._client = DeclarativeClient(declaration, values, timeout_seconds=timeout_seconds)
 
     async def check(self) -> str:
@@ -119,6 +121,24 @@ def _chosen(declaration: Declaration, right: Right, settings: Mapping[str, str])
         variable = declaration.settings[doing.setting].env
         raise ConfigurationError(f"{variable}: is none of {', '.join(sorted(doing.variants))}")
     return doing.variants[value]
+
+
+def _dated(procedure: Procedure, values: Mapping[str, str]) -> Procedure:
+    days = _figure(procedure.effective_by_days, values)
+    return procedure if days is None else procedure.model_copy(update={"effective_by_days": math.ceil(days)})
+
+
+def _figure(given: float | Setting | None, values: Mapping[str, str]) -> float | None:
+    """Return a number of the file, or of the variable that it names."""
+    if not isinstance(given, Setting):
+        return given
+    try:
+        figure = float(values[given.env])
+    except ValueError:
+        figure = 0.0
+    if not 0 < figure < 100_000:
+        raise ConfigurationError(f"{given.env}: give a number above 0 and below 100000")
+    return figure
 
 
 def build(settings: DeclarativeSettings | None = None, environment: Mapping[str, str] | None = None) -> DeclarativeConnector:

@@ -238,12 +238,19 @@ class Poll(Request):
     running: _Path | None = None
 
 
+class Setting(_Model):
+    """A variable of the environment, and what holds without it."""
+
+    env: _Environment
+    default: str | None = None
+
+
 class Procedure(_Model):
     """What is done for one right. `verify`: look again afterwards; who is still found is not called erased."""
 
     steps: tuple[Step, ...] = ()
     verify: bool = False
-    effective_by_days: Annotated[int, Field(ge=0)] | None = None
+    effective_by_days: Annotated[int, Field(ge=0)] | Setting | None = None
     notes: tuple[Code, ...] = ()
 
 
@@ -270,13 +277,6 @@ class Fields(_Model):
     names: Mapping[Code, str]
     held_in: _Path | None = None
     always: tuple[str, ...] = ()
-
-
-class Setting(_Model):
-    """A variable of the environment, and what holds without it."""
-
-    env: _Environment
-    default: str | None = None
 
 
 class Bearer(_Model):
@@ -329,7 +329,7 @@ class Limits(_Model):
     """What the system allows, as `connectors.sdk.protocol.Throttle`."""
 
     concurrent: Annotated[int, Field(ge=1, le=100)] = 4
-    per_second: Annotated[float, Field(gt=0)] | None = None
+    per_second: Annotated[float, Field(gt=0)] | Setting | None = None
     per_day: Annotated[int, Field(ge=1)] | None = None
     day_zone: str = "UTC"
     retry_after: RetryAfter | None = None
@@ -374,3 +374,9 @@ class Declaration(_Model):
         """Return the procedures of a right by the setting's value, by `""` if there is no choice."""
         doing = self.rights[right]
         return doing.variants if isinstance(doing, Choice) else {"": doing}
+
+    @property
+    def figures(self) -> tuple[Setting, ...]:
+        """Return the settings that stand in the place of a number."""
+        days = (way.effective_by_days for right in self.rights for way in self.procedures(right).values())
+        return tuple(given for given in (self.throttle.per_second, *days) if isinstance(given, Setting))

@@ -19,7 +19,7 @@ from connectors.sdk.opening import merged
 from connectors.sdk.protocol import Exported, Job, Result
 from connectors.sdk.work import remember
 from connectors.systems.declarative.client import DeclarativeClient, Reply
-from connectors.systems.declarative.declaration import Declaration, Expression, Fields, Find, Poll, Procedure, Step
+from connectors.systems.declarative.declaration import Declaration, Expression, Fields, Find, Poll, Procedure, Setting, Step
 from schemas.errors import SystemRejected, SystemUnavailable
 from schemas.outcomes import Accepted, Fulfilled, NothingHeld
 from schemas.vocabulary import FailureReason, IdentifierKind, Right
@@ -122,6 +122,7 @@ class Doing:
         if not count:
             return Result(NothingHeld())
         days = self._procedure.effective_by_days
+        assert not isinstance(days, Setting), "the connector has put in the figure"
         by = None if days is None else self._job.now.date() + timedelta(days=days)
         return Result(Fulfilled(count=count, effective_by=by), notes=notes)
 
