@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from datetime import timedelta
 from typing import Self
 
 import httpx
@@ -27,7 +26,7 @@ from schemas.vocabulary import QuarantineReason
 from tests.key_desk_kit import desk_for_all, self_signed
 
 ROOT = SealingKey("request", bytes(range(32)))
-CRM, STRANGER = SigningKey.new("system:crm"), SigningKey.new("system:crm")
+CRM, STRANGER, MAIL = (SigningKey.new(f"system:{name}") for name in ("crm", "crm", "mail"))
 NOBODY = "http://127.0.0.1:1"
 _TEMPLATE = an_order()
 
@@ -209,6 +208,7 @@ GARBAGE = {
     "no ascii": lambda body: Response(json.dumps({"keys": [_entry(body, key="é" * 44)]})),
     "unpacked wrongly": lambda body: Response(b"canary", headers={"content-encoding": "gzip"}),
     "an error with 200": lambda body: Response(json.dumps({"error": "x", "remedy": "y"})),
+    "an answer with a status that lets nobody in": lambda body: Response(json.dumps({"keys": [_entry(body)]}), 401),
     "teapot": lambda body: Response(b"canary", 418),
     "refused": lambda body: Response(json.dumps({"error": "unauthorised", "remedy": "kid: add it"}), 401),
     "nothing": lambda body: Response(status_code=204),
@@ -263,7 +263,7 @@ async def test_a_check_tells_being_let_in_from_not_and_from_nobody_there():
     async with Asking(NOBODY) as asking:
         with pytest.raises(KeysUnavailable):
             await asking.keys.check()
-        async with desk_for_all(ROOT, trust=Trust.of(CRM), clock=asking.clock) as desk:
+        async with desk_for_all(ROOT, trust=Trust.of(CRM, MAIL), clock=asking.clock) as desk:
             asking.keys._urls = [desk.url]
             await asking.keys.check()
             assert desk.asked == [("crm", CRM.kid, [])]
@@ -273,9 +273,8 @@ async def test_a_check_tells_being_let_in_from_not_and_from_nobody_there():
             # What is asked of orders then waits: the orders are not to blame.
             with pytest.raises(KeysUnavailable, match="401"):
                 await asking.keys.fetch(orders(1))
-            asking.clock.advance(timedelta(minutes=10).total_seconds())
-            asking.keys._signer, asking.keys._token = SigningKey.new("system:mail"), None
-            with pytest.raises(ConfigurationError):
+            asking.keys._signer, asking.keys._token = MAIL, None
+            with pytest.raises(ConfigurationError, match="403 foreign_system"):
                 await asking.keys.check()
 
 
