@@ -6,7 +6,7 @@ Room rules: reads only; counts, dates and codes, nothing of an order's content.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated
 from zoneinfo import ZoneInfo
@@ -122,5 +122,4 @@ def lines(status: Status) -> Iterator[str]:
 
 
 def _moment(at: datetime | None, otherwise: str = "") -> str:
-    # Rounded up: done a few seconds into a minute is not done before it.
-    return otherwise if at is None else (at + timedelta(seconds=59)).strftime("%Y-%m-%d %H:%M")
+    return otherwise if at is None else at.strftime("%Y-%m-%d %H:%M:%S")

@@ -27,6 +27,8 @@ ORDERS = int(os.environ.get("BACKLOG_ORDERS", "300"))
 PER_SECOND = float(os.environ.get("BACKLOG_PER_SECOND", "100"))
 #: What may be in memory for the work at hand, whatever the length of the queue.
 FLAT_MIB = 24
+#: From this length on a queue that is kept in memory shows beside the work at hand: an order takes some 2.4 kB as an object.
+TELLING_ORDERS = 20_000
 
 
 @pytest.fixture
@@ -44,8 +46,11 @@ def resident_mib(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-async def test_a_long_queue_takes_no_memory_and_keeps_the_rate(fresh_kafka, acme, tmp_path: Path) -> None:
-    """All orders wait in the journal; each is done once; in no second is the system called more often than it allows."""
+async def test_a_long_queue_keeps_the_rate_and_takes_no_memory(fresh_kafka, acme, tmp_path: Path) -> None:
+    """All orders wait in the journal; each is done once; in no second is the system called more often than it allows.
+
+    Memory is judged from 20,000 orders on (`make backlog ORDERS=20000`); of fewer nothing is claimed, as they would fit in.
+    """
     topics = await fresh_kafka.create("crm")
     journal = tmp_path / "state" / "crm.journal.sqlite"
     settings = {
@@ -78,6 +83,7 @@ async def test_a_long_queue_takes_no_memory_and_keeps_the_rate(fresh_kafka, acme
     most = most_within(acme.called_at, 1.0)
     print(f"allowed {PER_SECOND:g} calls/s, at most {most} in a second, {calls / took:.0f} on average")
     assert len(acme.started) == ORDERS
-    assert max(rss.values()) - rss["1"] < FLAT_MIB
+    if ORDERS >= TELLING_ORDERS:
+        assert max(rss.values()) - rss["1"] < FLAT_MIB
     # Turns are granted evenly; a busy machine may push a few calls into the next second.
     assert most <= PER_SECOND * 1.1 + 5
