@@ -9,27 +9,35 @@ Room rules: as little work as possible per record, the same for both sides of th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from pydantic_core import from_json
 
 from orchestrator.ports import OutRecord
 from schemas.ids import report_id
+from schemas.order_keys import MOST_ORDERS, PATH, WantedKey, WantedKeys, assertion, audience_of
 from schemas.signatures import sign_records
 from schemas.topics import Topics
 from schemas.trust import SigningKey
 
-__all__ = ["KEYS_VARIABLE", "answer_to", "floor", "main", "respond"]
+__all__ = ["DESK_VARIABLE", "KEYS_VARIABLE", "answer_to", "floor", "main", "respond"]
 
 #: Names the folder of signing keys, `system-<id>.jwk`; without it reports are unsigned.
 KEYS_VARIABLE = "DSR_BENCH_KEYS"
+
+#: Names the worker that is asked for each order's key before the order is answered; without it nobody is asked.
+DESK_VARIABLE = "DSR_BENCH_KEYS_URL"
+_ASK_AGAIN_SECONDS = 0.2
 
 _REPORT = (
     '{"version":1,"type":"FulfilmentReport","report_id":"%s","order_id":"%s","subject_request_id":"%s","system":"%s",'
@@ -72,6 +80,7 @@ async def respond(bootstrap: str, prefix: str, systems: list[str]) -> None:
     topics = Topics(prefix=prefix)
     names = [topics.orders(system) for system in systems]
     signers = _signers(systems)
+    desk = os.environ.get(DESK_VARIABLE)
 
     def answers(records: list[Any]) -> list[OutRecord]:
         made = [answer_to(record, topics) for record in records]
@@ -88,7 +97,57 @@ async def respond(bootstrap: str, prefix: str, systems: list[str]) -> None:
             )
         ]
 
-    await _serve(bootstrap, names, topics.group("bench-connectors"), answers)
+    async with contextlib.AsyncExitStack() as stack:
+        asks = None
+        if desk is not None:
+            client = await stack.enter_async_context(httpx.AsyncClient(base_url=desk, timeout=30))
+            asks = _Asks(client, prefix, signers).ask
+        await _serve(bootstrap, names, topics.group("bench-connectors"), answers, before=asks)
+
+
+class _Asks:
+    """Asks for keys as connectors do: once for the orders of a batch, each system for its own."""
+
+    def __init__(self, client: httpx.AsyncClient, prefix: str, signers: dict[str, SigningKey]) -> None:
+        self._client = client
+        self._audience = audience_of(prefix)
+        self._signers = signers
+        self._tokens: dict[str, tuple[str, datetime]] = {}
+
+    async def ask(self, records: list[Any]) -> None:
+        """Return when every order's key was given."""
+        by_system: dict[str, list[WantedKey]] = {}
+        for record in records:
+            order = from_json(record.value)
+            wanted = WantedKey.trusted(subject_request_id=order["subject_request_id"], order_id=order["order_id"])
+            by_system.setdefault(order["system"], []).append(wanted)
+        questions = [
+            self._ask(system, wanted[start : start + MOST_ORDERS])
+            for system, wanted in by_system.items()
+            for start in range(0, len(wanted), MOST_ORDERS)
+        ]
+        await asyncio.gather(*questions)
+
+    async def _ask(self, system: str, wanted: list[WantedKey]) -> None:
+        body = WantedKeys.trusted(system=system, orders=tuple(wanted)).model_dump_json()
+        while True:
+            try:
+                answer = await self._client.post(PATH, content=body, headers=self._headers(system))
+            except httpx.TransportError:
+                await asyncio.sleep(_ASK_AGAIN_SECONDS)  # it is still starting
+                continue
+            if answer.status_code == 200:
+                return
+            raise RuntimeError(f"the key desk answered {answer.status_code}")
+
+    def _headers(self, system: str) -> dict[str, str]:
+        now = datetime.now(UTC)  # noqa: TID251 - a player has no clock port
+        if system not in self._signers:
+            return {}
+        token = self._tokens.get(system)
+        if token is None or now >= token[1] - timedelta(seconds=5):
+            token = self._tokens[system] = assertion(self._signers[system], self._audience, now)
+        return {"authorization": f"Bearer {token[0]}"}
 
 
 def answer_to(record: Any, topics: Topics) -> OutRecord:
@@ -151,7 +210,13 @@ async def floor(bootstrap: str, prefix: str, systems: list[str]) -> None:
 
 
 async def _serve(
-    bootstrap: str, names: list[str], group: str, work: Callable[[list[Any]], list[Any]], *, plain: bool = False
+    bootstrap: str,
+    names: list[str],
+    group: str,
+    work: Callable[[list[Any]], list[Any]],
+    *,
+    plain: bool = False,
+    before: Callable[[list[Any]], Awaitable[None]] | None = None,
 ) -> None:
     consumer = AIOKafkaConsumer(
         *names,
@@ -168,7 +233,10 @@ async def _serve(
     print("ready", flush=True)
     while True:
         fetched = await consumer.getmany(timeout_ms=1000, max_records=2000)
-        out = work([record for records in fetched.values() for record in records])
+        taken = [record for records in fetched.values() for record in records]
+        if before is not None and taken:
+            await before(taken)
+        out = work(taken)
         if out:
             await sender.send(out)
 

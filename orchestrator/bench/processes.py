@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -20,8 +19,9 @@ from orchestrator.adapters.clock import SystemClock
 from orchestrator.adapters.key_encryption import KeyEncryption
 from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import SqlStore, make_engine
-from orchestrator.bench.players import KEYS_VARIABLE
+from orchestrator.bench.players import DESK_VARIABLE, KEYS_VARIABLE
 from orchestrator.demo.keyring import Keyring
+from orchestrator.demo.stage import free_port
 from orchestrator.shell.intake_keys import keep_intake_key
 from schemas.intake import IntakeKey
 from schemas.registry import Registry
@@ -122,10 +122,22 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def player(
-    role: str, bootstrap: str, topics: Topics, systems: list[str], folder: Path, *, keyring: Keyring | None = None
+    role: str,
+    bootstrap: str,
+    topics: Topics,
+    systems: list[str],
+    folder: Path,
+    *,
+    keyring: Keyring | None = None,
+    desk_port: int | None = None,
 ) -> AsyncIterator[Running]:
-    """Run a player of `orchestrator.bench.players` while the block runs; with signing keys its reports are signed."""
+    """Run a player of `orchestrator.bench.players` while the block runs.
+
+    With signing keys its reports are signed; with the port of a worker it asks that one for every order's key.
+    """
     keys = {} if keyring is None else {KEYS_VARIABLE: str(keyring.folder)}
+    if desk_port is not None:
+        keys[DESK_VARIABLE] = f"http://127.0.0.1:{desk_port}"
     command = [sys.executable, "-m", "orchestrator.bench.players", role, bootstrap, topics.prefix, *systems]
     async with _process(command, role, keys, folder / f"{topics.prefix}-{role}.log") as running:
         yield running
@@ -143,6 +155,7 @@ async def worker(
     store_url: str,
     number: int = 0,
     keyring: Keyring | None = None,
+    port: int | None = None,
 ) -> AsyncIterator[Running]:
     """Run a worker of the product while the block runs; without signing keys it has signatures off.
 
@@ -152,8 +165,7 @@ async def worker(
     registry = folder / f"{topics.prefix}.yaml"
     # JSON is YAML.
     registry.write_text(registry_of(systems).model_dump_json(exclude_defaults=True))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = port or free_port()
     environment = {
         "DSR_KAFKA_BOOTSTRAP": bootstrap,
         "DSR_TOPIC_PREFIX": topics.prefix,

@@ -10,7 +10,7 @@ import base64
 import contextlib
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from orchestrator.adapters import topics as topics_adapter
 from orchestrator.bench.measure import Latency, Throughput, latency, make_requests, publish, throughput
 from orchestrator.bench.processes import Cpu, Running, player, worker
 from orchestrator.demo.keyring import Keyring
+from orchestrator.demo.stage import free_port
 from schemas.intake import IntakeKey
 from schemas.topics import Topics, manifest
 from schemas.trust import ORCHESTRATOR, system_principal
@@ -44,6 +45,10 @@ class Plan:
     store_url: str | None = None
     timeout_seconds: float = 240.0
     signatures: bool = True
+    #: Connectors ask a worker for the key of every order.
+    keys: bool = True
+    #: Measure ours a second time, with neither.
+    off_too: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +68,12 @@ class Comparison:
 
     floor: Side
     ours: Side
+    off: Side | None = None
     requests: int
     systems: int
     workers: int
     signatures: bool
+    keys: bool
 
     def as_json(self) -> dict[str, float | int]:
         """Return the figures, flat."""
@@ -88,22 +95,41 @@ class Comparison:
             "systems": self.systems,
             "workers": self.workers,
             "signatures": self.signatures,
+            "keys": self.keys,
+            **self._off(),
+        }
+
+    def _off(self) -> dict[str, float | int]:
+        if self.off is None:
+            return {}
+        return {
+            "off_per_s": round(self.off.throughput.per_second, 1),
+            "off_p50_ms": round(self.off.latency.p50_ms, 1),
+            "off_p99_ms": round(self.off.latency.p99_ms, 1),
+            "off_records_per_request": round(self.off.records / self.requests, 2),
+            "off_cpu_ms_per_request": round((self.off.cpu.main + self.off.cpu.others) / self.requests * 1000, 3),
         }
 
 
 async def compare(plan: Plan, say: Callable[[str], None]) -> Comparison:
-    """Measure the floor, then ours."""
+    """Measure the floor, then ours; if asked for, then ours with signatures off and nobody asking for keys."""
     say("measuring the floor: plain aiokafka, state in memory")
     floor = await _side(plan, "floor", say)
     say("measuring ours")
     ours = await _side(plan, "ours", say)
+    off = None
+    if plan.off_too:
+        say("measuring ours with signatures off, and nobody asking for keys")
+        off = await _side(replace(plan, signatures=False, keys=False), "off", say)
     return Comparison(
         floor=floor,
         ours=ours,
+        off=off,
         requests=plan.requests,
         systems=plan.systems,
         workers=plan.workers,
         signatures=plan.signatures,
+        keys=plan.keys,
     )
 
 
@@ -120,13 +146,16 @@ async def _side(plan: Plan, name: str, say: Callable[[str], None]) -> Side:
     await publish(plan.bootstrap, backlog)
     async with contextlib.AsyncExitStack() as stack:
         roles = ("respond", "floor") if name == "floor" else ("respond",)
-        starts = [player(role, plan.bootstrap, topics, names, plan.folder, keyring=keyring) for role in roles]
+        desk_port = free_port() if plan.keys and name != "floor" else None
+        starts = [
+            player(role, plan.bootstrap, topics, names, plan.folder, keyring=keyring, desk_port=desk_port) for role in roles
+        ]
         store_url = plan.store_url or f"sqlite:///{plan.folder / topics.prefix}.sqlite"
         numbers = range(plan.workers if name != "floor" else 0)
         ours = partial(
             worker, plan.bootstrap, topics, names, plan.folder, key=key, intake=intake, store_url=store_url, keyring=keyring
         )
-        starts += [ours(number=number) for number in numbers]
+        starts += [ours(number=number, port=None if number else desk_port) for number in numbers]
         running = [await stack.enter_async_context(start) for start in starts]
         await asyncio.gather(*(one.ready() for one in running))
         measured = [one for one in running if one.name != "respond"]

@@ -27,6 +27,7 @@ from orchestrator.core.decide import decide
 from orchestrator.core.effects import Input, Opened
 from orchestrator.core.policy import Context
 from orchestrator.core.state import to_bytes
+from orchestrator.demo.stage import free_port
 from orchestrator.ports import Change, Row
 from schemas.ids import digest
 from schemas.intake import IntakeKey
@@ -128,9 +129,14 @@ async def measure_case(bootstrap: str, folder: Path, case: Case, say: Callable[[
     backlog = filed(case.requests, together=SIGNED_TOGETHER)
     await publish(bootstrap, backlog)
     start = partial(worker, bootstrap, topics, names, folder, key=key, intake=intake, store_url=case.store_url, keyring=keyring)
+    desk_port = free_port()
     async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(player("respond", bootstrap, topics, names, folder, keyring=keyring))
-        workers = [await stack.enter_async_context(start(number=number)) for number in range(case.workers)]
+        respond = player("respond", bootstrap, topics, names, folder, keyring=keyring, desk_port=desk_port)
+        await stack.enter_async_context(respond)
+        workers = [
+            await stack.enter_async_context(start(number=number, port=None if number else desk_port))
+            for number in range(case.workers)
+        ]
         wanted = {record.key for record in backlog}
         alive = partial(_alive, workers)
         await asyncio.gather(*(one.ready() for one in workers))
@@ -145,7 +151,7 @@ async def measure_case(bootstrap: str, folder: Path, case: Case, say: Callable[[
         workers[0].process.kill()
         workers[0].process.wait()
         again = time.perf_counter()
-        await stack.enter_async_context(start(number=0))
+        await stack.enter_async_context(start(number=0, port=desk_port))
         one = filed(1)
         await publish(bootstrap, one)
         await throughput(bootstrap, topics, names, {one[0].key}, timeout_seconds=120, alive=lambda: None)

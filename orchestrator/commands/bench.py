@@ -25,6 +25,8 @@ def bench_command(
     store_url: Annotated[str | None, typer.Option(help="Store of the measured worker; a temporary SQLite by default.")] = None,
     latency_requests: Annotated[int, typer.Option(min=100, help="Requests at a quarter of the peak rate.")] = 2_000,
     signatures: Annotated[bool, typer.Option(help="Sign and verify, as an installation does by default.")] = True,
+    keys: Annotated[bool, typer.Option(help="Connectors ask for the key of every order, as they must.")] = True,
+    off_too: Annotated[bool, typer.Option("--off-too", help="Measure once more with neither signatures nor keys.")] = False,
     scale: Annotated[bool, typer.Option("--scale", help="Measure sizes instead: workers, systems, open requests.")] = False,
     full: Annotated[bool, typer.Option("--full", help="With --scale: also a million open requests (2.5 GB on disk).")] = False,
     write: Annotated[
@@ -70,6 +72,8 @@ def bench_command(
                 store_url=store_url,
                 latency_requests=latency_requests,
                 signatures=signatures,
+                keys=keys,
+                off_too=off_too,
             )
             found = asyncio.run(compare(plan, say))
         finally:
@@ -100,6 +104,15 @@ def _show(figures: dict[str, float | int]) -> None:
         f"{figures['records_per_request']:.1f}",
         f"{figures['cpu_ms_per_request']:.2f} ({figures['cpu_main_ms_per_request']:.2f} main)",
     )
+    if "off_per_s" in figures:
+        table.add_row(
+            "ours, no signatures, no keys asked for",
+            f"{figures['off_per_s']:,.0f}",
+            f"{figures['off_p50_ms']:.1f}",
+            f"{figures['off_p99_ms']:.1f}",
+            f"{figures['off_records_per_request']:.1f}",
+            f"{figures['off_cpu_ms_per_request']:.2f}",
+        )
     Console().print(table)
     Console().print(f"ratio {figures['ratio']:.2f}; latency at a quarter of each side's own peak rate")
     typer.echo(json.dumps(figures))
@@ -167,7 +180,7 @@ def _scale(full: bool, page: Path | None, say: Any) -> None:
         collect_seldom()
         stages = uvloop.run(measure_stages(Path(name)))
         with LocalKafka(Path(name) / "kafka") as kafka:
-            plan = Plan(bootstrap=kafka.bootstrap, folder=Path(name), requests=10_000, latency_requests=1_000)
+            plan = Plan(bootstrap=kafka.bootstrap, folder=Path(name), requests=10_000, latency_requests=1_000, off_too=True)
             found = asyncio.run(compare(plan, say)).as_json()
     rows = []
     for store, workers, systems, already_open in CASES if full else CASES[:-1]:
@@ -197,7 +210,11 @@ def _comparison(found: dict[str, Any]) -> str:
     return head + "".join(
         f"| {title} | {found[f'{speed}_per_s']:,.0f} | {found[f'{key}cpu_ms_per_request']:.2f} |"
         f" {found[f'{key}p50_ms']:.0f} | {found[f'{key}p99_ms']:.0f} | {found[f'{key}records_per_request']:.1f} |\n"
-        for title, speed, key in (("the floor", "floor", "floor_"), ("a worker", "ours", ""))
+        for title, speed, key in (
+            ("the floor", "floor", "floor_"),
+            ("a worker, everything on", "ours", ""),
+            ("a worker, no signatures, no keys asked for", "off", "off_"),
+        )
     )
 
 
