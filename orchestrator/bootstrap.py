@@ -174,10 +174,14 @@ async def run_worker(
         recovered = await inbox.recover()
         if recovered:
             log.info("recovered", count=recovered)
+        # A publisher of its own: behind a batch of the inbox whoever asks for a key would wait for all of it.
+        releases = KafkaPublisher(settings.kafka_bootstrap, security=connection_to(settings))
+        await releases.start()
+        stack.push_async_callback(releases.aclose)
         desk = KeyDesk(
             store,
             keys,
-            publisher,
+            releases,
             clock,
             metrics,
             topics=Topics(prefix=settings.topic_prefix),

@@ -10,7 +10,7 @@ Room rules: waits and retries; whatever it cannot do ends in `Fatal`, never in s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from time import perf_counter
@@ -39,6 +39,8 @@ log = structlog.get_logger(__name__)
 _CONFLICTS_AT_MOST = 8
 #: Waits between calls of a store that does not answer, in seconds; after the last one the worker ends.
 _STORE_WAITS = (0.1, 0.3, 1.0, 3.0, 10.0)
+#: Records decided without a pause: a few milliseconds of work.
+_BREATH = 16
 #: So often a worker that takes nothing in looks whether the gate is open again.
 _GATE_SECONDS = 2.0
 
@@ -146,7 +148,7 @@ class Inbox:
     async def process(self, records: Sequence[Record]) -> None:
         """Return when everything that these records imply is saved and published. Raises `Fatal`."""
         read = self._ground.translator.read
-        arrivals = [read(record) for record in records]
+        arrivals = [read(record) async for record in _with_breath(records)]
         if any(map(_lacks_key, arrivals)) and await self.patiently(StoreOperation.LOAD, self._learn_keys):
             arrivals = [read(one.record) if _lacks_key(one) else one for one in arrivals]
         if self._points is not None:
@@ -170,7 +172,7 @@ class Inbox:
         for _ in range(_CONFLICTS_AT_MOST):
             work = UnitOfWork(self._ground, self._clock.now())
             await self.patiently(StoreOperation.LOAD, partial(work.load, arrivals))
-            for arrival in arrivals:
+            async for arrival in _with_breath(arrivals):
                 await work.apply(arrival)
             change = work.finish()
             if not (change.rows or change.records):
@@ -268,6 +270,14 @@ class Inbox:
 
 def _lacks_key(arrival: Arrival | SetAside) -> TypeGuard[SetAside]:
     return isinstance(arrival, SetAside) and arrival.violation.field == "sealed.kid"
+
+
+async def _with_breath(items: Sequence[T]) -> AsyncIterator[T]:
+    """Give the items, and the loop a turn every few of them: probes and who asks for a key must not wait for a batch."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % _BREATH == 0:
+            await asyncio.sleep(0)
 
 
 #: Facts worth a line in the log; the others are in the journal.

@@ -1,16 +1,21 @@
 """The key desk: gives a connector the key of its own open order, and writes that down first.
 
+Questions that come while one is being answered are answered together: one read, one publication for all of them.
+
 Room rules: one rule, `answer_to`; what was given out is in the log before it leaves.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import structlog
 
-from orchestrator.ports import Clock, Holding, Keys, OutRecord, Publisher, Store
+from orchestrator.ports import Clock, Holding, Keys, OutRecord, Publisher, PublishFailed, Store
 from orchestrator.shell.signing import signed
+from schemas.errors import StoreUnavailable
 from schemas.ids import order_id
 from schemas.metric_labels import KeyRefusal
 from schemas.metrics import KEYS_REFUSED, KEYS_RELEASED, Metrics
@@ -52,6 +57,20 @@ def refusal_of(wanted: WantedKey, system: str, held: Holding | None) -> KeyRefus
     return KeyRefusal.UNKNOWN if phase == OrderPhase.WAITING else None
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    system: str
+    kid: str
+    wanted: Sequence[WantedKey]
+    answered: asyncio.Future[list[KeyAnswer]]
+
+
+def _fail(questions: Sequence[_Question], error: BaseException) -> None:
+    for question in questions:
+        if not question.answered.done():
+            question.answered.set_exception(error)
+
+
 class KeyDesk:
     """Answers for every request in the store, whichever worker has it."""
 
@@ -75,19 +94,52 @@ class KeyDesk:
         self._topics = topics
         self._worker = worker
         self._signer = signer
+        self._waiting: list[_Question] = []
+        self._answering: asyncio.Task[None] | None = None
 
     async def release(self, system: str, kid: str, wanted: Sequence[WantedKey]) -> list[KeyAnswer]:
         """Return an answer for each order, in order, after the broker has acknowledged the record of what is given out.
 
         `system` is who asks, proven by the caller. Raises `StoreUnavailable` or `PublishFailed`; then nothing is given out.
         """
-        held = await self._store.holdings({one.subject_request_id for one in wanted})
-        answers = [self._answer(one, system, held.get(one.subject_request_id)) for one in wanted]
-        released = tuple(one for one, answer in zip(wanted, answers, strict=True) if answer.status == 200)
-        if released:
-            await self._write_down(system, kid, released)
-        self._report(system, answers)
-        return answers
+        question = _Question(system, kid, wanted, asyncio.get_running_loop().create_future())
+        self._waiting.append(question)
+        if self._answering is None:
+            self._answering = asyncio.create_task(self._answer_all(), name="key-desk")
+        return await question.answered
+
+    async def _answer_all(self) -> None:
+        try:
+            while self._waiting:
+                together, self._waiting = self._waiting, []
+                try:
+                    await self._answer_together(together)
+                except (StoreUnavailable, PublishFailed) as error:
+                    _fail(together, error)
+        except BaseException as error:
+            # Nobody may wait for an answer that will not come; whoever asks next starts anew.
+            _fail([*together, *self._waiting], error)
+            self._waiting = []
+            raise
+        finally:
+            self._answering = None
+
+    async def _answer_together(self, together: Sequence[_Question]) -> None:
+        held = await self._store.holdings({one.subject_request_id for question in together for one in question.wanted})
+        answers: list[list[KeyAnswer]] = []
+        records: list[OutRecord] = []
+        for question in together:
+            given = [self._answer(one, question.system, held.get(one.subject_request_id)) for one in question.wanted]
+            released = tuple(one for one, answer in zip(question.wanted, given, strict=True) if answer.status == 200)
+            if released:
+                records.append(self._written_down(question, released))
+            answers.append(given)
+        if records:
+            await self._publisher.publish(signed(records, self._signer) if self._signer is not None else records)
+        for question, given in zip(together, answers, strict=True):
+            self._report(question.system, given)
+            if not question.answered.done():  # whoever asked may have gone away
+                question.answered.set_result(given)
 
     def _answer(self, wanted: WantedKey, system: str, held: Holding | None) -> KeyAnswer:
         refusal = refusal_of(wanted, system, held)
@@ -99,10 +151,11 @@ class KeyDesk:
         root = self._keys.order_root(wanted.subject_request_id, system, wanted.order_id, held.sealed)
         return KeyAnswer.trusted(order_id=wanted.order_id, status=200, key=root_to_text(root))
 
-    async def _write_down(self, system: str, kid: str, released: tuple[WantedKey, ...]) -> None:
-        message = KeysReleased(system=system, kid=kid, released_at=self._clock.now(), worker=self._worker, orders=released)
-        record = OutRecord(self._topics.releases, system.encode(), encode(message), headers_of(message))
-        await self._publisher.publish(signed([record], self._signer) if self._signer is not None else [record])
+    def _written_down(self, question: _Question, released: tuple[WantedKey, ...]) -> OutRecord:
+        message = KeysReleased.trusted(
+            system=question.system, kid=question.kid, released_at=self._clock.now(), worker=self._worker, orders=released
+        )
+        return OutRecord(self._topics.releases, question.system.encode(), encode(message), headers_of(message))
 
     def _report(self, system: str, answers: Sequence[KeyAnswer]) -> None:
         refused = [reason for answer in answers for reason, status in _STATUS.items() if answer.status == status]
