@@ -12,6 +12,7 @@ from pydantic import Field
 from schemas.base import Day, Instant, Message
 from schemas.blobs import BlobKey
 from schemas.ids import SubjectRequestId, SystemId
+from schemas.requests import Verification
 from schemas.sealed import Sealed
 from schemas.vocabulary import Right
 
@@ -36,6 +37,10 @@ class FulfilmentOrder(Message):
     blob_key: Annotated[
         BlobKey | None,
         Field(description="The portal's key, for access and portability: results are sealed to it, without it there are none"),
+    ] = None
+    verification: Annotated[
+        Verification | None,
+        Field(description="How the portal made sure who asks; an older orchestrator does not say"),
     ] = None
 
 

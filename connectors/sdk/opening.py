@@ -62,6 +62,7 @@ def as_job(order: FulfilmentOrder, subject: SubjectData, attempt: int, now: date
         due_on=order.due_on,
         identifiers=subject.identifiers,
         changes=subject.changes,
+        verification=order.verification,
     )
 
 

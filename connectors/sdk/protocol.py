@@ -15,6 +15,7 @@ from datetime import date, datetime
 from typing import Any, ClassVar, Protocol
 
 from schemas.outcomes import Accepted, Fulfilled, NotApplicable, NothingHeld, Notified, Retained
+from schemas.requests import Verification
 from schemas.subject import FieldChange
 from schemas.vocabulary import IdentifierKind, Right
 
@@ -34,6 +35,8 @@ class Job:
     due_on: date
     identifiers: Mapping[IdentifierKind, tuple[str, ...]] = field(repr=False)
     changes: tuple[FieldChange, ...] = field(default=(), repr=False)
+    #: How a portal made sure who asks; None in an order of an older orchestrator.
+    verification: Verification | None = None
 
     def every(self, kind: IdentifierKind) -> tuple[str, ...]:
         """Return all known values of a kind; empty if none."""

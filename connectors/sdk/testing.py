@@ -29,8 +29,9 @@ from connectors.sdk.clock import ManualClock
 from connectors.sdk.perform import perform
 from connectors.sdk.protocol import METHODS, Connector, Job, Result
 from schemas.ids import order_id
+from schemas.requests import Verification
 from schemas.subject import FieldChange
-from schemas.vocabulary import IdentifierKind, OutcomeCode, Right
+from schemas.vocabulary import AssuranceLevel, IdentifierKind, OutcomeCode, Right
 
 __all__ = ["ADA", "BOB", "NOW", "ZOE", "ConnectorContract", "Person", "job_for", "needs_right", "traces_in"]
 
@@ -105,6 +106,7 @@ def job_for(
         due_on=date(2026, 4, 7),
         identifiers=identifiers,
         changes=changes,
+        verification=Verification(method="login", level=AssuranceLevel.SUBSTANTIAL, verified_at=NOW),
     )
 
 

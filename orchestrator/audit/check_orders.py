@@ -5,6 +5,9 @@ Room rules: one function per invariant, its number in its name; every finding sa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from orchestrator.audit.ground import Case
 from orchestrator.audit.notes import InputNote, JournalNote, OrderNote, parse_source
 from orchestrator.audit.records import Place
@@ -58,6 +61,13 @@ def _check_order(case: Case, order: OrderNote) -> None:
         case.violated(3, order.place, "it asks for another right than the request")
     elif not any(step.details["attempt"] == order.attempt for step in story.sent.get(order.system, ())):
         case.violated(3, order.place, f"attempt {order.attempt} went to {order.system}, and the journal does not say so")
+    elif not _is_vouched_for(order, story.accepted.details if story.accepted else {}):
+        case.violated(3, order.place, "it names another verification of the person than the journal")
+
+
+def _is_vouched_for(order: OrderNote, accepted: Mapping[str, Any]) -> bool:
+    """Tell whether an order says of the verification what the journal says, as far as both do: older releases say less."""
+    return all(accepted.get(name, said) == said for name, said in order.verification.items())
 
 
 def _counts(case: Case, note: InputNote) -> bool:

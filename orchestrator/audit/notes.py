@@ -69,6 +69,8 @@ class OrderNote:
     order_id: str
     right: str
     respond_by: datetime
+    #: Method, level and moment, as JSON has them; empty if it says nothing of who asks.
+    verification: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,9 +250,14 @@ class NoteTaker:
             return Unreadable(place, printed, 3, "the order stands on another system's topic")
         kept = order.model_copy(
             update={"attempt": 1, "issued_at": order.received_at, "respond_by": order.received_at, "due_on": _NO_DATE}
+            # Invariant 3 speaks of it; an orchestrator that was brought up to date in between says it from then on.
+            | {"verification": None}
         )
         content = int.from_bytes(blake2b(kept.model_dump_json().encode(), digest_size=8).digest(), "big")
-        return OrderNote(place, printed, order.system, order.attempt, content, order.order_id, order.right, order.respond_by)
+        verification = order.verification.model_dump(mode="json") if order.verification else {}
+        return OrderNote(
+            place, printed, order.system, order.attempt, content, order.order_id, order.right, order.respond_by, verification
+        )
 
 
 #: Stands in for what may differ when an order is sent again.

@@ -15,6 +15,7 @@ from schemas.blobs import BlobKey
 from schemas.confirmations import SystemResult
 from schemas.errors import ProtocolViolation
 from schemas.journal import JournalFact
+from schemas.requests import Verification
 from schemas.subject import Need
 from schemas.vocabulary import IdentifierKind, RequestResult, Right
 
@@ -145,6 +146,7 @@ class SendOrder:
     due_on: date
     respond_by: datetime
     registry_version: str
+    verification: Verification
     needs: tuple[Need, ...]
     #: Make its content from so many finds of identifiers, the oldest first.
     finds: int

@@ -130,6 +130,8 @@ def _accept(draft: Draft, verification: Verification) -> None:
     draft.fact(
         "request_accepted",
         level=verification.level,
+        method=verification.method,
+        verified_at=verification.verified_at,
         registry=registry.version,
         systems=[order.system for order in draft.state.orders],
         not_applicable=[order.system for order in draft.state.orders if order.phase is OrderPhase.SETTLED],

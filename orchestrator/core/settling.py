@@ -44,7 +44,7 @@ def send(draft: Draft, order: OrderState, event: OrderEvent) -> None:
     """Send an order, for the first time or again: same id, next attempt, with stored ends of its waits."""
     state, now, policy = draft.state, draft.now, draft.context.policy
     due = state.due
-    assert due is not None, "an active request has due dates"
+    assert due is not None and state.verification is not None, "an active request has due dates and somebody verified"
     system = draft.system(order)
     attempt = order.attempt + 1
     finds = order.finds or state.finds
@@ -78,6 +78,7 @@ def send(draft: Draft, order: OrderState, event: OrderEvent) -> None:
             due_on=due.applicable_due_on or due.due_at.date(),
             respond_by=respond_by,
             registry_version=state.registry_version,
+            verification=state.verification,
             needs=system.needs,
             finds=finds,
             blob_key=draft.context.registry.blob_key(state.portal) if state.right in EXPORTING else None,

@@ -159,6 +159,7 @@ class Translator:
             sealed=sealed,
             registry_version=effect.registry_version,
             blob_key=effect.blob_key,
+            verification=effect.verification,
         )
         return self._record(self._topics.orders(effect.system), effect.subject_request_id, order)
 

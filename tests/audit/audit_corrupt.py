@@ -237,6 +237,12 @@ def order_for_another_right(log: Broken) -> None:
 
 
 @breaks(3)
+def order_with_another_verification(log: Broken) -> None:
+    record = log.of(T.orders("newsletter"), "erasure")[0]
+    log.edit(record, verification={**json.loads(record.value or b"")["verification"], "level": "high"})
+
+
+@breaks(3)
 def report_on_an_attempt_that_was_not_sent(log: Broken) -> None:
     report = next(r for r in log.of(T.reports, "erasure") if b'"newsletter"' in (r.value or b""))
     log.edit(report, attempt=7)

@@ -27,10 +27,11 @@ from schemas.ids import order_id
 from schemas.order_keys import order_root
 from schemas.orders import FulfilmentOrder, order_binding
 from schemas.reports import FulfilmentReport
+from schemas.requests import Verification
 from schemas.sealed import SealingKey, seal, unsafe_reveal
 from schemas.subject import SubjectData
 from schemas.topics import Topics
-from schemas.vocabulary import IdentifierKind, QuarantineReason, Right
+from schemas.vocabulary import AssuranceLevel, IdentifierKind, QuarantineReason, Right
 from schemas.wire import encode, headers_of
 
 NOW = datetime(2026, 3, 5, 9, 0, tzinfo=UTC)
@@ -111,6 +112,7 @@ def an_order(
         ),
         registry_version="1",
         blob_key=PORTAL.public if right in EXPORTING else None,
+        verification=Verification(method="login", level=AssuranceLevel.SUBSTANTIAL, verified_at=now),
     )
     return order.model_copy(update=changes)
 

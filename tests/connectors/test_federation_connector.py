@@ -25,7 +25,7 @@ from schemas.errors import ConfigurationError, SystemRejected, SystemUnavailable
 from schemas.intake import IntakeKey, IntakeKeySet
 from schemas.outcomes import Accepted, Fulfilled, NotApplicable, NothingHeld, Notified, Retained, Waived
 from schemas.trust import ORCHESTRATOR, SigningKey, Trust
-from schemas.vocabulary import IdentifierKind, NotApplicableReason, RequestResult, RetentionGround, Right, Role
+from schemas.vocabulary import AssuranceLevel, IdentifierKind, NotApplicableReason, RequestResult, RetentionGround, Right, Role
 
 SETTINGS = FederationSettings(
     kafka_bootstrap="127.0.0.1:9",
@@ -223,6 +223,28 @@ async def test_a_request_set_aside_names_the_reason(child, connector):
     child.switches["set_aside"] = None
     result = await connector.erase(a_job(attempt=2))
     assert result.handle == child_request_id(a_job(), generation=1)
+
+
+async def test_the_child_gets_the_orders_own_proof_of_who_asks(child, connector):
+    """Method, level and moment as they are; without any nothing is published, as nobody here could confirm the identity."""
+    await connector.erase(a_job())
+    await connector.poll(a_job(), child_request_id(a_job()))
+    (filed,) = child.taken.values()
+    assert filed.verification == a_job().verification
+    with pytest.raises(SystemRejected, match="up to date"):
+        await connector.erase(replace(a_job(right=Right.ACCESS), verification=None))
+    assert len(child.log) == 1
+
+
+async def test_a_child_that_wants_to_be_surer_says_so(child, connector):
+    """A person here is told at once; when the child is content, a retry follows the same request."""
+    child.switches["least_assurance"] = AssuranceLevel.HIGH
+    with pytest.raises(SystemRejected, match="surer") as caught:
+        await connector.erase(a_job())
+    assert caught.value.reason == "rejected"
+    child.switches["least_assurance"] = AssuranceLevel.SUBSTANTIAL
+    assert isinstance((await connector.erase(a_job(attempt=2))).outcome, Accepted)
+    assert len(child.log) == 1
 
 
 async def test_another_portals_confirmation_is_not_believed(child, connector):

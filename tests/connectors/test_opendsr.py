@@ -21,7 +21,7 @@ from connectors.sdk.standin import Fault, StandIn
 from connectors.sdk.testing import ADA, BOB, NOW, Person, job_for, traces_in
 from connectors.sdk.testing_http import HttpConnectorContract
 from connectors.systems.opendsr.connector import OpenDsrSettings, build, child_request_id
-from connectors.systems.opendsr.standin import DOMAIN, TOKEN, SubsidiaryStandIn
+from connectors.systems.opendsr.standin import DOMAIN, EXTENSION, TOKEN, SubsidiaryStandIn
 from schemas.errors import SystemRejected
 from schemas.outcomes import Accepted, Fulfilled, NotApplicable, NothingHeld, Retained
 from schemas.subject import FieldChange
@@ -103,6 +103,12 @@ class TestRequests(WithSubsidiary):
                 },
                 {"identity_type": "email", "identity_value": ADA.email, "identity_format": "raw"},
             ],
+            "extensions": {
+                EXTENSION: {
+                    "version": "1",
+                    "verification": {"method": "login", "level": "substantial", "verified_at": "2026-03-05T09:00:00Z"},
+                }
+            },
         }
         assert key == str(uuid.UUID(key)).lower()
         assert uuid.UUID(key).version == 4
@@ -206,6 +212,23 @@ class TestExtension(WithSubsidiary):
         result = await perform(make(), job(right))
         assert result.outcome == NotApplicable(reason=NotApplicableReason.RIGHT_NOT_OFFERED)
         assert standin.requests == {}
+
+    async def test_a_server_that_does_not_know_it_gets_none(self, make: Any, standin: SubsidiaryStandIn) -> None:
+        """The specification's rights travel without the proof of who asks: there is no place for it."""
+        standin.switches["knows_extension"] = False
+        await perform(make(), job(Right.ERASURE))
+        (entry,) = standin.requests.values()
+        assert "extensions" not in json.loads(entry.body)
+
+    async def test_a_subsidiary_that_wants_to_be_surer_says_so(
+        self, make: Any, standin: SubsidiaryStandIn, clock: ManualClock
+    ) -> None:
+        """It gets the order's level; below its own it does nothing, and a person here is told."""
+        standin.seed({"people": [planted(ADA)]})
+        standin.switches["least_assurance"] = "high"
+        with pytest.raises(SystemRejected, match="verification_failed"):
+            await to_the_end(make(), clock, job(Right.ERASURE))
+        assert standin.holds(ADA.email)
 
     async def test_rectification_objection_and_unsubscribe_travel_in_the_extension(
         self, make: Any, standin: SubsidiaryStandIn, clock: ManualClock

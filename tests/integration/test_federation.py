@@ -82,7 +82,6 @@ class Companies:
             "DSR_FEDERATION_TOPIC_PREFIX": child.prefix,
             "DSR_FEDERATION_PORTAL": "parent",
             "DSR_FEDERATION_INTAKE_KEYS": intake_file(self.folder),
-            "DSR_FEDERATION_ASSURANCE": "substantial",
             **self.signatures(),
             "DSR_FEDERATION_ACKNOWLEDGED_WITHIN_SECONDS": "1",
         }

@@ -127,6 +127,7 @@ _ALL: tuple[Message, ...] = (
         sealed=seal(DATA.to_bytes(), KEY, associated=order_binding(REQUEST, "crm", ORDER)),
         registry_version="2026-11",
         blob_key=BlobKey(x="AGy2CCsMh9a7OzHClfnUQmLzbjaMqx7gVOJ_ve9KX0c", kid="website-2026"),
+        verification=_VERIFICATION,
     ),
     FulfilmentReport(
         report_id=report_id(ORDER, 2, "fulfilled"),

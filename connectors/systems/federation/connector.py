@@ -29,11 +29,11 @@ from schemas.errors import ConfigurationError, ProtocolViolation, SystemRejected
 from schemas.ids import PortalId
 from schemas.outcomes import Accepted
 from schemas.portal import build_request
-from schemas.requests import SubmitRequest, Verification
+from schemas.requests import SubmitRequest
 from schemas.status import StatusEvent
 from schemas.topics import Topics
 from schemas.trust import Trust, portal_principal
-from schemas.vocabulary import AssuranceLevel, FailureReason, IdentifierKind, QuarantineReason, Right, StatusCode
+from schemas.vocabulary import FailureReason, IdentifierKind, QuarantineReason, Right, StatusCode
 
 __all__ = ["FederationConnector", "FederationSettings", "build", "child_request_id"]
 
@@ -57,9 +57,6 @@ class FederationSettings(BrokerReach, SigningSettings):
         str, Field(min_length=1, description="The child's intake keys: the URL of its page /v1/intake-keys, or a file")
     ]
     trust_file: Annotated[Path | None, Field(description="JWK set with the public keys of the child's orchestrator")] = None
-    assurance: Annotated[
-        AssuranceLevel, Field(description="How sure our portals at least are of who asks, before an order leaves")
-    ] = AssuranceLevel.LOW
     acknowledged_within_seconds: Annotated[
         float, Field(ge=0, le=60, description="How long a new request waits for the child's due date before it is reported")
     ] = 5.0
@@ -163,6 +160,10 @@ class FederationConnector:
 
         Nothing in it comes from a clock. Sealed to another key it is refused as `id_reused`, and the first one stands.
         """
+        if job.verification is None:  # the child would wait for an identity that nobody here confirms
+            raise SystemRejected(
+                "the order does not say how the person was verified: bring our orchestrator up to date, then retry"
+            )
         key = await self._child.intake_key()
         try:
             return build_request(
@@ -173,8 +174,7 @@ class FederationConnector:
                 submitted_at=job.received_at,
                 subject_request_id=request_id,
                 changes=job.changes,
-                # An order exists only for a verified person. When that was is not told to connectors: not before they asked.
-                verification=Verification(method="by_parent", level=self._settings.assurance, verified_at=job.received_at),
+                verification=job.verification,
                 secret=self._child.secret,
             )
         except ProtocolViolation as error:
@@ -203,6 +203,9 @@ class FederationConnector:
             code = said.rejected.value if said.rejected is not None else "without_a_reason"
             _log.warning("child_set_aside", order_id=job.order_id, code=code)
             raise SystemRejected(f"the child set the request aside: {code}", reason=FailureReason.REJECTED)
+        if said is not None and said.code is StatusCode.IDENTITY_AWAITED:
+            _log.warning("child_awaits_identity", order_id=job.order_id)
+            raise SystemRejected("the child wants to be surer of who asks: settle that with it, then retry")
         due_on = said.due_on if said is not None and said.due_on is not None else job.due_on
         return Result(Accepted(expected_by=datetime.combine(due_on, time(), tzinfo=UTC)), handle=request_id)
 

@@ -8,6 +8,7 @@ It stands where Kafka would, `FederationConnector(settings, standin)`; there are
 | `away` | it reads nothing: requests wait, and nothing is said of them |
 | `result`, `outcome` | close with this `RequestResult`, answer with this outcome, instead of what its people imply |
 | `set_aside` | take no request, with this `QuarantineReason` |
+| `least_assurance` | wait for the identity of whoever is not verified at this `AssuranceLevel` at least |
 
 Room rules: nothing here is reachable from production code paths.
 """
@@ -29,7 +30,7 @@ from schemas.reports import ResultReference
 from schemas.requests import SubmitRequest
 from schemas.status import StatusEvent
 from schemas.subject import SubjectData
-from schemas.vocabulary import Language, Phase, QuarantineReason, RequestResult, Right, Role, StatusCode
+from schemas.vocabulary import AssuranceLevel, Language, Phase, QuarantineReason, RequestResult, Right, Role, StatusCode
 from schemas.wire import encode
 
 __all__ = ["KEY", "FederationStandIn", "build"]
@@ -47,6 +48,7 @@ class FederationStandIn(StandIn):
     def __init__(self, clock: Clock | None = None) -> None:
         super().__init__(clock)
         self.switches = {"work_seconds": 1800, "away": False, "result": None, "outcome": None, "set_aside": None}
+        self.switches["least_assurance"] = None
         self.records: list[dict[str, str]] = []
         #: Every record on its topic of requests, in order.
         self.log: list[bytes] = []
@@ -99,6 +101,8 @@ class FederationStandIn(StandIn):
             return StatusEvent(subject_request_id=subject_request_id, code=StatusCode.REJECTED, at=now, rejected=reason)
         if request is None:
             return None
+        if not self._is_sure(request):
+            return StatusEvent(subject_request_id=subject_request_id, code=StatusCode.IDENTITY_AWAITED, at=now)
         if now - self._taken_at[subject_request_id] < timedelta(seconds=self.switches["work_seconds"]):
             return StatusEvent(
                 subject_request_id=subject_request_id,
@@ -112,6 +116,12 @@ class FederationStandIn(StandIn):
         if subject_request_id not in self._confirmed:
             self._confirmed[subject_request_id] = self._confirm(request, now)
         return self._confirmed[subject_request_id]
+
+    def _is_sure(self, request: SubmitRequest) -> bool:
+        least, levels = self.switches["least_assurance"], list(AssuranceLevel)
+        if least is None:
+            return True
+        return request.verification is not None and levels.index(request.verification.level) >= levels.index(least)
 
     def _catch_up(self) -> None:
         while self._read < len(self.log):

@@ -179,7 +179,7 @@ class OpenDsrConnector:
         request_id, known = await self._request_id(job)
         if known is not None:
             return await self._result(job, request_id, known)
-        receipt = await self._client.submit(self._body(job, request_id, identities), job.now)
+        receipt = await self._client.submit(self._body(job, request_id, identities, discovery), job.now)
         if receipt is None:
             status = await self._client.status(request_id, job.now)
             if status is None:
@@ -199,7 +199,7 @@ class OpenDsrConnector:
                 return request_id, status
         raise SystemRejected("submit: the processor cancelled every request of this order", reason=FailureReason.JOB_FAILED)
 
-    def _body(self, job: Job, request_id: str, identities: list[dict[str, str]]) -> dict[str, Any]:
+    def _body(self, job: Job, request_id: str, identities: list[dict[str, str]], discovery: Discovery) -> dict[str, Any]:
         body: dict[str, Any] = {
             "api_version": self._settings.version,
             "regulation": self._settings.regulation,
@@ -210,11 +210,8 @@ class OpenDsrConnector:
         }
         if self._settings.status_callback_urls:
             body["status_callback_urls"] = list(self._settings.status_callback_urls)
-        if job.right not in _NATIVE:
-            ours: dict[str, Any] = {"version": EXTENSION_VERSION, "right": job.right.value}
-            if job.changes:
-                ours["changes"] = [change.model_dump(exclude_none=True) for change in job.changes]
-            body["extensions"] = {self._settings.extension_domain: ours}
+        if _knows_us(discovery):
+            body["extensions"] = {self._settings.extension_domain: _extension(job)}
         return body
 
     def _identities(self, job: Job, discovery: Discovery) -> Iterator[dict[str, str]]:
@@ -261,9 +258,24 @@ class OpenDsrConnector:
 def _is_offered(right: Right, discovery: Discovery) -> bool:
     if right in _NATIVE:
         return _NATIVE[right] in discovery.request_types
-    ours = discovery.extension or {}
-    supported = ours.get("supported_rights")
-    return ours.get("version") == EXTENSION_VERSION and isinstance(supported, list) and right.value in supported
+    supported = (discovery.extension or {}).get("supported_rights")
+    return _knows_us(discovery) and isinstance(supported, list) and right.value in supported
+
+
+def _knows_us(discovery: Discovery) -> bool:
+    return (discovery.extension or {}).get("version") == EXTENSION_VERSION
+
+
+def _extension(job: Job) -> dict[str, Any]:
+    """Return what the specification has no word for: the proof of who asks, a right beyond its three, what to change."""
+    ours: dict[str, Any] = {"version": EXTENSION_VERSION}
+    if job.verification is not None:
+        ours["verification"] = job.verification.model_dump(mode="json")
+    if job.right not in _NATIVE:
+        ours["right"] = job.right.value
+        if job.changes:
+            ours["changes"] = [change.model_dump(exclude_none=True) for change in job.changes]
+    return ours
 
 
 def _in_format(value: str, kind: IdentifierKind, form: str) -> str:

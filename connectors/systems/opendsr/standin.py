@@ -30,6 +30,7 @@ from connectors.sdk.standin import StandIn
 from connectors.systems.opendsr.authority import Authority
 from connectors.systems.opendsr.people import RIGHTS, Person, Work, matches, perform
 from connectors.systems.opendsr.signature import sign
+from schemas.vocabulary import AssuranceLevel
 
 __all__ = ["DOMAIN", "EXTENSION", "PASSWORD", "TOKEN", "USERNAME", "SubsidiaryStandIn", "build"]
 
@@ -88,6 +89,8 @@ class SubsidiaryStandIn(StandIn):
             "null_fields": False,
             #: It knows our extension: rights beyond the specification's three, and outcomes it has no word for.
             "knows_extension": True,
+            #: It does nothing for somebody whose verification, in our extension, is below this `AssuranceLevel`; "": for all.
+            "least_assurance": "",
             "identity_formats": ["raw", "sha256"],
             #: Another place for the certificate than this server's own.
             "certificate_url": "",
@@ -157,6 +160,9 @@ class SubsidiaryStandIn(StandIn):
     def _finish(self, entry: _Entry, now: datetime) -> None:
         request = json.loads(entry.body)
         ours = (request.get("extensions") or {}).get(EXTENSION) or {}
+        if not self._is_sure(ours.get("verification") or {}):
+            entry.work, entry.body = Work(outcome={"code": "failed", "reason": "verification_failed"}), b""
+            return
         found = [person for person in self.people if matches(person, request["subject_identities"])]
         entry.work = perform(found, request["subject_request_type"], ours.get("changes", ()), now.date())
         self.people = [person for person in self.people if person.records or person.kept]
@@ -164,6 +170,10 @@ class SubsidiaryStandIn(StandIn):
         if not entry.work.has_failed:
             entry.state = "completed"
         entry.body = b""
+
+    def _is_sure(self, verification: dict[str, str]) -> bool:
+        levels = ["", *AssuranceLevel]
+        return levels.index(verification.get("level", "")) >= levels.index(self.switches["least_assurance"])
 
     async def _tell(self) -> None:
         """Call every status_callback_url once for each change; a callback that fails is counted and not repeated."""
