@@ -18,6 +18,7 @@ from pydantic_settings import SettingsConfigDict
 
 from connectors.sdk.clock import Clock, SystemClock
 from connectors.sdk.conversation_kafka import KafkaConversation
+from connectors.sdk.passing_on import PassesOn
 from connectors.sdk.protocol import Job, Result, Throttle
 from connectors.sdk.settings import SigningSettings, content_of, read
 from connectors.systems.federation.answer import ended_as, result_of
@@ -33,7 +34,7 @@ from schemas.requests import SubmitRequest
 from schemas.status import StatusEvent
 from schemas.topics import Topics
 from schemas.trust import Trust, portal_principal
-from schemas.vocabulary import FailureReason, IdentifierKind, QuarantineReason, Right, StatusCode
+from schemas.vocabulary import FailureReason, IdentifierKind, QuarantineReason, StatusCode
 
 __all__ = ["FederationConnector", "FederationSettings", "build", "child_request_id"]
 
@@ -75,11 +76,10 @@ def child_request_id(job: Job, *, generation: int = 0, version: int = 4) -> str:
     return str(derived if version == 5 else uuid.UUID(bytes=derived.bytes, version=4))
 
 
-class FederationConnector:
+class FederationConnector(PassesOn):
     """One subsidiary with an orchestrator of its own."""
 
     name: ClassVar[str] = "federation"
-    rights: ClassVar[frozenset[Right]] = frozenset(Right)
     needs: ClassVar[frozenset[IdentifierKind]] = frozenset(IdentifierKind)
     yields: ClassVar[frozenset[IdentifierKind]] = frozenset()
 
@@ -97,38 +97,6 @@ class FederationConnector:
         """Leave the child's bus."""
         await self._child.aclose()
 
-    async def access(self, job: Job) -> Result:
-        """Ask for a copy of the data (GDPR Art. 15)."""
-        return await self._submit(job)
-
-    async def export(self, job: Job) -> Result:
-        """Ask for the data in a machine-readable form (GDPR Art. 20)."""
-        return await self._submit(job)
-
-    async def erase(self, job: Job) -> Result:
-        """Ask for erasure (GDPR Art. 17)."""
-        return await self._submit(job)
-
-    async def rectify(self, job: Job) -> Result:
-        """Ask for rectification (GDPR Art. 16)."""
-        return await self._submit(job)
-
-    async def complete(self, job: Job) -> Result:
-        """Ask for completion (GDPR Art. 16)."""
-        return await self._submit(job)
-
-    async def restrict(self, job: Job) -> Result:
-        """Ask for restriction (GDPR Art. 18)."""
-        return await self._submit(job)
-
-    async def object(self, job: Job) -> Result:
-        """Pass on the objection to marketing (GDPR Art. 21(3))."""
-        return await self._submit(job)
-
-    async def unsubscribe(self, job: Job) -> Result:
-        """Pass on the end of a newsletter."""
-        return await self._submit(job)
-
     async def poll(self, job: Job, handle: str) -> Result:
         """Look for the child's answer. A request of which the child has said nothing yet is published again, the same.
 
@@ -139,7 +107,8 @@ class FederationConnector:
             await self._child.publish(await self._request(job, handle))
         return self._result(job, handle, said)
 
-    async def _submit(self, job: Job) -> Result:
+    async def pass_on(self, job: Job) -> Result:
+        """Publish the request there, unless the child has it already."""
         request_id, said = await self._request_id(job)
         if said is None:
             await self._child.publish(await self._request(job, request_id))

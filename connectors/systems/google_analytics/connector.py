@@ -8,14 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar
 
-from pydantic import Field, SecretStr, StringConstraints, model_validator
+from pydantic import Field, StringConstraints
 from pydantic_settings import SettingsConfigDict
 
-from connectors.sdk.oauth import Grant, GrantedToken, StaticToken, Token
+from connectors.sdk.grant_settings import GrantSettings
+from connectors.sdk.oauth import GrantedToken, StaticToken, Token
 from connectors.sdk.protocol import Job, Result, Throttle
-from connectors.sdk.settings import ConnectorSettings, read
+from connectors.sdk.settings import read
 from connectors.systems.google_analytics.client import (
     DAY_ZONE,
     DELETION_SCOPE,
@@ -48,7 +49,7 @@ _E164 = re.compile(r"\+[1-9]\d{6,14}")
 _ALWAYS = ("aggregates_and_exports_stay", "existence_not_confirmed", "later_visits_not_covered")
 
 
-class GoogleAnalyticsSettings(ConnectorSettings):
+class GoogleAnalyticsSettings(GrantSettings):
     """Which property, with whose consent, and what about it no public page promises: `DSR_GOOGLE_ANALYTICS_*`."""
 
     model_config = SettingsConfigDict(env_prefix="DSR_GOOGLE_ANALYTICS_")
@@ -57,10 +58,6 @@ class GoogleAnalyticsSettings(ConnectorSettings):
     web_property_id: Annotated[
         str, Field(pattern=r"^(UA-\d+-\d+)?$", description="Universal Analytics property, switched off in 2024; empty: none")
     ] = ""
-    access_token: Annotated[SecretStr | None, Field(description="A token that somebody else renews")] = None
-    oauth_client_id: Annotated[str, Field(description="For the refresh grant")] = ""
-    oauth_client_secret: Annotated[SecretStr | None, Field(description="For the refresh grant")] = None
-    refresh_token: Annotated[SecretStr | None, Field(description="For the refresh grant")] = None
     deletion_url: Url = "https://www.googleapis.com/analytics/v3"
     admin_url: Url = "https://analyticsadmin.googleapis.com/v1alpha"
     token_url: Url = "https://oauth2.googleapis.com/token"  # noqa: S105 - an address, not a secret
@@ -76,23 +73,6 @@ class GoogleAnalyticsSettings(ConnectorSettings):
     )
     calls_per_day: Annotated[int, Field(ge=1, description="Per Google Cloud project and per property")] = 500
     calls_per_second: Annotated[float, Field(gt=0)] = 1.5
-
-    @model_validator(mode="after")
-    def _has_one_way_to_a_token(self) -> Self:
-        grant = (self.oauth_client_id, self.oauth_client_secret, self.refresh_token)
-        if self.access_token is None and not all(grant):
-            raise ValueError("set access_token, or all of oauth_client_id, oauth_client_secret and refresh_token")
-        if self.access_token is not None and any(grant):
-            raise ValueError("set access_token or the refresh grant, not both")
-        return self
-
-    @property
-    def grant(self) -> Grant:
-        """Return the refresh grant. The validator has seen to it that it is whole where no access token is set."""
-        assert self.oauth_client_secret is not None
-        assert self.refresh_token is not None
-        secret, refresh = self.oauth_client_secret.get_secret_value(), self.refresh_token.get_secret_value()
-        return Grant(self.oauth_client_id, secret, refresh)
 
     @property
     def properties(self) -> tuple[dict[str, str], ...]:

@@ -9,14 +9,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar
 
-from pydantic import Field, SecretStr, StringConstraints, model_validator
+from pydantic import Field, StringConstraints
 from pydantic_settings import SettingsConfigDict
 
-from connectors.sdk.oauth import Grant, StaticToken
+from connectors.sdk.grant_settings import GrantSettings
+from connectors.sdk.oauth import StaticToken
 from connectors.sdk.protocol import Job, Result, Throttle
-from connectors.sdk.settings import ConnectorSettings, read
+from connectors.sdk.settings import read
 from connectors.systems.linkedin.client import Audience, Dialect, LinkedInClient, RefreshGrant
 from schemas.errors import ConnectorError, CredentialsRefused, SystemRejected, SystemUnavailable, Throttled
 from schemas.outcomes import Fulfilled, NothingHeld, Notified
@@ -30,7 +31,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ALWAYS = ("insight_tag_by_consent", "later_uploads_not_covered")
 
 
-class LinkedInSettings(ConnectorSettings):
+class LinkedInSettings(GrantSettings):
     """Which accounts, which version, and what about the API no public page promises: `DSR_LINKEDIN_*`."""
 
     model_config = SettingsConfigDict(env_prefix="DSR_LINKEDIN_")
@@ -43,10 +44,6 @@ class LinkedInSettings(ConnectorSettings):
         tuple[Annotated[str, StringConstraints(pattern=r"^\d{1,20}$")], ...],
         Field(min_length=1, description="Advertising accounts (sponsoredAccount), digits only"),
     ]
-    access_token: Annotated[SecretStr | None, Field(description="A token that somebody else renews")] = None
-    oauth_client_id: Annotated[str, Field(description="For the refresh grant")] = ""
-    oauth_client_secret: Annotated[SecretStr | None, Field(description="For the refresh grant")] = None
-    refresh_token: Annotated[SecretStr | None, Field(description="For the refresh grant, if LinkedIn gave one")] = None
     token_url: str = "https://www.linkedin.com/oauth/v2/accessToken"  # noqa: S105 - an address, not a secret
     id_type: Annotated[str, Field(description="Name of a hashed address in `userIds`")] = "SHA256_EMAIL"
     page_size: Annotated[int, Field(ge=1, le=1000, description="`count` of a page of audiences")] = 100
@@ -72,24 +69,12 @@ class LinkedInSettings(ConnectorSettings):
     calls_per_day: Annotated[int | None, Field(ge=1, description="As the developer portal shows it")] = None
     timeout_seconds: Annotated[float, Field(gt=0)] = 30.0
 
-    @model_validator(mode="after")
-    def _has_one_way_to_a_token(self) -> Self:
-        grant = (self.oauth_client_id, self.oauth_client_secret, self.refresh_token)
-        if self.access_token is None and not all(grant):
-            raise ValueError("set access_token, or all of oauth_client_id, oauth_client_secret and refresh_token")
-        if self.access_token is not None and any(grant):
-            raise ValueError("set access_token or the refresh grant, not both")
-        return self
-
     @property
     def credentials(self) -> StaticToken | RefreshGrant:
         """Return how calls are authorised."""
         if self.access_token is not None:
             return StaticToken(self.access_token.get_secret_value())
-        assert self.oauth_client_secret is not None
-        assert self.refresh_token is not None
-        secret, refresh = self.oauth_client_secret.get_secret_value(), self.refresh_token.get_secret_value()
-        return RefreshGrant(Grant(self.oauth_client_id, secret, refresh), self.token_url)
+        return RefreshGrant(self.grant, self.token_url)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from connectors.sdk.passing_on import PassesOn
 from connectors.sdk.protocol import Job, Result, Throttle
 from connectors.sdk.settings import ConnectorSettings, read
 from connectors.systems.manual.client import Inbox, Outbox, OutboxFolder, Webhook
@@ -70,11 +71,10 @@ class ManualSettings(ConnectorSettings):
         )
 
 
-class ManualConnector:
+class ManualConnector(PassesOn):
     """One place where people do the work."""
 
     name: ClassVar[str] = "manual"
-    rights: ClassVar[frozenset[Right]] = frozenset(Right)
     needs: ClassVar[frozenset[IdentifierKind]] = frozenset(IdentifierKind)
     yields: ClassVar[frozenset[IdentifierKind]] = frozenset()
 
@@ -94,44 +94,13 @@ class ManualConnector:
         """Close the way out."""
         await self._outbox.aclose()
 
-    async def access(self, job: Job) -> Result:
-        """Ask people to look the person up; what they attach to the sign-off is exported."""
-        return await self._ask(job)
-
-    async def rectify(self, job: Job) -> Result:
-        """Ask people to correct the fields."""
-        return await self._ask(job)
-
-    async def complete(self, job: Job) -> Result:
-        """Ask people to complete the fields."""
-        return await self._ask(job)
-
-    async def erase(self, job: Job) -> Result:
-        """Ask people to delete."""
-        return await self._ask(job)
-
-    async def restrict(self, job: Job) -> Result:
-        """Ask people to keep the data and not use it."""
-        return await self._ask(job)
-
-    async def export(self, job: Job) -> Result:
-        """Ask people for the data in a machine-readable form; what they attach to the sign-off is exported."""
-        return await self._ask(job)
-
-    async def object(self, job: Job) -> Result:
-        """Ask people to end direct marketing."""
-        return await self._ask(job)
-
-    async def unsubscribe(self, job: Job) -> Result:
-        """Ask people to end the newsletter."""
-        return await self._ask(job)
-
     async def poll(self, job: Job, handle: str) -> Result:
         """Look for the sign-off; until it is there, remind at each interval and stay `Accepted` with the first date."""
         _, asked_at, reminded = handle.split("|")
         return await self._look(job, datetime.fromisoformat(asked_at), int(reminded))
 
-    async def _ask(self, job: Job) -> Result:
+    async def pass_on(self, job: Job) -> Result:
+        """Write the task for people, or find what they said to it."""
         await asyncio.to_thread(self._inbox.drop_before, job.now - timedelta(days=self._settings.kept_days))
         given = await asyncio.to_thread(self._inbox.find, self._id(job))
         if given is None:

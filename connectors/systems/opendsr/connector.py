@@ -23,6 +23,7 @@ from pydantic import Field, SecretStr, TypeAdapter, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from connectors.sdk.clock import Clock, SystemClock
+from connectors.sdk.passing_on import PassesOn
 from connectors.sdk.protocol import Exported, Job, Result, Throttle
 from connectors.sdk.settings import ConnectorSettings, read
 from connectors.systems.opendsr.client import Dialect, Discovery, OpenDsrClient, Receipt, Signatures, Status
@@ -95,11 +96,10 @@ def child_request_id(job: Job, *, generation: int = 0, version: int = 4) -> str:
     return str(derived if version == 5 else uuid.UUID(bytes=derived.bytes, version=4))
 
 
-class OpenDsrConnector:
+class OpenDsrConnector(PassesOn):
     """One processor or subsidiary."""
 
     name: ClassVar[str] = "opendsr"
-    rights: ClassVar[frozenset[Right]] = frozenset(Right)
     needs: ClassVar[frozenset[IdentifierKind]] = frozenset(
         {IdentifierKind.EMAIL, IdentifierKind.CUSTOMER_ID, IdentifierKind.ACCOUNT_ID}
     )
@@ -130,38 +130,6 @@ class OpenDsrConnector:
         """Close the connections."""
         await self._client.aclose()
 
-    async def access(self, job: Job) -> Result:
-        """Ask for a copy of the data (GDPR Art. 15)."""
-        return await self._submit(job)
-
-    async def export(self, job: Job) -> Result:
-        """Ask for the data in a machine-readable form (GDPR Art. 20)."""
-        return await self._submit(job)
-
-    async def erase(self, job: Job) -> Result:
-        """Ask for erasure (GDPR Art. 17)."""
-        return await self._submit(job)
-
-    async def rectify(self, job: Job) -> Result:
-        """Ask for rectification (GDPR Art. 16), by our extension."""
-        return await self._submit(job)
-
-    async def complete(self, job: Job) -> Result:
-        """Ask for completion (GDPR Art. 16), by our extension."""
-        return await self._submit(job)
-
-    async def restrict(self, job: Job) -> Result:
-        """Ask for restriction (GDPR Art. 18), by our extension."""
-        return await self._submit(job)
-
-    async def object(self, job: Job) -> Result:
-        """Pass on the objection to marketing (GDPR Art. 21(3)), by our extension."""
-        return await self._submit(job)
-
-    async def unsubscribe(self, job: Job) -> Result:
-        """Pass on the end of a newsletter, by our extension."""
-        return await self._submit(job)
-
     async def poll(self, job: Job, handle: str) -> Result:
         """Ask where the request is. `SystemRejected(job_failed)` if the processor lost, cancelled or refused it."""
         status = await self._client.status(handle, job.now)
@@ -169,7 +137,8 @@ class OpenDsrConnector:
             raise SystemRejected("status: the processor no longer knows the request", reason=FailureReason.JOB_FAILED)
         return await self._result(job, handle, status)
 
-    async def _submit(self, job: Job) -> Result:
+    async def pass_on(self, job: Job) -> Result:
+        """Send the request there, unless the processor does not offer the right or takes none of the identities."""
         discovery = await self._client.discovery(job.now)
         if not _is_offered(job.right, discovery):
             return Result(NotApplicable(reason=NotApplicableReason.RIGHT_NOT_OFFERED), notes=("not_in_discovery",))
