@@ -16,8 +16,8 @@ The answer has one entry for each order asked for, in order, with a status of it
 | 404 | no such request, or its order to this system has not been sent yet | sets the record aside |
 | 410 | nothing is open here for this system: its order is settled, or the request is over | drops the order |
 
-The HTTP status is the entries' if they agree, 207 if they do not. A call that is refused as a whole (400, 401, 403, 413, 503)
-has an `OrderKeysError` instead.
+The HTTP status is the entries' if they agree, 207 if they do not. A call that is refused as a whole (400, 401, 403, 408, 413,
+503) has an `OrderKeysError` instead.
 
 Room rules: shapes and derivations; who is told what is decided in `orchestrator.shell.key_desk`.
 """

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from orchestrator.ports import Clock, PublishFailed
 from schemas.base import Record
-from schemas.errors import ProtocolViolation, StoreUnavailable
+from schemas.errors import ConfigurationError, OrchestratorError, ProtocolViolation
 from schemas.order_keys import (
     PATH,
     KeyAnswer,
@@ -39,6 +39,8 @@ log = structlog.get_logger(__name__)
 MOST_BYTES = 96 * 1024
 #: Calls taken on at one time; the others are told to come back.
 _AT_ONCE = 128
+#: How long a question may take to come in: a place that is held is taken from the others.
+_BODY_SECONDS = 10.0
 #: Assertions whose signature is remembered as verified, for as long as they are good.
 _REMEMBERED = 1024
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
@@ -55,8 +57,8 @@ class _Refused(Exception):
 def order_keys_route(release: Release, clock: Clock, trust: Trust | None, prefix: str) -> Route:
     """Return the route. `trust` None: nobody has to say who they are, for installations that have signatures off.
 
-    401: the assertion is missing or not good. 403: it is another system's. 400, 413: the body. 503: the store or the broker
-    does not answer, or too many ask at once; `retry-after` says when to come back.
+    401: the assertion is missing or not good. 403: it is another system's. 400, 408, 413: the body. 503: the store or the
+    broker does not answer, a key does not unwrap, or too many ask at once; `retry-after` says when to come back.
     """
     guard, turns = _Guard(trust, audience_of(prefix), clock), asyncio.Semaphore(_AT_ONCE)
 
@@ -80,8 +82,10 @@ def order_keys_route(release: Release, clock: Clock, trust: Trust | None, prefix
 async def _released(release: Release, wanted: WantedKeys, kid: str) -> list[KeyAnswer]:
     try:
         return await release(wanted.system, kid, wanted.orders)
-    except (StoreUnavailable, PublishFailed) as error:
-        log.warning("order_keys_unavailable", system=wanted.system, error_type=type(error).__name__)
+    except (OrchestratorError, PublishFailed) as error:
+        # A key that does not unwrap is nobody's passing trouble; a store or broker that is away is.
+        tell = log.error if isinstance(error, ConfigurationError) else log.warning
+        tell("order_keys_unavailable", system=wanted.system, error_type=type(error).__name__)
         raise _Refused(503, "unavailable", "come back: the keys are safe", **{"retry-after": "2"}) from None
 
 
@@ -137,10 +141,15 @@ class _Guard:
 
 async def _body(request: Request) -> bytes:
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_BYTES:
-            raise _Refused(413, "too_large", f"keep a question below {MOST_BYTES} bytes: ask for fewer orders at once")
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MOST_BYTES:
+                    remedy = f"keep a question below {MOST_BYTES} bytes: ask for fewer orders at once"
+                    raise _Refused(413, "too_large", remedy)
+    except TimeoutError:
+        raise _Refused(408, "too_slow", f"send the whole question within {_BODY_SECONDS:g} s") from None
     return bytes(body)
 
 

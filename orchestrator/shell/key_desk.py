@@ -15,7 +15,7 @@ import structlog
 
 from orchestrator.ports import Clock, Holding, Keys, OutRecord, Publisher, PublishFailed, Store
 from orchestrator.shell.signing import signed
-from schemas.errors import StoreUnavailable
+from schemas.errors import OrchestratorError
 from schemas.ids import order_id
 from schemas.metric_labels import KeyRefusal
 from schemas.metrics import KEYS_REFUSED, KEYS_RELEASED, Metrics
@@ -100,7 +100,8 @@ class KeyDesk:
     async def release(self, system: str, kid: str, wanted: Sequence[WantedKey]) -> list[KeyAnswer]:
         """Return an answer for each order, in order, after the broker has acknowledged the record of what is given out.
 
-        `system` is who asks, proven by the caller. Raises `StoreUnavailable` or `PublishFailed`; then nothing is given out.
+        `system` is who asks, proven by the caller. Raises `StoreUnavailable`, `PublishFailed`, or
+        `ConfigurationError` for a key that does not unwrap; then nothing is given out.
         """
         question = _Question(system, kid, wanted, asyncio.get_running_loop().create_future())
         self._waiting.append(question)
@@ -114,7 +115,7 @@ class KeyDesk:
                 together, self._waiting = self._waiting, []
                 try:
                     await self._answer_together(together)
-                except (StoreUnavailable, PublishFailed) as error:
+                except (OrchestratorError, PublishFailed) as error:
                     _fail(together, error)
         except BaseException as error:
             # Nobody may wait for an answer that will not come; whoever asks next starts anew.

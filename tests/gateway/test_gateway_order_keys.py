@@ -249,7 +249,24 @@ async def test_too_much_is_refused_whether_or_not_it_says_how_much() -> None:
         assert (await door.ask(body + b" " * (MOST_BYTES - len(body)))).status_code == 200
 
 
-@pytest.mark.parametrize("error", [StoreUnavailable(f"no {CANARY}"), PublishFailed(f"no {CANARY}")])
+async def test_a_question_that_does_not_come_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sends it drop by drop holds a place for a while and no longer."""
+    monkeypatch.setattr(order_keys, "_BODY_SECONDS", 0.2)
+    async with Door().open() as door:
+        reader, writer = await asyncio.open_connection(door.listening.host, door.listening.port)
+        token = assertion(CRM, AUDIENCE, door.at)[0]
+        head = (f"POST {PATH} HTTP/1.1", "host: door", f"authorization: Bearer {token}", "content-length: 90", "", "{")
+        writer.write("\r\n".join(head).encode())
+        line = await asyncio.wait_for(reader.readline(), 10)
+        writer.close()
+        assert line.split()[1] == b"408"
+        assert (await door.ask()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "error",
+    [StoreUnavailable(f"no {CANARY}"), PublishFailed(f"no {CANARY}"), ConfigurationError(f"no {CANARY}")],
+)
 async def test_store_or_broker_away_is_said_and_is_not_for_ever(error: Exception) -> None:
     """503 with a time to come back, without the error's text; as soon as it works again, keys are given."""
     with capture_logs() as logs:
