@@ -53,6 +53,8 @@ __all__ = ["Attempts", "Limits"]
 
 _log = structlog.get_logger("dsr.connector")
 
+_GOES_ON = "the system goes on with it and nobody asks any more: if the request was withdrawn or denied, stop it there by hand"
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -102,6 +104,8 @@ class Attempts:
             return self._without_keys(entry, order, error)
         if refused.get(order.order_id) == CLOSED:
             _log.info("order_closed", system=order.system, order_id=order.order_id, attempt=entry.attempt)
+            if entry.handle is not None:
+                _log.warning("order_closed_under_way", system=order.system, order_id=order.order_id, remedy=_GOES_ON)
             return Conclusion(order.order_id, order.right, entry.attempt, {}, drop=True)
         with self._keys.holding(order.order_id):
             return await self._tried(entry, order)

@@ -171,6 +171,22 @@ async def test_an_order_that_is_over_before_its_try_is_dropped_and_may_come_agai
     assert (report.attempt, report.outcome.code) == (2, OutcomeCode.FULFILLED)
 
 
+async def test_an_order_that_is_over_while_the_system_works_is_not_dropped_in_silence(tmp_path):
+    """The vendor's job goes on and is asked after no more: a person is told, by order and system."""
+    world = World(tmp_path, Scripted(Result(Accepted(expected_by=an_order().respond_by), handle="job-7"), polls=[DONE]))
+    ident = order_id(an_order(1).subject_request_id, "crm")
+    with structlog.testing.capture_logs() as logs:
+        async with world.running():
+            world.send(an_order(1))
+            await until(lambda: world.entry() is not None and world.entry().state is OrderState.POLLING)
+            world.keys.refused = {ident: 410}
+            world.clock.advance(3600)
+            await until(lambda: world.entry() is None)
+    (told,) = [line for line in logs if line["event"] == "order_closed_under_way"]
+    assert (told["log_level"], told["order_id"], told["system"]) == ("warning", ident, "crm")
+    assert world.connector.handles == []
+
+
 async def test_what_was_dropped_is_not_in_the_file(tmp_path):
     """After a drop and the house-keeping of the end, no byte of the sealed order is in the journal's files."""
     world, ident = _closed_while_it_waits(tmp_path)
