@@ -13,7 +13,6 @@ import fcntl
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -22,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from connectors.sdk.breaker import Pause
 from connectors.sdk.forecast import Pace
+from connectors.sdk.journal_tables import IS_OPEN, IS_PROMPT, ORDERS, PACE, PAUSE, REPORTS, OrderState, create
 from connectors.sdk.protocol import Throttle
 from connectors.sdk.sqlite_file import prepare
 from connectors.sdk.turns import PROMPT_RIGHTS, Lane
@@ -32,92 +32,21 @@ from schemas.reports import FulfilmentReport
 from schemas.sealed import Sealed
 from schemas.wire import encode
 
-__all__ = ["Entry", "Journal", "OrderState", "Page", "StoredReport", "create", "reading"]
+__all__ = ["Entry", "Journal", "OrderState", "Page", "StoredReport", "reading"]
 
-
-class OrderState(StrEnum):
-    """How far an order is."""
-
-    #: Waits for its turn, or for `not_before`.
-    WAITING = "waiting"
-    #: Somebody works on it; found at start, it means that the process died.
-    WORKING = "working"
-    #: The vendor's job runs; asked after at `not_before`.
-    POLLING = "polling"
-    #: The final report is written; sent or not stands in the report.
-    REPORTED = "reported"
-
-
-_META = sa.MetaData()
-#: As text, because SQLite only takes a partial index for a condition that it can see.
-_IS_OPEN = f"state IN ('{OrderState.WAITING}', '{OrderState.POLLING}')"
-_IS_PROMPT = f"{_IS_OPEN} AND prompt = 1"
-_ORDERS = sa.Table(
-    "orders",
-    _META,
-    sa.Column("order_id", sa.Text, primary_key=True),
-    sa.Column("subject_request_id", sa.Text, nullable=False),
-    sa.Column("attempt", sa.Integer, nullable=False),
-    sa.Column("state", sa.Text, nullable=False),
-    sa.Column("due_on", sa.Text, nullable=False),
-    sa.Column("taken_ms", sa.Integer, nullable=False),
-    sa.Column("not_before_ms", sa.Integer, nullable=False),
-    sa.Column("tries", sa.Integer, nullable=False, default=0),
-    sa.Column("polls", sa.Integer, nullable=False, default=0),
-    sa.Column("order_bytes", sa.LargeBinary),
-    sa.Column("handle", sa.LargeBinary),
-    sa.Column("found", sa.LargeBinary),
-    sa.Column("prompt", sa.Boolean, nullable=False, server_default=sa.text("0")),
-    sa.Index("orders_by_turn", "state", "not_before_ms"),
-    # One for each queue, in its order, and everything a search for the next one looks at: it reads no order that it does not
-    # return.
-    sa.Index("queue_due", "due_on", "taken_ms", "order_id", "not_before_ms", "state", sqlite_where=sa.text(_IS_OPEN)),
-    sa.Index("queue_oldest", "taken_ms", "order_id", "not_before_ms", "state", sqlite_where=sa.text(_IS_OPEN)),
-    sa.Index("queue_prompt", "taken_ms", "order_id", "not_before_ms", "state", "prompt", sqlite_where=sa.text(_IS_PROMPT)),
-)
-_REPORTS = sa.Table(
-    "reports",
-    _META,
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("report_id", sa.Text, nullable=False, unique=True),
-    sa.Column("order_id", sa.Text, nullable=False, index=True),
-    sa.Column("right", sa.Text, nullable=False),
-    sa.Column("final", sa.Boolean, nullable=False),
-    sa.Column("sent", sa.Boolean, nullable=False),
-    sa.Column("report_bytes", sa.LargeBinary, nullable=False),
-)
-#: One row while the system is left alone, none while it works.
-_PAUSE = sa.Table(
-    "pause",
-    _META,
-    sa.Column("number", sa.Integer, nullable=False),
-    sa.Column("until_ms", sa.Integer, nullable=False),
-)
-#: One row once something was measured: for `status`, which has neither the connector's settings nor its memory.
-_PACE = sa.Table(
-    "pace",
-    _META,
-    sa.Column("seconds", sa.Float, nullable=False),
-    sa.Column("calls", sa.Float, nullable=False),
-    sa.Column("orders", sa.Integer, nullable=False),
-    sa.Column("concurrent", sa.Integer, nullable=False),
-    sa.Column("per_second", sa.Float),
-    sa.Column("per_day", sa.Integer),
-    sa.Column("day_zone", sa.Text, nullable=False),
-)
-_BY_AGE = (_ORDERS.c.taken_ms, _ORDERS.c.order_id)
+_BY_AGE = (ORDERS.c.taken_ms, ORDERS.c.order_id)
 #: Queue -> who stands in it, in which order, and the index of just that: left alone, SQLite sorts all whose moment has come.
 _LANES: Mapping[Lane, tuple[str, tuple[sa.Column[Any], ...], str]] = {
-    Lane.PROMPT: (_IS_PROMPT, _BY_AGE, "queue_prompt"),
-    Lane.DUE: (_IS_OPEN, (_ORDERS.c.due_on, *_BY_AGE), "queue_due"),
-    Lane.OLDEST: (_IS_OPEN, _BY_AGE, "queue_oldest"),
+    Lane.PROMPT: (IS_PROMPT, _BY_AGE, "queue_prompt"),
+    Lane.DUE: (IS_OPEN, (ORDERS.c.due_on, *_BY_AGE), "queue_due"),
+    Lane.OLDEST: (IS_OPEN, _BY_AGE, "queue_oldest"),
 }
 _OPEN = (OrderState.WAITING, OrderState.POLLING)
 # Built once: building a statement costs more than running it.
-_FIND = sa.select(_ORDERS).where(_ORDERS.c.order_id == sa.bindparam("wanted"))
-_SET = sa.update(_ORDERS).where(_ORDERS.c.order_id == sa.bindparam("wanted"))
-_INSERT = sa.insert(_ORDERS)
-_ADD_REPORT = sa.insert(_REPORTS).prefix_with("OR IGNORE")
+_FIND = sa.select(ORDERS).where(ORDERS.c.order_id == sa.bindparam("wanted"))
+_SET = sa.update(ORDERS).where(ORDERS.c.order_id == sa.bindparam("wanted"))
+_INSERT = sa.insert(ORDERS)
+_ADD_REPORT = sa.insert(REPORTS).prefix_with("OR IGNORE")
 
 
 def _ms(at: datetime) -> int:
@@ -147,20 +76,6 @@ class StoredReport:
     right: str
     final: bool
     sent: bool
-
-
-def create(connection: sa.Connection) -> None:
-    """Make the tables and indexes that are not there yet."""
-    _META.create_all(connection)
-    if "prompt" not in {column["name"] for column in sa.inspect(connection).get_columns("orders")}:
-        connection.execute(sa.text("ALTER TABLE orders ADD COLUMN prompt BOOLEAN NOT NULL DEFAULT 0"))
-        right = sa.func.json_extract(sa.cast(_ORDERS.c.order_bytes, sa.Text), "$.right")
-        connection.execute(sa.update(_ORDERS).where(right.in_([right.value for right in PROMPT_RIGHTS])).values(prompt=True))
-    for name in ("open_by_due_date", "open_by_age"):  # of journals that an earlier release began
-        connection.execute(sa.text(f"DROP INDEX IF EXISTS {name}"))
-    for table in _META.sorted_tables:
-        for index in table.indexes:
-            index.create(connection, checkfirst=True)
 
 
 class Page:
@@ -232,19 +147,19 @@ class Page:
         for lane, (stands, turn, _) in _LANES.items():
             if lane is not Lane.PROMPT or row["prompt"]:
                 before = sa.tuple_(*turn) < sa.tuple_(*(sa.literal(row[column.name]) for column in turn))
-                query = sa.select(sa.func.count()).select_from(_ORDERS).where(sa.text(stands), before)
+                query = sa.select(sa.func.count()).select_from(ORDERS).where(sa.text(stands), before)
                 ahead.append(int(self._connection.execute(query).scalar_one()))
         return min(ahead)
 
     def oldest_taken_at(self) -> datetime | None:
         """Return when the open order that waits longest was taken."""
-        query = sa.select(sa.func.min(_ORDERS.c.taken_ms)).where(sa.text(_IS_OPEN))
+        query = sa.select(sa.func.min(ORDERS.c.taken_ms)).where(sa.text(IS_OPEN))
         value = self._connection.execute(query).scalar()
         return None if value is None else datetime.fromtimestamp(value / 1000, UTC)
 
     def pace(self) -> tuple[Pace, Throttle] | None:
         """Return what was measured last and what the system allows; None if the connector has never run on this journal."""
-        row = self._connection.execute(sa.select(_PACE)).first()
+        row = self._connection.execute(sa.select(PACE)).first()
         if row is None:
             return None
         throttle = Throttle(concurrent=row.concurrent, per_second=row.per_second, per_day=row.per_day, day_zone=row.day_zone)
@@ -252,36 +167,36 @@ class Page:
 
     def keep_pace(self, pace: Pace, throttle: Throttle) -> None:
         """Keep these in place of those that are kept."""
-        self._connection.execute(sa.delete(_PACE))
-        self._connection.execute(sa.insert(_PACE).values(**asdict(pace), **asdict(throttle)))
+        self._connection.execute(sa.delete(PACE))
+        self._connection.execute(sa.insert(PACE).values(**asdict(pace), **asdict(throttle)))
 
     def waiting_by_due_date(self) -> list[tuple[date, int]]:
         """Return how many orders wait for their turn, by legal due date, the earliest first."""
         query = (
-            sa.select(_ORDERS.c.due_on, sa.func.count())
-            .where(_ORDERS.c.state.in_((OrderState.WAITING, OrderState.WORKING)))
-            .group_by(_ORDERS.c.due_on)
-            .order_by(_ORDERS.c.due_on)
+            sa.select(ORDERS.c.due_on, sa.func.count())
+            .where(ORDERS.c.state.in_((OrderState.WAITING, OrderState.WORKING)))
+            .group_by(ORDERS.c.due_on)
+            .order_by(ORDERS.c.due_on)
         )
         return [(date.fromisoformat(due_on), count) for due_on, count in self._connection.execute(query)]
 
     def next_due_at(self) -> datetime | None:
         """Return the earliest `not_before` of an open order."""
         # One state at a time: then each answer is the first entry of an index.
-        earliest = sa.select(sa.func.min(_ORDERS.c.not_before_ms)).where(_ORDERS.c.state == sa.bindparam("wanted"))
+        earliest = sa.select(sa.func.min(ORDERS.c.not_before_ms)).where(ORDERS.c.state == sa.bindparam("wanted"))
         values = [self._connection.execute(earliest, {"wanted": state}).scalar() for state in _OPEN]
         known = [value for value in values if value is not None]
         return datetime.fromtimestamp(min(known) / 1000, UTC) if known else None
 
     def count(self, *states: OrderState) -> int:
         """Return how many orders are in these states."""
-        query = sa.select(sa.func.count()).select_from(_ORDERS).where(_ORDERS.c.state.in_(states))
+        query = sa.select(sa.func.count()).select_from(ORDERS).where(ORDERS.c.state.in_(states))
         return int(self._connection.execute(query).scalar_one())
 
     def requeue_interrupted(self) -> int:
         """Put orders that a dead process worked on back in the queue; return how many."""
-        resumed = sa.case((_ORDERS.c.handle.is_(None), OrderState.WAITING.value), else_=OrderState.POLLING.value)
-        statement = sa.update(_ORDERS).where(_ORDERS.c.state == OrderState.WORKING).values(state=resumed)
+        resumed = sa.case((ORDERS.c.handle.is_(None), OrderState.WAITING.value), else_=OrderState.POLLING.value)
+        statement = sa.update(ORDERS).where(ORDERS.c.state == OrderState.WORKING).values(state=resumed)
         return self._connection.execute(statement).rowcount
 
     def add_report(self, report: FulfilmentReport, right: str, *, final: bool) -> None:
@@ -298,13 +213,13 @@ class Page:
 
     def unsent(self, limit: int) -> list[StoredReport]:
         """Return reports that the broker has not acknowledged, oldest first."""
-        query = sa.select(_REPORTS).where(_REPORTS.c.sent.is_(False)).order_by(_REPORTS.c.number).limit(limit)
+        query = sa.select(REPORTS).where(REPORTS.c.sent.is_(False)).order_by(REPORTS.c.number).limit(limit)
         return [_stored(row) for row in self._connection.execute(query).mappings()]
 
     def last_report(self, order_id: str, *, final: bool) -> StoredReport | None:
         """Return the last final (or last progress) report of an order."""
-        query = sa.select(_REPORTS).where(_REPORTS.c.order_id == order_id, _REPORTS.c.final.is_(final))
-        row = self._connection.execute(query.order_by(_REPORTS.c.number.desc()).limit(1)).mappings().first()
+        query = sa.select(REPORTS).where(REPORTS.c.order_id == order_id, REPORTS.c.final.is_(final))
+        row = self._connection.execute(query.order_by(REPORTS.c.number.desc()).limit(1)).mappings().first()
         return None if row is None else _stored(row)
 
     def mark_sent(self, reports: Sequence[StoredReport]) -> None:
@@ -314,33 +229,33 @@ class Page:
         record in which the finds stood may be gone.
         """
         ids = [stored.report.report_id for stored in reports]
-        self._connection.execute(sa.update(_REPORTS).where(_REPORTS.c.report_id.in_(ids)).values(sent=True))
+        self._connection.execute(sa.update(REPORTS).where(REPORTS.c.report_id.in_(ids)).values(sent=True))
         ended = [stored.report.order_id for stored in reports if stored.final]
         if ended:
             self._connection.execute(
-                sa.update(_ORDERS)
-                .where(_ORDERS.c.order_id.in_(ended), _ORDERS.c.state == OrderState.REPORTED)
+                sa.update(ORDERS)
+                .where(ORDERS.c.order_id.in_(ended), ORDERS.c.state == OrderState.REPORTED)
                 .values(order_bytes=None)
             )
         done = [stored.report.order_id for stored in reports if stored.final and not isinstance(stored.report.outcome, Failed)]
         if done:
-            self._connection.execute(sa.update(_ORDERS).where(_ORDERS.c.order_id.in_(done)).values(found=None))
+            self._connection.execute(sa.update(ORDERS).where(ORDERS.c.order_id.in_(done)).values(found=None))
 
     def drop(self, order_id: str) -> None:
         """Delete an order and its reports, sent or not: it is over, and whoever opens it again sends it again."""
-        self._connection.execute(sa.delete(_REPORTS).where(_REPORTS.c.order_id == order_id))
-        self._connection.execute(sa.delete(_ORDERS).where(_ORDERS.c.order_id == order_id))
+        self._connection.execute(sa.delete(REPORTS).where(REPORTS.c.order_id == order_id))
+        self._connection.execute(sa.delete(ORDERS).where(ORDERS.c.order_id == order_id))
 
     def pause(self) -> Pause | None:
         """Return the pause that is kept."""
-        row = self._connection.execute(sa.select(_PAUSE)).first()
+        row = self._connection.execute(sa.select(PAUSE)).first()
         return None if row is None else Pause(row.number, datetime.fromtimestamp(row.until_ms / 1000, UTC))
 
     def keep_pause(self, pause: Pause | None) -> None:
         """Keep a pause in place of the one that is kept, or none."""
-        self._connection.execute(sa.delete(_PAUSE))
+        self._connection.execute(sa.delete(PAUSE))
         if pause is not None:
-            self._connection.execute(sa.insert(_PAUSE).values(number=pause.number, until_ms=_ms(pause.until)))
+            self._connection.execute(sa.insert(PAUSE).values(number=pause.number, until_ms=_ms(pause.until)))
 
     def forget_before(self, moment: datetime, *, unfinished: datetime | None = None) -> int:
         """Delete reported orders taken before `moment`, with their reports; return how many orders.
@@ -348,14 +263,14 @@ class Page:
         A failed order that still has its vendor's handle or its finds is kept until it is older than `unfinished`: somebody
         may yet ask again, and then the job may still run, and the record in which the finds stood may be gone.
         """
-        holds_nothing = sa.and_(_ORDERS.c.handle.is_(None), _ORDERS.c.found.is_(None))
-        given_up = _ORDERS.c.taken_ms < _ms(moment if unfinished is None else unfinished)
-        is_old = sa.and_(_ORDERS.c.taken_ms < _ms(moment), sa.or_(holds_nothing, given_up))
-        old = sa.and_(_ORDERS.c.state == OrderState.REPORTED, is_old)
-        unsent = sa.select(_REPORTS.c.order_id).where(_REPORTS.c.sent.is_(False))
-        ids = sa.select(_ORDERS.c.order_id).where(old, _ORDERS.c.order_id.not_in(unsent))
-        self._connection.execute(sa.delete(_REPORTS).where(_REPORTS.c.order_id.in_(ids)))
-        return self._connection.execute(sa.delete(_ORDERS).where(old, _ORDERS.c.order_id.not_in(unsent))).rowcount
+        holds_nothing = sa.and_(ORDERS.c.handle.is_(None), ORDERS.c.found.is_(None))
+        given_up = ORDERS.c.taken_ms < _ms(moment if unfinished is None else unfinished)
+        is_old = sa.and_(ORDERS.c.taken_ms < _ms(moment), sa.or_(holds_nothing, given_up))
+        old = sa.and_(ORDERS.c.state == OrderState.REPORTED, is_old)
+        unsent = sa.select(REPORTS.c.order_id).where(REPORTS.c.sent.is_(False))
+        ids = sa.select(ORDERS.c.order_id).where(old, ORDERS.c.order_id.not_in(unsent))
+        self._connection.execute(sa.delete(REPORTS).where(REPORTS.c.order_id.in_(ids)))
+        return self._connection.execute(sa.delete(ORDERS).where(old, ORDERS.c.order_id.not_in(unsent))).rowcount
 
 
 class Journal:

@@ -282,7 +282,7 @@ async def test_store_or_broker_away_is_said_and_is_not_for_ever(error: Exception
 
 
 async def test_an_error_that_nobody_expects_tells_nothing() -> None:
-    """500, and not a word of it: a key-encryption key that is not ours is for the worker's log."""
+    """500, and not a word of it."""
     async with Door().open() as door:
         door.error = RuntimeError(f"the store: {CANARY}")
         answer = await door.ask()

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from connectors.sdk import journal as shipped
+from connectors.sdk import journal_tables as shipped
 from connectors.sdk.journal import Journal, Page
 from connectors.sdk.sqlite_file import prepare
 from schemas.errors import StoreUnavailable
