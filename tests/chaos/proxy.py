@@ -44,6 +44,10 @@ class Proxy:
         """Let nothing pass any more, without a word: connections stay open, and new ones are taken in."""
         self._passes.clear()
 
+    def resume(self) -> None:
+        """Let everything pass again, what was held back first."""
+        self._passes.set()
+
     def cut(self) -> None:
         """End every connection at once."""
         self.cut_after_bytes = None

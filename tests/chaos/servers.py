@@ -1,18 +1,85 @@
-"""The broker and the database of a run, to be stopped, cut off and started again on the same data and the same address.
+"""The brokers and the database of a run, to be stopped, cut off and started again on the same data and the same address.
 
 Room rules: our own servers in our own folder; nothing else on the machine is touched.
 """
 
 from __future__ import annotations
 
+import base64
+import secrets
+import socket
 import tempfile
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
 import sqlalchemy
 
-__all__ = ["Postgres"]
+from orchestrator.adapters.local_kafka import LocalKafka
+
+__all__ = ["Cluster", "Postgres", "free_ports"]
+
+_BROKERS = 3
+
+
+class Cluster:
+    """Three brokers, each its own controller too, that hold every record three times and acknowledge it when two have it.
+
+    Every method blocks: call it through `asyncio.to_thread`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        ports = free_ports(2 * _BROKERS)
+        own, controllers = ports[:_BROKERS], ports[_BROKERS:]
+        voters = ",".join(f"{node}@127.0.0.1:{port}" for node, port in enumerate(controllers, 1))
+        common = {
+            "controller.quorum.voters": voters,
+            "default.replication.factor": str(_BROKERS),
+            "min.insync.replicas": "2",
+            "offsets.topic.replication.factor": str(_BROKERS),
+            "transaction.state.log.replication.factor": str(_BROKERS),
+            "transaction.state.log.min.isr": "2",
+        }
+        cluster_id = base64.urlsafe_b64encode(b"\0" + secrets.token_bytes(15)).decode().rstrip("=")
+        #: By node id.
+        self.brokers = {
+            node: LocalKafka(
+                folder / f"broker-{node}",
+                port,
+                overrides=common
+                | {
+                    "node.id": str(node),
+                    "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controllers[node - 1]}",
+                },
+                cluster_id=cluster_id,
+            )
+            for node, port in enumerate(own, 1)
+        }
+        self.bootstrap = ",".join(f"127.0.0.1:{port}" for port in own)
+
+    def __enter__(self) -> Self:
+        try:
+            with ThreadPoolExecutor(_BROKERS) as side_by_side:  # one alone has no majority and answers nobody
+                list(side_by_side.map(LocalKafka.start, self.brokers.values()))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for broker in self.brokers.values():
+            broker.kill()
+
+
+def free_ports(count: int) -> list[int]:
+    """Return so many ports on 127.0.0.1 that nobody uses."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
 
 
 class Postgres:

@@ -10,7 +10,7 @@ import json
 import secrets
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from orchestrator.adapters.sql.store import make_engine
 from orchestrator.adapters.topics import apply
 from orchestrator.demo.keyring import Keyring
 from schemas.topics import Topics, manifest
+from schemas.trust import SigningKey
 from tests.chaos.outside import address
 from tests.chaos.supervised import Hit, Supervised
 from tests.integration.worker_kit import KEY, SYSTEMS, settings_for
@@ -42,6 +43,11 @@ class Stage:
     #: Who speaks, with their keys; None with signatures off.
     keyring: Keyring | None
 
+    def key(self, principal: str) -> SigningKey:
+        """Return the key of one who speaks; with signatures."""
+        assert self.keyring is not None
+        return self.keyring.key(principal)
+
 
 @contextlib.asynccontextmanager
 async def staged(
@@ -53,11 +59,16 @@ async def staged(
     workers: int = 1,
     command: tuple[str, ...] = WORKER,
     signatures: bool = False,
+    replication: int = 1,
+    played: Sequence[str] = SYSTEMS,
     **changes: object,
 ) -> AsyncIterator[Stage]:
-    """Prepare an installation, not yet started; end all its processes at the end of the block."""
+    """Prepare an installation, not yet started; end all its processes at the end of the block.
+
+    `played`: the systems that the responding connectors answer for.
+    """
     topics = Topics(prefix=f"chaos{secrets.token_hex(4)}")
-    await apply(bootstrap, manifest(SYSTEMS, prefix=topics.prefix))
+    await apply(bootstrap, manifest(SYSTEMS, prefix=topics.prefix), replication=replication)
     schema.upgrade(make_engine(store_url))
     keyring = Keyring(folder / f"{topics.prefix}-keys", _SPEAKERS) if signatures else None
     if keyring is not None:
@@ -84,7 +95,7 @@ async def staged(
             },
         )
         made[name] = Supervised(name, command, environment, folder / f"{topics.prefix}-{name}.log", on_hit)
-    responder = ("-m", "tests.chaos.responder", bootstrap, topics.prefix, str(keyring.folder) if keyring else "-", *SYSTEMS)
+    responder = ("-m", "tests.chaos.responder", bootstrap, topics.prefix, str(keyring.folder) if keyring else "-", *played)
     connectors = Supervised("connectors", responder, {}, folder / f"{topics.prefix}-connectors.log", on_hit)
     try:
         yield Stage(bootstrap, topics, folder, made, connectors, keyring)

@@ -98,7 +98,8 @@ class LocalKafka:
 
     The same directory started again has the same data and, unless `port` says otherwise, the same port. `overrides` are
     broker settings that win over `deploy/local/server.properties`, `formatting` are further words of `kafka-storage format`,
-    for instance `--add-scram` (neither in Docker).
+    for instance `--add-scram` (neither in Docker). Several that form one cluster need the same `cluster_id` and overrides that
+    name them (`node.id`, `listeners`, `controller.quorum.voters`); each answers only when most of them run.
     Every method blocks; from a coroutine call it through `asyncio.to_thread`. Nothing listens beyond 127.0.0.1.
     """
 
@@ -109,11 +110,13 @@ class LocalKafka:
         *,
         overrides: Mapping[str, str] | None = None,
         formatting: Sequence[str] = (),
+        cluster_id: str | None = None,
     ) -> None:
         self.data_dir = data_dir.resolve()
         self._wanted_port = port
         self._overrides = dict(overrides or {})
         self._formatting = tuple(formatting)
+        self._cluster_id = cluster_id or base64.urlsafe_b64encode(b"\0" + secrets.token_bytes(15)).decode().rstrip("=")
         self._child: subprocess.Popen[bytes] | None = None
         self._watch: subprocess.Popen[bytes] | None = None
 
@@ -257,8 +260,7 @@ class LocalKafka:
     def _format(self, run: list[str], log: IO[bytes]) -> None:
         if (self.data_dir / "data" / "meta.properties").exists():
             return
-        cluster = base64.urlsafe_b64encode(b"\0" + secrets.token_bytes(15)).decode().rstrip("=")
-        command = [*run, "kafka.tools.StorageTool", "format", "-c", "server.properties", f"--cluster-id={cluster}"]
+        command = [*run, "kafka.tools.StorageTool", "format", "-c", "server.properties", f"--cluster-id={self._cluster_id}"]
         command += self._formatting
         done = subprocess.run(command, cwd=self.data_dir, stdout=log, stderr=log, check=False)  # noqa: S603 - our own line
         if done.returncode != 0:
