@@ -6,6 +6,7 @@ import ast
 import asyncio
 import json
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -83,8 +84,9 @@ async def by_an_operators_conversation(bootstrap: str, topics: Topics) -> list[b
 async def by_a_dump(bootstrap: str, topics: Topics) -> list[bytes]:
     """Write a dump; its count is what was read."""
     await write(bootstrap, topics.status)
-    words = ["dump", "/dev/null", "--json", "--bootstrap", bootstrap, "--prefix", topics.prefix]
-    done = await asyncio.to_thread(CliRunner().invoke, app, words)
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["dump", f"{folder}/dump.jsonl", "--json", "--bootstrap", bootstrap, "--prefix", topics.prefix]
+        done = await asyncio.to_thread(CliRunner().invoke, app, words)
     return VALUES[: json.loads(done.stdout)["records"]]
 
 
