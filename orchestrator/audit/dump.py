@@ -32,8 +32,11 @@ async def write_dump(
 ) -> int:
     """Write the whole log to the file and return the number of records; the file appears when it is complete.
 
+    It takes the place of a file of that name, but of nothing else: a device would be gone for every program.
     Raises `ConfigurationError` if the file cannot be written.
     """
+    if path.exists() and not path.is_file():
+        raise ConfigurationError(f"{path} is no file, and would be replaced by one: name another")
     extent = await log.extent()
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     count = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
 import stat
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,6 +84,15 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes):
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match="line 1"):
         _read(path)
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path):
+    """A pipe or a device that is named by mistake is still there afterwards."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigurationError, match="is no file"):
+        _write(pipe)
+    assert pipe.is_fifo()
 
 
 def test_a_missing_file_and_a_missing_folder_are_said(tmp_path: Path):
