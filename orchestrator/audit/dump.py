@@ -35,8 +35,7 @@ async def write_dump(
     It takes the place of a file of that name, but of nothing else: a device would be gone for every program.
     Raises `ConfigurationError` if the file cannot be written.
     """
-    if path.exists() and not path.is_file():
-        raise ConfigurationError(f"{path} is no file, and would be replaced by one: name another")
+    _may_replace(path)
     extent = await log.extent()
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     count = 0
@@ -56,6 +55,11 @@ async def write_dump(
     finally:
         partial.unlink(missing_ok=True)
     return count
+
+
+def _may_replace(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise ConfigurationError(f"{path} is no file, and would be replaced by one: name another")
 
 
 @contextlib.contextmanager
