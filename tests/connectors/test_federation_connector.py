@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
+import structlog
 from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
@@ -227,7 +228,10 @@ async def test_a_request_set_aside_names_the_reason(child, connector):
 
 async def test_the_child_gets_the_orders_own_proof_of_who_asks(child, connector):
     """Method, level and moment as they are; without any nothing is published, as nobody here could confirm the identity."""
-    await connector.erase(a_job())
+    with structlog.testing.capture_logs() as logs:
+        await connector.erase(a_job())
+    asked = {"order_id": a_job().order_id, "subject_request_id": child_request_id(a_job())}
+    assert logs == [{"event": "child_asked", "log_level": "info", **asked}]
     await connector.poll(a_job(), child_request_id(a_job()))
     (filed,) = child.taken.values()
     assert filed.verification == a_job().verification

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 from opendsr_kit import WithSubsidiary, job, planted, to_the_end
 
 from connectors.sdk.clock import Clock, ManualClock
@@ -86,8 +87,10 @@ class TestRequests(WithSubsidiary):
         """Lower-case version-4 id, the moment the person asked, regulation, and no identity beyond what discovery takes."""
         connector = make()
         asked = replace(job(Right.ERASURE), received_at=datetime(2026, 3, 1, 8, 30, tzinfo=UTC))
-        await perform(connector, asked)
+        with structlog.testing.capture_logs() as logs:
+            await perform(connector, asked)
         (key, entry) = next(iter(standin.requests.items()))
+        assert [line["subject_request_id"] for line in logs if line["event"] == "child_asked"] == [key]
         body = json.loads(entry.body)
         assert body == {
             "api_version": "2.0",

@@ -112,6 +112,7 @@ class FederationConnector(PassesOn):
         request_id, said = await self._request_id(job)
         if said is None:
             await self._child.publish(await self._request(job, request_id))
+            _log.info("child_asked", order_id=job.order_id, subject_request_id=request_id)
             said = await self._acknowledged(request_id)
         return self._result(job, request_id, said)
 

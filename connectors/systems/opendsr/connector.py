@@ -18,6 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import certifi
+import structlog
 from cryptography import x509
 from pydantic import Field, SecretStr, TypeAdapter, ValidationError
 from pydantic_settings import SettingsConfigDict
@@ -33,6 +34,8 @@ from schemas.outcomes import Accepted, Failed, Fulfilled, NotApplicable, Nothing
 from schemas.vocabulary import FailureReason, IdentifierKind, NotApplicableReason, Right
 
 __all__ = ["EXTENSION_VERSION", "OpenDsrConnector", "OpenDsrSettings", "build", "child_request_id"]
+
+_log = structlog.get_logger("dsr.connector")
 
 #: Version of our extension block, in discovery, requests and statuses.
 EXTENSION_VERSION = "1"
@@ -154,6 +157,7 @@ class OpenDsrConnector(PassesOn):
             if status is None:
                 raise SystemRejected("submit: the processor refused the request (400): compare its discovery with ours")
             return await self._result(job, request_id, status)
+        _log.info("child_asked", order_id=job.order_id, subject_request_id=request_id)
         accepted = Accepted(expected_by=receipt.expected_at or _end_of(job))
         return Result(accepted, handle=request_id, notes=_receipt_notes(receipt))
 
