@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from connectors.sdk.sqlite_file import prepare
 from schemas.errors import ConfigurationError, StoreUnavailable
 
-__all__ = ["QuotaBook", "SqlQuota"]
+__all__ = ["QuotaBook", "SqlQuota", "quota_file"]
 
 T = TypeVar("T")
 
@@ -57,6 +57,11 @@ class QuotaBook(Protocol):
         ...
 
 
+def quota_file(folder: Path, system: str) -> Path:
+    """Return the file of a process that was told of no other database."""
+    return folder / f"{system}.quota.sqlite"
+
+
 class SqlQuota:
     """Implements `QuotaBook` on SQLite or PostgreSQL, for one system.
 
@@ -72,7 +77,7 @@ class SqlQuota:
     @classmethod
     def in_folder(cls, folder: Path, system: str) -> Self:
         """Open the file that a process uses which was told of no other."""
-        return cls(f"sqlite:///{folder / f'{system}.quota.sqlite'}", system)
+        return cls(f"sqlite:///{quota_file(folder, system)}", system)
 
     async def next_turn(self, now: datetime, spacing_seconds: float) -> float:
         """Take a turn."""

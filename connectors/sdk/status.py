@@ -17,7 +17,7 @@ from pydantic_settings import SettingsConfigDict
 from connectors.sdk.forecast import Pace, forecast
 from connectors.sdk.journal import OrderState, reading
 from connectors.sdk.protocol import Throttle
-from connectors.sdk.quota import SqlQuota
+from connectors.sdk.quota import SqlQuota, quota_file
 from connectors.sdk.settings import ConnectorSettings
 
 __all__ = ["DueDate", "Status", "StatusSettings", "lines", "read_status"]
@@ -100,6 +100,8 @@ async def _remaining(settings: StatusSettings, system: str, throttle: Throttle, 
     if throttle.per_day is None:
         return None
     url = settings.quota_url
+    if url is None and not quota_file(settings.state_dir, system).exists():
+        return throttle.per_day  # nothing was called yet; whoever only looks makes no file
     quota = SqlQuota.in_folder(settings.state_dir, system) if url is None else SqlQuota(url.get_secret_value(), system)
     with quota:
         return max(0, throttle.per_day - await quota.used(now.astimezone(ZoneInfo(throttle.day_zone)).date().isoformat()))
