@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.adapters.key_encryption import KeyEncryption
-from orchestrator.adapters.keys import RequestKeys
+from orchestrator.adapters.keys import RequestKeys, rewrapped
 from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import SqlStore, make_engine
 from orchestrator.shell.service_keys import GROUPING, grouping_key
@@ -267,20 +267,23 @@ def test_whatever_is_stored_comes_back_and_only_there(values: tuple[str, ...], r
             KEYS.open_stored(str(other), stored)
 
 
+def _encryption(*keks: bytes) -> KeyEncryption:
+    return KeyEncryption.from_text("\n".join(base64.b64encode(kek * 32).decode() for kek in keks))
+
+
 def _under(*keks: bytes) -> RequestKeys:
-    text = "\n".join(base64.b64encode(kek * 32).decode() for kek in keks)
-    return RequestKeys(KeyEncryption.from_text(text), intake={}, grouping=ROOT)
+    return RequestKeys(_encryption(*keks), intake={}, grouping=ROOT)
 
 
 def test_a_key_is_wrapped_anew_and_what_it_sealed_stays() -> None:
     """After a change of the key-encryption key the old one can go: same request key, same seal, another wrapping, once."""
-    old, both, new = _under(b"1"), _under(b"2", b"1"), _under(b"2")
+    old, both, new = _under(b"1"), _encryption(b"2", b"1"), _under(b"2")
     stored = old.seal_stored(ONE, KEY, [PERSON])
-    assert old.rewrapped(ONE, stored) is None
-    again = both.rewrapped(ONE, stored)
+    assert rewrapped(_encryption(b"1"), ONE, stored) is None
+    again = rewrapped(both, ONE, stored)
     assert again is not None and again != stored
     assert again.partition(b"\n")[2] == stored.partition(b"\n")[2]
-    assert both.rewrapped(ONE, again) is None
+    assert rewrapped(both, ONE, again) is None
     key, finds = new.open_stored(ONE, again)
     assert (key.unsafe_bytes(), finds) == (KEY.unsafe_bytes(), (PERSON,))
     assert new.order_root(*PLACE, again).unsafe_bytes() == order_root(KEY, *PLACE).unsafe_bytes()
@@ -290,17 +293,17 @@ def test_a_key_is_wrapped_anew_and_what_it_sealed_stays() -> None:
 
 def test_what_cannot_be_unwrapped_is_not_wrapped_anew() -> None:
     """Another row's, a changed one, none at all, or one under a key that is not given: refused, not passed over."""
-    old, both = _under(b"1"), _under(b"2", b"1")
+    old, both = _under(b"1"), _encryption(b"2", b"1")
     stored = old.seal_stored(ONE, KEY, [PERSON])
-    for request, given_bytes, keys in (
+    for request, given_bytes, encryption in (
         (OTHER, stored, both),
         (ONE, stored[:40] + b"x" + stored[41:], both),
         (ONE, b"", both),
         (ONE, b"nothing\n" + stored, both),
-        (ONE, stored, _under(b"3")),
+        (ONE, stored, _encryption(b"3")),
     ):
         with refused(ConfigurationError):
-            keys.rewrapped(request, given_bytes)
+            rewrapped(encryption, request, given_bytes)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
