@@ -363,8 +363,13 @@ class Keys(Protocol):
         """Return the root of one order, from what the store keeps of its request. Raises as `open_stored` does."""
         ...
 
-    def seal_order(self, subject_request_id: str, system: str, order_id: str, key: SealingKey, data: SubjectData) -> Sealed:
-        """Seal what one system needs under the request's key, bound to its order: the same data gives the same bytes."""
+    def seal_order(
+        self, subject_request_id: str, system: str, order_id: str, key: SealingKey, data: SubjectData, *, terms: str
+    ) -> Sealed:
+        """Seal what one system needs under the request's key, bound to its order and to its `order_terms`.
+
+        The same data under the same terms gives the same bytes.
+        """
         ...
 
     def open_yielded(self, subject_request_id: str, system: str, order_id: str, key: SealingKey, sealed: Sealed) -> SubjectData:

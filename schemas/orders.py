@@ -16,7 +16,7 @@ from schemas.requests import Verification
 from schemas.sealed import Sealed
 from schemas.vocabulary import Right
 
-__all__ = ["FulfilmentOrder", "order_binding"]
+__all__ = ["FulfilmentOrder", "order_binding", "order_terms"]
 
 
 class FulfilmentOrder(Message):
@@ -47,3 +47,15 @@ class FulfilmentOrder(Message):
 def order_binding(subject_request_id: str, system: str, order_id: str) -> str:
     """Return what an order's seal, and its report's, are bound to: moved elsewhere, they do not open."""
     return f"{subject_request_id}\x1f{system}\x1f{order_id}"
+
+
+#: What an order asks for, by whose word, and to whom results go. What follows the clock (attempt, dates) differs by attempt.
+_TERMS = {"right", "received_at", "blob_key", "verification"}
+
+
+def order_terms(order: FulfilmentOrder) -> str:
+    """Return what the seal of an order's identity is bound to besides its place.
+
+    Whoever turns an access into an erasure on the way, or puts another key under the results, has an order that does not open.
+    """
+    return f"\x1f{order.model_dump_json(include=_TERMS, exclude_none=True)}"

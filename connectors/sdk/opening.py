@@ -15,7 +15,7 @@ from connectors.sdk.keys import OrderKeys, Purpose
 from connectors.sdk.protocol import Job
 from schemas.errors import ProtocolViolation
 from schemas.ids import order_id
-from schemas.orders import FulfilmentOrder, order_binding
+from schemas.orders import FulfilmentOrder, order_binding, order_terms
 from schemas.sealed import Sealed, seal, unsafe_reveal
 from schemas.subject import SubjectData
 from schemas.vocabulary import IdentifierKind, QuarantineReason
@@ -41,7 +41,7 @@ def read_order(record: Inbound, system: str) -> FulfilmentOrder:
 
 def open_order(order: FulfilmentOrder, keys: OrderKeys) -> SubjectData:
     """Open the seal. The caller holds an identity from here on. Raises `ProtocolViolation(identity_unreadable)`."""
-    plaintext = unsafe_reveal(order.sealed, keys.key_for(order), associated=_binding(order))
+    plaintext = unsafe_reveal(order.sealed, keys.key_for(order), associated=_binding(order) + order_terms(order))
     try:
         return SubjectData.model_validate_json(plaintext)
     except ValidationError:

@@ -17,10 +17,10 @@ from schemas.confirmations import Confirmation
 from schemas.errors import ProtocolViolation
 from schemas.ids import digest
 from schemas.journal import JournalEntry
-from schemas.orders import FulfilmentOrder
+from schemas.orders import FulfilmentOrder, order_terms
 from schemas.reports import FulfilmentReport
 from schemas.requests import SubmitRequest
-from schemas.sealed import SealingKey
+from schemas.sealed import Sealed, SealingKey
 from schemas.signatures import SIGNATURE_HEADER
 from schemas.subject import Identifiers, SubjectData, in_form
 from schemas.topics import Topics
@@ -40,6 +40,8 @@ from schemas.wire import (
 __all__ = ["Arrival", "SetAside", "Translator", "merged"]
 
 _MAX_KEY = 64
+#: Stands in an order until its terms are known, to which its seal is bound.
+_UNSEALED = Sealed.trusted(kid="none", nonce="", ciphertext="")
 #: What a quarantined record keeps of its own headers: enough to read it again and to see who signed it.
 _KEPT_HEADERS = {TYPE_HEADER, VERSION_HEADER, SIGNATURE_HEADER}
 
@@ -145,7 +147,6 @@ class Translator:
                 wanted[need.kind] = (*wanted.get(need.kind, ()), in_form(value, need.form))
         identifiers: Identifiers = wanted if effect.needs else subject.identifiers  # type: ignore[assignment] # keys are kinds
         data = SubjectData.trusted(identifiers=identifiers, changes=subject.changes)
-        sealed = self._keys.seal_order(effect.subject_request_id, effect.system, effect.order_id, key, data)
         order = FulfilmentOrder.trusted(
             order_id=effect.order_id,
             subject_request_id=effect.subject_request_id,
@@ -156,11 +157,14 @@ class Translator:
             received_at=effect.received_at,
             due_on=effect.due_on,
             respond_by=effect.respond_by,
-            sealed=sealed,
+            sealed=_UNSEALED,
             registry_version=effect.registry_version,
             blob_key=effect.blob_key,
             verification=effect.verification,
         )
+        ids = (effect.subject_request_id, effect.system, effect.order_id)
+        sealed = self._keys.seal_order(*ids, key, data, terms=order_terms(order))
+        order = order.model_copy(update={"sealed": sealed})
         return self._record(self._topics.orders(effect.system), effect.subject_request_id, order)
 
     def published(self, effect: Publish) -> OutRecord:

@@ -25,10 +25,10 @@ from schemas.blobs import EXPORTING, BlobSecret
 from schemas.errors import ProtocolViolation
 from schemas.ids import order_id
 from schemas.order_keys import order_root
-from schemas.orders import FulfilmentOrder, order_binding
+from schemas.orders import FulfilmentOrder, order_binding, order_terms
 from schemas.reports import FulfilmentReport
 from schemas.requests import Verification
-from schemas.sealed import SealingKey, seal, unsafe_reveal
+from schemas.sealed import Sealed, SealingKey, seal, unsafe_reveal
 from schemas.subject import SubjectData
 from schemas.topics import Topics
 from schemas.vocabulary import AssuranceLevel, IdentifierKind, QuarantineReason, Right
@@ -105,16 +105,18 @@ def an_order(
         received_at=now,
         due_on=date(2026, 4, 7),
         respond_by=now + patience,
-        sealed=seal(
-            subject.to_bytes(),
-            order_root(key, request, system, ident).derive(Purpose.ORDER),
-            associated=order_binding(request, system, ident),
-        ),
+        sealed=Sealed(kid="order", nonce="0" * 16, ciphertext="0" * 24),
         registry_version="1",
         blob_key=PORTAL.public if right in EXPORTING else None,
         verification=Verification(method="login", level=AssuranceLevel.SUBSTANTIAL, verified_at=now),
     )
-    return order.model_copy(update=changes)
+    order = order.model_copy(update=changes)
+    sealed = seal(
+        subject.to_bytes(),
+        order_root(key, request, system, ident).derive(Purpose.ORDER),
+        associated=order_binding(request, system, ident) + order_terms(order),
+    )
+    return order if "sealed" in changes else order.model_copy(update={"sealed": sealed})
 
 
 def yielded_in(report):

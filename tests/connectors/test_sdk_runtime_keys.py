@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from datetime import timedelta
 
 import httpx
 import pytest
 import structlog
-from sdk_world import Scripted, World, an_order, until
+from sdk_world import NOW, PORTAL, Scripted, World, an_order, until
 
 from connectors.sdk import health
 from connectors.sdk.attempts import Limits
@@ -18,10 +19,10 @@ from connectors.sdk.protocol import Result
 from connectors.sdk.retry import Backoff
 from schemas.errors import OrchestratorError, SystemUnavailable
 from schemas.ids import order_id
-from schemas.outcomes import Accepted, Fulfilled
+from schemas.outcomes import Accepted, Failed, Fulfilled
 from schemas.sealed import SealingKey
 from schemas.subject import SubjectData
-from schemas.vocabulary import IdentifierKind, OutcomeCode, Right
+from schemas.vocabulary import FailureReason, IdentifierKind, OutcomeCode, Right
 
 DONE = Result(Fulfilled(count=1))
 
@@ -369,3 +370,25 @@ async def test_keys_are_let_go_of_at_the_end_and_not_before(tmp_path):
         world.clock.advance(3600)
         await world.reported(2)
         await until(lambda: ident in world.keys.forgotten)
+
+
+@pytest.mark.parametrize(
+    "tampered",
+    [
+        {"right": Right.ACCESS},
+        {"blob_key": PORTAL.public},
+        {"received_at": NOW - timedelta(days=400)},
+        {"verification": None},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+async def test_an_order_that_was_changed_on_the_way_does_not_open(tmp_path, tampered):
+    """Its right, where its results go, when and by whose word it was asked for: no system is called, and a person is told."""
+    world = World(tmp_path, Scripted(DONE))
+    async with world.running():
+        world.send(an_order(1).model_copy(update=tampered))
+        (report,) = await world.reported(1)
+        await world.settled()
+    assert report.outcome == Failed(reason=FailureReason.IDENTITY_UNREADABLE)
+    assert world.connector.jobs == []
+    assert len(world.quarantined) == 1

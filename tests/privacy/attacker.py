@@ -8,6 +8,9 @@ Room rules: no help from the product's own stores: bytes in, findings out.
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +20,7 @@ from schemas.errors import ProtocolViolation
 from schemas.ids import order_id
 from schemas.intake import IntakeKey, open_intake
 from schemas.order_keys import Purpose, order_root
-from schemas.orders import order_binding
+from schemas.orders import FulfilmentOrder, order_binding, order_terms
 from schemas.sealed import Sealed, SealingKey, unsafe_reveal
 
 __all__ = ["Attacker", "Loot"]
@@ -51,6 +54,10 @@ class Attacker:
         self._secrets = dict(secrets)
         self._systems = systems
         self._requests = sorted({found.decode() for data in disks.values() for found in _UUID.findall(data)})
+        #: By order, what orders that were found ask for.
+        self._terms: dict[str, set[str]] = {}
+        for order in (order for data in disks.values() for order in _orders(data)):
+            self._terms.setdefault(order.order_id, set()).add(order_terms(order))
         self.loot = Loot()
 
     def attack(self, guesses: Iterable[str]) -> Loot:
@@ -101,6 +108,8 @@ class Attacker:
                 root, binding = order_root(key, request, system, order), order_binding(request, system, order)
                 for purpose in Purpose:
                     yield root.derive(purpose), binding
+                for terms in self._terms.get(order, ()):
+                    yield root.derive(Purpose.ORDER), binding + terms
                 yield root.derive(Purpose.JOURNAL), f"{binding}\x1fhandle"
 
     def _try_intake(self, keys: Mapping[str, SealingKey]) -> None:
@@ -125,6 +134,14 @@ class Attacker:
                         self.loot.recognised.append(f"{guess}: {where}")
 
 
+def _orders(data: bytes) -> Iterator[FulfilmentOrder]:
+    for found in re.finditer(rb'\{"version":1,"type":"FulfilmentOrder"', data):
+        text = data[found.start() : found.start() + 64 * 1024].decode("utf-8", "replace")
+        with contextlib.suppress(ValueError):
+            content, _ = json.JSONDecoder().raw_decode(text)
+            yield FulfilmentOrder.model_validate(content)
+
+
 def _seals(data: bytes) -> Iterator[Sealed]:
     for kid, nonce, ciphertext in _SEAL.findall(data):
         yield Sealed.trusted(kid=kid.decode(), nonce=nonce.decode(), ciphertext=ciphertext.decode())
@@ -138,8 +155,6 @@ def _opened(seal: Sealed, key: SealingKey, binding: str) -> bytes | None:
 
 
 def _header(jwe: bytes) -> str:
-    import base64  # noqa: PLC0415 - the one place that looks into a header
-
     head = jwe.split(b".", 1)[0]
     return base64.urlsafe_b64decode(head + b"=" * (-len(head) % 4)).decode("utf-8", "replace")
 
