@@ -50,7 +50,7 @@ def test_a_short_run_loses_nothing(record_property: Callable[[str, object], None
     found = json.loads(said.splitlines()[-1])
     record_property("chaos", found)
     assert found["clean"] and found["requests"] == 150 and found["poison"]
-    assert set(found["forged"]) == {*FORGERIES.values(), "unknown_order"}
+    assert set(found["forged"]) >= set(FORGERIES.values())
     assert sum(found["hits"].values()) >= 4
 
 
