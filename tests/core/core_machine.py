@@ -235,7 +235,7 @@ class CoreMachine(RuleBasedStateMachine):
                 ends.append(state.due.due_at)
             if state.phase is not Phase.CLOSED:
                 assert state.wake_at is not None
-                assert state.wake_at <= min(end for end in ends if end is not None)
+                assert state.wake_at <= min((end for end in ends if end is not None), default=state.wake_at)
 
     # How it ends -----------------------------------------------------------------------------------------------------------
 
