@@ -59,8 +59,9 @@ CHAOS_MINUTES ?= 3
 CHAOS_MINUTES_SQLITE ?= $(CHAOS_MINUTES)
 CHAOS := $(BIN)/python -m tests.chaos --seed $(CHAOS_SEED) --requests $(CHAOS_REQUESTS)
 
-chaos: setup ## a long run under kills: two workers on PostgreSQL, then one on SQLite (CHAOS_MINUTES each)
+chaos: setup ## a long run under kills: two workers on PostgreSQL, one on SQLite (CHAOS_MINUTES each), three brokers, a bad network
 	@$(CHAOS) --minutes $(CHAOS_MINUTES) --store postgresql --workers 2
 	@$(CHAOS) --minutes $(CHAOS_MINUTES_SQLITE) --store sqlite --no-control
+	@$(BIN)/python -m pytest -q -n0 -m long tests/chaos
 
 .PHONY: help setup lock lint check test demo bench chaos simulate fuzz backlog

@@ -29,13 +29,14 @@ class KeyEncryption:
     def __init__(self, keys: Sequence[SealingKey]) -> None:
         if not keys:
             raise ConfigurationError(f"{_SETTING} is empty: make a key with `openssl rand -base64 32`")
-        self._current = keys[0]
-        self._keys = {key.kid: key for key in keys}
+        named = [_named(key) for key in keys]
+        self._current = named[0]
+        self._keys = {key.kid: key for key in named}
 
     @classmethod
     def from_text(cls, text: str) -> KeyEncryption:
         """Read keys in base64, one a line or word, the current one first. Raises `ConfigurationError`, quoting nothing."""
-        return cls([_named(SealingKey.from_base64(f"{_SETTING} no. {n}", one)) for n, one in enumerate(text.split(), 1)])
+        return cls([SealingKey.from_base64(f"{_SETTING} no. {n}", one) for n, one in enumerate(text.split(), 1)])
 
     @property
     def kid(self) -> str:

@@ -22,7 +22,7 @@ from tests.chaos.servers import Cluster, free_ports
 from tests.chaos.stage import Stage, audit, staged
 from tests.chaos.supervised import Hit, Supervised
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.long]
 _LATE_SECONDS = 60.0
 #: Requests; the kit's connector keeps to its vendor's limit and would fall behind more.
 _A_SECOND = 3

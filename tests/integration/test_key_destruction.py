@@ -48,7 +48,7 @@ async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
         await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize("point", ["before_save", "after_save", "mid_publish", "after_publish", "after_ack"])
+@pytest.mark.parametrize("point", ["before_save", "after_save", "after_ack"])
 async def test_a_kill_between_confirmation_and_destruction(fresh_kafka, tmp_path: Path, point: str) -> None:
     """Wherever the closing batch is cut: the next life has one confirmation out, no key in the store, none on the disk.
 
