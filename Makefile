@@ -64,4 +64,7 @@ chaos: setup ## a long run under kills: two workers on PostgreSQL, one on SQLite
 	@$(CHAOS) --minutes $(CHAOS_MINUTES_SQLITE) --store sqlite --no-control
 	@$(BIN)/python -m pytest -q -n0 -m long tests/chaos
 
-.PHONY: help setup lock lint check test demo bench chaos simulate fuzz backlog
+long: setup ## what takes too long for make test: more worlds, rare mistakes, brokers that die, bad networks
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m long
+
+.PHONY: help setup lock lint check test long demo bench chaos simulate fuzz backlog

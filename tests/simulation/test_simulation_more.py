@@ -6,7 +6,7 @@ import pytest
 
 from tests.simulation.run import run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 FIRST, END, CHUNK = 1000, 2000, 50
 LARGE, LARGE_CHUNK = 40, 8
