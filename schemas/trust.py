@@ -221,10 +221,7 @@ class Trust:
 
 def kid_of(signed: str) -> str:
     """Return the `kid` a compact JWS names, believing nothing yet. Raises `ProtocolViolation(signature_broken)`."""
-    try:
-        kid = jws.extract_compact(signed.encode()).protected.get("kid")
-    except _UNREADABLE:
-        raise _broken("send a compact JWS (RFC 7515)") from None
+    kid = _extracted(signed).protected.get("kid")
     if not isinstance(kid, str) or not kid:
         raise _broken("name the key by kid in the protected header")
     return kid
@@ -232,8 +229,12 @@ def kid_of(signed: str) -> str:
 
 def payload_of(signed: str) -> bytes:
     """Return the payload of a compact JWS that the caller has verified before. Raises `ProtocolViolation(signature_broken)`."""
+    return _extracted(signed).payload
+
+
+def _extracted(signed: str) -> jws.CompactSignature:
     try:
-        return jws.extract_compact(signed.encode()).payload
+        return jws.extract_compact(signed.encode())
     except _UNREADABLE:
         raise _broken("send a compact JWS (RFC 7515)") from None
 

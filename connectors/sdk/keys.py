@@ -115,7 +115,7 @@ class HttpOrderKeys:
         if answer.status_code not in _LETS_IN - {403}:
             raise ConfigurationError(f"DSR_KEYS_URL: the orchestrator does not let {self._system} in: {_why(answer)}")
 
-    async def fetch(self, orders: Sequence[FulfilmentOrder]) -> Mapping[str, KeyStatus]:
+    async def fetch(self, orders: Sequence[FulfilmentOrder | WantedKey]) -> Mapping[str, KeyStatus]:
         """Ask for those that are not in memory."""
         refused: dict[str, KeyStatus] = {}
         for order in orders:  # before anything else comes in, which would push them out
@@ -157,10 +157,10 @@ class HttpOrderKeys:
 
     def _remember(self, order_id: str, root: SealingKey) -> None:
         self._roots[order_id] = root
-        while len(self._roots) > max(_REMEMBERED, MOST_ORDERS):
+        while len(self._roots) > _REMEMBERED:
             self._roots.popitem(last=False)
 
-    async def _answers(self, orders: Sequence[FulfilmentOrder]) -> Sequence[KeyAnswer]:
+    async def _answers(self, orders: Sequence[FulfilmentOrder | WantedKey]) -> Sequence[KeyAnswer]:
         wanted = [WantedKey(subject_request_id=one.subject_request_id, order_id=one.order_id) for one in orders]
         answer = await self._ask(wanted)
         try:

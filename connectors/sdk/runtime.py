@@ -13,7 +13,6 @@ Room rules: Kafka stands behind `Bus`, time behind `Clock`; no right and no outc
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -32,6 +31,7 @@ from connectors.sdk.journal import Entry, Journal, OrderState, Page
 from connectors.sdk.keys import KeysUnavailable, OrderKeys
 from connectors.sdk.protocol import Connector
 from connectors.sdk.quota import QuotaBook
+from connectors.sdk.retry import Backoff
 from connectors.sdk.speaking import outbound_reports
 from connectors.sdk.throttle import Gate
 from connectors.sdk.turns import Turns
@@ -64,9 +64,8 @@ _log = structlog.get_logger("dsr.connector")
 _PUBLISH_AT_ONCE = 500
 _HOUSEKEEPING_SECONDS = 15.0
 _LONGEST_SLEEP = timedelta(seconds=60)
-_KEYS_WAIT_SECONDS = 0.5
 _LONGEST_EXPIRY = timedelta(days=1)
-_LONGEST_KEYS_WAIT_SECONDS = 30.0
+_KEYS_BACKOFF = Backoff(base_seconds=1.0, max_seconds=30.0)
 
 
 class Runtime:
@@ -202,18 +201,19 @@ class Runtime:
 
     async def _keys_of(self, orders: Sequence[FulfilmentOrder]) -> Mapping[str, KeyStatus]:
         """Wait until the orchestrator has answered about the keys of these orders: without it nothing can be taken in."""
-        for number in itertools.count():
+        tries = 0
+        while True:
             try:
                 refused = await self._keys.fetch(orders)
             except KeysUnavailable as error:
+                tries += 1
                 self._metrics.count(CONNECTOR_KEYS_UNAVAILABLE, system=self._system)
                 _log.warning("keys_unavailable", system=self._system, remedy=str(error), count=len(orders))
                 self.waits_for_keys = True
-                await self._clock.sleep(min(_KEYS_WAIT_SECONDS * 2 ** min(number, 6), _LONGEST_KEYS_WAIT_SECONDS))
+                await self._clock.sleep(_KEYS_BACKOFF.seconds(self._system, tries))
             else:
                 self.waits_for_keys = False
                 return refused
-        raise AssertionError("counting does not end")
 
     def _stop_if_all_is_poison(self, batch: Batch) -> None:
         """Raise before anything of the batch is committed: a wrong key or a bad release would send every order there."""

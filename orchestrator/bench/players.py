@@ -13,19 +13,19 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
 import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from pydantic_core import from_json
 
+from connectors.sdk.clock import SystemClock
+from connectors.sdk.keys import HttpOrderKeys, KeysUnavailable, order_keys_client
 from orchestrator.ports import OutRecord
 from schemas.ids import report_id
-from schemas.order_keys import MOST_ORDERS, PATH, WantedKey, WantedKeys, assertion, audience_of
+from schemas.order_keys import WantedKey
 from schemas.signatures import sign_records
 from schemas.topics import Topics
 from schemas.trust import SigningKey
@@ -100,19 +100,21 @@ async def respond(bootstrap: str, prefix: str, systems: list[str]) -> None:
     async with contextlib.AsyncExitStack() as stack:
         asks = None
         if desk is not None:
-            client = await stack.enter_async_context(httpx.AsyncClient(base_url=desk, timeout=30))
-            asks = _Asks(client, prefix, signers).ask
+            client = await stack.enter_async_context(order_keys_client(None))
+            asks = _Asks(
+                {
+                    one: HttpOrderKeys(one, [desk], client, SystemClock(), prefix=prefix, signer=signers.get(one))
+                    for one in systems
+                }
+            ).ask
         await _serve(bootstrap, names, topics.group("bench-connectors"), answers, before=asks)
 
 
 class _Asks:
-    """Asks for keys as connectors do: once for the orders of a batch, each system for its own."""
+    """Asks for keys with the connectors' own client: once for the orders of a batch, each system for its own."""
 
-    def __init__(self, client: httpx.AsyncClient, prefix: str, signers: dict[str, SigningKey]) -> None:
-        self._client = client
-        self._audience = audience_of(prefix)
-        self._signers = signers
-        self._tokens: dict[str, tuple[str, datetime]] = {}
+    def __init__(self, keys: Mapping[str, HttpOrderKeys]) -> None:
+        self._keys = keys
 
     async def ask(self, records: list[Any]) -> None:
         """Return when every order's key was given."""
@@ -121,33 +123,18 @@ class _Asks:
             order = from_json(record.value)
             wanted = WantedKey.trusted(subject_request_id=order["subject_request_id"], order_id=order["order_id"])
             by_system.setdefault(order["system"], []).append(wanted)
-        questions = [
-            self._ask(system, wanted[start : start + MOST_ORDERS])
-            for system, wanted in by_system.items()
-            for start in range(0, len(wanted), MOST_ORDERS)
-        ]
-        await asyncio.gather(*questions)
+        await asyncio.gather(*(self._ask(self._keys[system], wanted) for system, wanted in by_system.items()))
 
-    async def _ask(self, system: str, wanted: list[WantedKey]) -> None:
-        body = WantedKeys.trusted(system=system, orders=tuple(wanted)).model_dump_json()
+    async def _ask(self, keys: HttpOrderKeys, wanted: list[WantedKey]) -> None:
         while True:
             try:
-                answer = await self._client.post(PATH, content=body, headers=self._headers(system))
-            except httpx.TransportError:
-                await asyncio.sleep(_ASK_AGAIN_SECONDS)  # it is still starting
+                refused = await keys.fetch(wanted)
+            except KeysUnavailable:
+                await asyncio.sleep(_ASK_AGAIN_SECONDS)  # the worker is still starting
                 continue
-            if answer.status_code == 200:
-                return
-            raise RuntimeError(f"the key desk answered {answer.status_code}")
-
-    def _headers(self, system: str) -> dict[str, str]:
-        now = datetime.now(UTC)  # noqa: TID251 - a player has no clock port
-        if system not in self._signers:
-            return {}
-        token = self._tokens.get(system)
-        if token is None or now >= token[1] - timedelta(seconds=5):
-            token = self._tokens[system] = assertion(self._signers[system], self._audience, now)
-        return {"authorization": f"Bearer {token[0]}"}
+            if refused:
+                raise RuntimeError(f"{len(refused)} orders have no key: what is measured is not what it should be")
+            return
 
 
 def answer_to(record: Any, topics: Topics) -> OutRecord:

@@ -16,9 +16,10 @@ from connectors.sdk.loader import build_standin
 from connectors.sdk.standin import serve
 from connectors.systems.hubspot.standin import TOKEN
 from orchestrator.adapters.local_kafka import LocalKafka
+from orchestrator.demo.stage import free_port
 from tests.chaos.outside import Confirmations, Portal
 from tests.chaos.proxy import Proxy
-from tests.chaos.servers import Cluster, free_ports
+from tests.chaos.servers import Cluster
 from tests.chaos.stage import Stage, audit, staged
 from tests.chaos.supervised import Hit, Supervised
 
@@ -54,7 +55,7 @@ class Flow:
 async def flowing(bootstrap: str, folder: Path, replication: int) -> AsyncIterator[Flow]:
     """Give an installation that has confirmed its first request; at the end let it all be confirmed, and the auditor judge."""
     hits: list[Hit] = []
-    port, standin = free_ports(1)[0], build_standin("hubspot")
+    port, standin = free_port(), build_standin("hubspot")
     store = f"sqlite:///{folder / 'store.sqlite'}"
     with serve(standin) as vendor:
         async with (
@@ -174,7 +175,7 @@ async def _until(seen: Callable[[], Awaitable[bool]]) -> None:
 
 async def test_a_bad_network_before_the_broker_loses_nothing(tmp_path: Path) -> None:
     """Everybody reaches the broker through a door that is slow, cuts, breaks off in mid-sentence, and goes silent."""
-    (behind,) = free_ports(1)
+    behind = free_port()
     async with Proxy(lambda: asyncio.open_connection("127.0.0.1", behind)) as door:
         seen = {"advertised.listeners": f"PLAINTEXT://127.0.0.1:{door.port}"}
         kafka = LocalKafka(tmp_path / "kafka", behind, overrides=seen)

@@ -7,7 +7,6 @@ certificate authority and certificates are made for this broker.
 from __future__ import annotations
 
 import ipaddress
-import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -22,8 +21,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from orchestrator.adapters.broker import connection_to
 from orchestrator.adapters.local_kafka import LocalKafka
 from schemas.broker import BrokerReach
+from tests.chaos.servers import free_ports
 
 ADMIN = "root"
+_DOORS = ("PLAINTEXT", "CONTROLLER", "SASL", "SASLTLS", "TLS", "BEARER")
 _PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule required"
 _SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
 _TOKENS = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;"
@@ -125,7 +126,7 @@ def secured_kafka(folder: Path, users: Iterable[str]) -> SecuredKafka:
     """Return the broker, not started yet."""
     authority = Authority(folder)
     _, _, both = authority.issue("broker")
-    doors = _free_ports("PLAINTEXT", "CONTROLLER", "SASL", "SASLTLS", "TLS", "BEARER")
+    doors = dict(zip(_DOORS, free_ports(len(_DOORS)), strict=True))
     broker = LocalKafka(
         folder / "kafka",
         doors["PLAINTEXT"],
@@ -138,16 +139,6 @@ def secured_kafka(folder: Path, users: Iterable[str]) -> SecuredKafka:
     )
     where = {name: f"127.0.0.1:{port}" for name, port in doors.items()}
     return SecuredKafka(broker, where["SASL"], where["SASLTLS"], where["TLS"], where["BEARER"], authority)
-
-
-def _free_ports(*names: str) -> dict[str, int]:
-    sockets = {name: socket.socket() for name in names}
-    for one in sockets.values():
-        one.bind(("127.0.0.1", 0))
-    found = {name: int(one.getsockname()[1]) for name, one in sockets.items()}
-    for one in sockets.values():
-        one.close()
-    return found
 
 
 def _settings(doors: Mapping[str, int], roots: Path, both: Path) -> dict[str, str]:

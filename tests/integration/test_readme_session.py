@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import httpx
 import pytest
 
 from orchestrator.adapters.local_kafka import LocalKafka, cache_dir
+from orchestrator.demo.stage import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -26,12 +26,6 @@ def block(test: str) -> str:
     found = re.search(rf"<!-- covered by \S+::{test} -->\n```sh\n(.*?)```", readme, re.DOTALL)
     assert found is not None, f"the README has no block that {test} covers"
     return found[1]
-
-
-def free_port() -> str:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return str(one.getsockname()[1])
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -54,7 +48,7 @@ def test_the_session_of_the_readme_ends_in_a_confirmation(folder: Path) -> None:
     """Typed line by line: a broker, a worker, a connector with its stand-in, and a request that is confirmed and audited."""
     text = block("test_the_session_of_the_readme_ends_in_a_confirmation")
     for port in ("9092", "9464", "8765"):
-        text = text.replace(port, free_port())
+        text = text.replace(port, str(free_port()))
     script = f"set -euo pipefail\ntrap 'kill $(jobs -p)' EXIT\n{text}"
     done = subprocess.run(
         ["bash", "-c", script], cwd=ROOT, env=environment(folder), capture_output=True, text=True, timeout=150
@@ -73,7 +67,7 @@ def test_the_session_of_the_readme_ends_in_a_confirmation(folder: Path) -> None:
 def test_the_worker_of_the_readme_starts_on_postgresql(kafka_bootstrap: str, postgres_url: str, folder: Path) -> None:
     """The operator's block brings topics and store up, and a worker that is ready and stops on SIGTERM with 0."""
     text = block("test_the_worker_of_the_readme_starts_on_postgresql")
-    port = free_port()
+    port = str(free_port())
     for shown, ours in {
         "broker:9092": kafka_bootstrap,
         "postgresql+psycopg://dsr@db/dsr": postgres_url,

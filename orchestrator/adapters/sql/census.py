@@ -19,6 +19,8 @@ __all__ = ["take_census"]
 _DAY = 24 * 60 * 60 * 1_000_000
 #: Label of a bucket of days left, and the first day that no longer belongs to it.
 _BUCKETS = (("overdue", 0), ("0-2", 3), ("3-7", 8), ("8-14", 15))
+#: A request has a key if it has this: found in an index, without the row.
+_KEY = identities.c.subject_request_id
 
 
 def take_census(connection: Connection, now: datetime, old_before: datetime) -> Census:
@@ -26,13 +28,20 @@ def take_census(connection: Connection, now: datetime, old_before: datetime) -> 
     # One pass over the open requests: at a million of them each pass reads gigabytes.
     ends = [(requests.c.due_at < micros(now) + day * _DAY, bucket) for bucket, day in _BUCKETS]
     columns = (requests.c.phase, requests.c.right, case(*ends, else_="15+").label("bucket"), requests.c.awaited)
-    query = select(*columns, func.count(), func.min(requests.c.received_at)).where(requests.c.phase != "closed")
+    of_age = case((_KEY.is_not(None) & (requests.c.received_at < micros(old_before)), 1), else_=0)
+    query = (
+        select(*columns, func.count(), func.min(requests.c.received_at), func.count(_KEY), func.sum(of_age))
+        .outerjoin(identities, requests.c.subject_request_id == _KEY)
+        .where(requests.c.phase != "closed")
+    )
     groups = query.group_by(requests.c.phase, requests.c.right, text("bucket"), requests.c.awaited)
     counts: dict[tuple[str, str], int] = {}
     oldest: dict[str, datetime] = {}
     due: dict[tuple[str, str], int] = {}
     awaited: dict[tuple[str, str], int] = {}
-    for phase, right, bucket, systems, count, first in connection.execute(groups):
+    open_keys = old_keys = 0
+    for phase, right, bucket, systems, count, first, keys, old in connection.execute(groups):
+        open_keys, old_keys = open_keys + keys, old_keys + old
         counts[phase, right] = counts.get((phase, right), 0) + count
         due[right, bucket] = due.get((right, bucket), 0) + count
         at = instant(first)
@@ -43,15 +52,6 @@ def take_census(connection: Connection, now: datetime, old_before: datetime) -> 
             awaited[system, order_phase] = awaited.get((system, order_phase), 0) + count
     waiting = connection.execute(select(func.count()).select_from(outbox)).scalar_one()
     wakes = connection.execute(select(func.count()).where(requests.c.wake_at <= micros(now))).scalar_one()
-    return Census(counts, oldest, due, awaited, waiting, wakes, _keys(connection, old_before))
-
-
-def _keys(connection: Connection, old_before: datetime) -> dict[str, int]:
-    state = case(
-        (requests.c.phase == "closed", KeyState.LEFT_OVER),
-        (requests.c.received_at < micros(old_before), KeyState.OLD),
-        else_=KeyState.CURRENT,
-    ).label("key_state")
-    joined = identities.join(requests, requests.c.subject_request_id == identities.c.subject_request_id)
-    found = connection.execute(select(state, func.count()).select_from(joined).group_by(text("key_state")))
-    return {**dict.fromkeys(map(str, KeyState), 0), **{str(name): count for name, count in found}}
+    every_key = connection.execute(select(func.count()).select_from(identities)).scalar_one()
+    states = {KeyState.CURRENT: open_keys - old_keys, KeyState.OLD: old_keys, KeyState.LEFT_OVER: every_key - open_keys}
+    return Census(counts, oldest, due, awaited, waiting, wakes, {str(state): int(count) for state, count in states.items()})

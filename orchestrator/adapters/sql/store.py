@@ -101,7 +101,13 @@ def make_engine(url: str) -> Engine:
     is_sqlite = given.get_backend_name() == "sqlite"
     connect = {} if is_sqlite else {name: value for name, value in _IMPATIENCE.items() if name not in given.query}
     engine = create_engine(
-        given, hide_parameters=True, pool_size=1, max_overflow=2, pool_pre_ping=not is_sqlite, connect_args=connect
+        # Two stay open: the store's own and that of the questions for keys; the census comes and goes.
+        given,
+        hide_parameters=True,
+        pool_size=2,
+        max_overflow=1,
+        pool_pre_ping=not is_sqlite,
+        connect_args=connect,
     )
     if is_sqlite:
         event.listen(engine, "connect", _prepare_sqlite)
