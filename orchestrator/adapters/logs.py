@@ -18,8 +18,8 @@ from schemas.log_fields import allowed, described
 
 __all__ = ["configure"]
 
-#: Libraries that say at INFO what they were asked: one line per request is too much, whatever it leaves out.
-_QUIET = ("httpx", "httpcore", "uvicorn.access")
+#: Libraries that say at INFO what they were asked, or of which parts they are made: too much, whatever it leaves out.
+_QUIET = ("httpx", "httpcore", "uvicorn.access", "alembic.runtime.plugins")
 
 
 def configure(*, level: str = "INFO", stream: TextIO | None = None, console: bool | None = None) -> None:
