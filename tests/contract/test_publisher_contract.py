@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import threading
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
@@ -141,7 +142,8 @@ async def test_a_broker_that_stops_in_the_middle_fails_the_publishing_in_time(tm
         confirmed: list[OutRecord] = []
         failed_after = None
         async with publishing(kafka.bootstrap, timeout_seconds=3.0) as publisher:
-            cut = asyncio.create_task(asyncio.to_thread(_kill_later, kafka))
+            begun = threading.Event()
+            cut = asyncio.create_task(asyncio.to_thread(_kill_once, begun, kafka))
             for start in range(1_000_000):
                 several = [OutRecord(topic, b"k %d" % n, b"%d" % (start * 50 + n)) for n in range(50)]
                 began = time.monotonic()
@@ -151,6 +153,7 @@ async def test_a_broker_that_stops_in_the_middle_fails_the_publishing_in_time(tm
                     failed_after = time.monotonic() - began
                     break
                 confirmed += several
+                begun.set()
             await cut
             assert failed_after is not None and failed_after < 5.0
             await asyncio.to_thread(kafka.start)
@@ -158,6 +161,6 @@ async def test_a_broker_that_stops_in_the_middle_fails_the_publishing_in_time(tm
     assert confirmed and {record.value for record in confirmed} <= there
 
 
-def _kill_later(kafka: LocalKafka) -> None:
-    time.sleep(0.3)
+def _kill_once(begun: threading.Event, kafka: LocalKafka) -> None:
+    assert begun.wait(30), "nothing was ever confirmed"
     kafka.kill()
