@@ -7,6 +7,7 @@ Room rules: bytes in, models out; nothing else.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -31,13 +32,16 @@ __all__ = [
     "COMMANDS",
     "MAX_VALUE_BYTES",
     "MESSAGES",
+    "ORDER_MESSAGES",
     "PORTAL_MESSAGES",
     "TYPE_HEADER",
     "VERSION_HEADER",
     "Headers",
+    "client_id_of_reader",
     "decode",
     "encode",
     "headers_of",
+    "reads_our_orders",
 ]
 
 #: Kafka record headers, as clients hand them over.
@@ -50,8 +54,10 @@ MAX_VALUE_BYTES = 128 * 1024
 
 PORTAL_MESSAGES: tuple[type[Message], ...] = (SubmitRequest, ConfirmIdentity, RefuseIdentity, WithdrawRequest)
 COMMANDS: tuple[type[Message], ...] = (Deny, Extend, Hold, Resume, Waive, Retry, Add, Approve, Withdraw)
+#: What travels on a system's topic of orders.
+ORDER_MESSAGES: tuple[type[Message], ...] = (FulfilmentOrder,)
 _FROM_US_AND_CONNECTORS: tuple[type[Message], ...] = (
-    FulfilmentOrder,
+    *ORDER_MESSAGES,
     FulfilmentReport,
     Confirmation,
     StatusEvent,
@@ -78,6 +84,28 @@ def headers_of(message: Message) -> Headers:
 @cache
 def _headers_of(kind: type[Message], version: int) -> Headers:
     return [(TYPE_HEADER, kind.__name__.encode()), (VERSION_HEADER, str(version).encode())]
+
+
+def client_id_of_reader(release: str) -> str:
+    """Return what a connector calls itself at the broker: its release, and eight digits that change with what it can read."""
+    return f"{_READER}{release}-orders-{_shape()}"
+
+
+def reads_our_orders(client_id: str) -> bool | None:
+    """Tell whether a member of a connector's group reads exactly what this release sends; None if it does not say.
+
+    No does not imply that it sets orders aside: a newer one reads more than we send.
+    """
+    return client_id.endswith(f"-orders-{_shape()}") if client_id.startswith(_READER) else None
+
+
+_READER = "dsr-connector-"
+
+
+@cache
+def _shape() -> str:
+    shapes = [model.model_json_schema() for model in ORDER_MESSAGES]
+    return hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def decode(value: bytes | None, headers: Iterable[tuple[str, bytes]], accepted: Iterable[type[Message]]) -> Message:

@@ -18,9 +18,10 @@ from aiokafka.helpers import create_ssl_context
 from connectors.sdk.broker_token import GrantedBrokerToken
 from connectors.sdk.bus import AckLost, Inbound, Outbound
 from connectors.sdk.settings import RuntimeSettings
-from schemas import any_header
+from schemas import __version__, any_header
 from schemas.broker import BrokerReach
 from schemas.errors import ConfigurationError, OrchestratorError
+from schemas.wire import client_id_of_reader
 
 __all__ = ["KafkaBus", "connection_to"]
 
@@ -49,7 +50,7 @@ class KafkaBus:
             auto_offset_reset="earliest",
             session_timeout_ms=round(settings.session_timeout_seconds * 1000),
             heartbeat_interval_ms=round(settings.session_timeout_seconds * 1000 / 6),
-            **common,
+            **common | {"client_id": client_id_of_reader(__version__)},
         )
         self._producer = AIOKafkaProducer(
             acks="all",

@@ -61,7 +61,12 @@ class RuntimeSettings(BrokerReach, SigningSettings):
 
     topic_prefix: Annotated[str, Field(description="First part of every topic's name")] = DEFAULT_PREFIX
     keys_url: Annotated[
-        str, Field(min_length=8, description="Where orders' keys are given out: base URLs of the workers, separated by commas")
+        str,
+        Field(
+            min_length=8,
+            description="Where orders' keys are given out: base URLs of the workers, separated by commas",
+            examples=["http://127.0.0.1:9464"],
+        ),
     ]
     keys_ca_file: Annotated[Path | None, Field(description="PEM file of who signs the workers' certificates")] = None
     state_dir: Annotated[Path, Field(description="Folder of the journal and of exported data")] = Path(".dsr")
@@ -111,17 +116,36 @@ def content_of(file: Path, variable: str) -> bytes:
 
 
 def read(settings: type[S]) -> S:
-    """Return settings read from the environment. Raises `ConfigurationError` naming each variable that is wrong."""
+    """Return settings read from the environment.
+
+    Raises `ConfigurationError` naming each variable that is wrong; of one that is missing also what it is and where to read.
+    """
     try:
         return settings()
     except ValidationError as error:
         prefix = str(settings.model_config.get("env_prefix") or "")
+        errors = error.errors()
         wrong = [
-            f"{prefix}{'_'.join(str(part) for part in e['loc'])}".upper() + f": {_remedy(e['type'], e['msg'])}"
-            for e in error.errors()
+            f"{prefix}{'_'.join(str(part) for part in one['loc'])}".upper()
+            + f": {_remedy(settings, one['type'], one['msg'], one['loc'])}"
+            for one in errors
         ]
-    raise ConfigurationError("; ".join(sorted(wrong)))
+        guide = _guide(settings) if any(e["type"] == "missing" for e in errors) else None
+    raise ConfigurationError("; ".join([*sorted(wrong), *([f"see {guide}"] if guide else [])]))
 
 
-def _remedy(kind: str, message: str) -> str:
-    return "set this variable" if kind == "missing" else message
+def _remedy(settings: type[BaseSettings], kind: str, message: str, where: tuple[int | str, ...]) -> str:
+    if kind != "missing":
+        return message
+    field = settings.model_fields.get(str(where[0])) if where else None
+    told = [field.description] if field is not None and field.description else []
+    told += [f"for instance {example}" for example in (field.examples or [])[:1]] if field is not None else []
+    return f"set this variable ({', '.join(told)})" if told else "set this variable"
+
+
+def _guide(settings: type[BaseSettings]) -> str | None:
+    """Return the page that a newcomer should read; None for a connector from outside, whose pages are not ours."""
+    parts = settings.__module__.split(".")
+    if parts[:2] == ["connectors", "sdk"]:
+        return "connectors/README.md"
+    return f"{'/'.join(parts[:3])}/README.md" if parts[:2] == ["connectors", "systems"] else None

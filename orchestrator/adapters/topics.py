@@ -15,13 +15,21 @@ from typing import Any, Literal
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    KafkaConnectionError,
+    KafkaError,
+    TopicAlreadyExistsError,
+    for_code,
+)
 
+from schemas import __version__
 from schemas.broker import not_reached
 from schemas.errors import ConfigurationError, OrchestratorError
 from schemas.topics import TopicSpec
+from schemas.wire import client_id_of_reader, reads_our_orders
 
-__all__ = ["Finding", "Kind", "apply", "check", "topic_config"]
+__all__ = ["Finding", "Kind", "apply", "check", "check_readers", "topic_config"]
 
 Kind = Literal[
     "missing",
@@ -34,6 +42,7 @@ Kind = Literal[
     "min_insync",
     "auto_creation",
     "unreadable",
+    "reader",
 ]
 
 _SET_ON_TOPIC = 1  # DescribeConfigs' config_source of a value that somebody gave to this very topic
@@ -118,6 +127,40 @@ async def check(bootstrap: str, specs: Iterable[TopicSpec], *, replication: int 
             findings += _config_findings(spec, configs[spec.name], replication)
         findings += await _auto_creation(admin)
     return findings
+
+
+async def check_readers(bootstrap: str, groups: Mapping[str, str], **connection: Any) -> list[Finding]:
+    """Return, for each system (by its connector's group), a finding where a process cannot be counted on to read our orders.
+
+    Sees processes that run now. None for a system does not imply that a connector of it runs: who is away says nothing.
+    """
+    findings: list[Finding] = []
+    async with _admin(bootstrap, connection) as admin:
+        for system, group in groups.items():
+            for client_id in await _members(admin, group):
+                if not reads_our_orders(client_id):
+                    found = client_id if client_id.startswith("dsr-connector-") else "a process that does not say its release"
+                    findings.append(Finding(system, "reader", found, client_id_of_reader(__version__), _UPGRADE))
+    return findings
+
+
+_UPGRADE = "Upgrade this system's connector before the workers: it sets aside what it does not know (docs/operations.md)."
+
+
+async def _members(admin: AIOKafkaAdminClient, group: str) -> list[str]:
+    deadline = time.monotonic() + _SEEN_WITHIN_SECONDS
+    while True:
+        try:
+            (answer,) = await admin.describe_consumer_groups([group])
+            break
+        except GroupCoordinatorNotAvailableError:  # the first question about any group makes the broker's own topic for them
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.2)
+    ((code, name, _, _, _, members, *_),) = answer.groups
+    if code:
+        raise ConfigurationError(f"the group {name} could not be described: {for_code(code).__name__}")
+    return sorted(member[1] for member in members)
 
 
 def _shape_findings(spec: TopicSpec, partitions: Sequence[Mapping[str, Any]], replication: int) -> list[Finding]:

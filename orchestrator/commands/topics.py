@@ -96,6 +96,9 @@ def check(
     prefix: _Prefix = DEFAULT_PREFIX,
     bootstrap: _Bootstrap = None,
     replication: _Replication = 1,
+    connectors: Annotated[
+        bool, typer.Option("--connectors", help="Also: does each connector that runs read the orders of this release")
+    ] = False,
     as_json: _Json = False,
 ) -> None:
     """Find every difference between the broker and the manifest, with the remedy; exit 1 if there is one. Changes nothing.
@@ -105,8 +108,12 @@ def check(
     from orchestrator.adapters import topics
 
     _quiet()
-    specs, broker = _specs(registry, system, partitions, prefix), bootstrap or current_bootstrap()
+    names = _names(registry, system, prefix)
+    specs, broker = manifest(names, partitions=partitions, prefix=prefix), bootstrap or current_bootstrap()
     findings = asyncio.run(topics.check(broker, specs, replication=replication, **current_connection()))
+    if connectors:
+        groups = {name: Topics(prefix=prefix).group(f"connector.{name}") for name in names}
+        findings += asyncio.run(topics.check_readers(broker, groups, **current_connection()))
     if as_json:
         _print_json({"bootstrap": broker, "findings": [asdict(finding) for finding in findings]})
     else:
@@ -143,13 +150,16 @@ def show(
 
 
 def _specs(registry: Path, systems: Sequence[str] | None, partitions: int, prefix: str) -> tuple[TopicSpec, ...]:
+    return manifest(_names(registry, systems, prefix), partitions=partitions, prefix=prefix)
+
+
+def _names(registry: Path, systems: Sequence[str] | None, prefix: str) -> list[str]:
     from orchestrator.adapters.registry_file import load
 
     for name in systems or ():
         _demand(name, SystemId, "--system", "lower-case letters, digits, '-' and '_'")
     _demand(prefix, Topics.model_fields["prefix"].rebuild_annotation(), "--prefix", "lower-case letters, digits and '-'")
-    names = systems or [system.id for system in load(registry).active()]
-    return manifest(names, partitions=partitions, prefix=prefix)
+    return list(systems or [system.id for system in load(registry).active()])
 
 
 def _demand(value: str, kind: Any, option: str, letters: str) -> None:

@@ -121,10 +121,11 @@ def test_try_names_the_kinds_there_are():
 
 
 def test_run_without_a_key_names_the_variable():
-    """Nothing starts without DSR_KEYS_URL."""
+    """Nothing starts without DSR_KEYS_URL: what it is, what it may look like and where to read are in the line."""
     result = call("run", "hubspot", "--system", "crm", DSR_HUBSPOT_TOKEN=TOKEN)
     assert result.returncode == 2
-    assert "DSR_KEYS_URL: set this variable" in result.stderr
+    assert "DSR_KEYS_URL: set this variable (Where orders' keys are given out: base URLs of the workers" in result.stderr
+    assert "for instance http://127.0.0.1:9464); see connectors/README.md" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["nothing", "../hubspot", "os", "hubspot.client"])

@@ -100,6 +100,7 @@ def test_topics_are_applied_checked_and_the_remedy_is_shown(dsr: Shell, kafka_bo
     assert "missing: Run `dsr topics apply`." in missing
     assert f"created {topics.orders('crm')}" in dsr("topics", "apply", *options).stdout
     assert "as the manifest says" in dsr("topics", "check", *options).stdout
+    assert dsr.json("topics", "check", *options, "--connectors")["findings"] == []
     assert "nothing to do" in dsr("topics", "apply", *options).stdout
     assert {found["kind"] for found in dsr.json("topics", "check", *options, "--partitions", "2", exits=1)["findings"]} == {
         "partitions"

@@ -6,11 +6,14 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from connectors.sdk.kafka import KafkaBus
+from connectors.sdk.settings import RuntimeSettings
 from orchestrator.adapters.local_kafka import LocalKafka
-from orchestrator.adapters.topics import apply, check, topic_config
+from orchestrator.adapters.topics import apply, check, check_readers, topic_config
 from schemas.errors import ConfigurationError
 from schemas.topics import Topics, TopicSpec, manifest
 
@@ -137,3 +140,31 @@ async def test_auto_creation_is_found(tmp_path: Path, topics: Topics) -> None:
             assert kinds == ["missing", "auto_creation"]
     finally:
         await asyncio.to_thread(kafka.stop)
+
+
+async def test_a_connector_that_reads_other_orders_is_found(kafka_bootstrap: str, topics: Topics) -> None:
+    """A connector of this release is in step; one that says another shape, or none, is named; one that is away is not seen."""
+    await apply(kafka_bootstrap, _wanted(topics))
+    groups = {system: topics.group(f"connector.{system}") for system in ("crm", "shop")}
+    assert await check_readers(kafka_bootstrap, groups) == []
+    settings = RuntimeSettings(
+        kafka_bootstrap=kafka_bootstrap, topic_prefix=topics.prefix, keys_url="http://127.0.0.1:1", signatures="off"
+    )
+    ours = KafkaBus(settings, topic=topics.orders("crm"), group=groups["crm"])
+    other = {"group_id": groups["shop"], "bootstrap_servers": kafka_bootstrap}
+    async with asyncio.timeout(60):
+        await ours.start()
+        old = AIOKafkaConsumer(topics.orders("shop"), client_id="dsr-connector-0.0.9-orders-00000000", **other)
+        await old.start()
+        try:
+            (named,) = await check_readers(kafka_bootstrap, groups)
+            assert (named.subject, named.kind, named.found) == ("shop", "reader", "dsr-connector-0.0.9-orders-00000000")
+            assert "before the workers" in named.remedy
+        finally:
+            await old.stop()
+            await ours.stop()
+        nameless = AIOKafkaConsumer(topics.orders("shop"), **other)
+        await nameless.start()
+        (named,) = await check_readers(kafka_bootstrap, groups)
+        assert named.found == "a process that does not say its release"
+        await nameless.stop()
