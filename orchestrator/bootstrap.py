@@ -40,7 +40,7 @@ from orchestrator.shell.intake_keys import IntakeKeys
 from orchestrator.shell.key_desk import KeyDesk
 from orchestrator.shell.points import KillPoint, Points
 from orchestrator.shell.rewrapping import Rewrapped, rewrap
-from orchestrator.shell.service_keys import grouping_key
+from orchestrator.shell.service_keys import check_identities, grouping_key
 from orchestrator.shell.signing import Speakers
 from orchestrator.shell.sweeper import Sweeper
 from orchestrator.shell.translate import Translator
@@ -104,6 +104,7 @@ async def rewrap_keys(settings: Settings, tell: Callable[[int], None]) -> Rewrap
     encryption = KeyEncryption.from_text(settings.wrapping_keys())
     store = open_store(settings, upgrade=False)
     try:
+        await check_identities(store, encryption)
         return await rewrap(store, encryption, partial(rewrapped, encryption), tell=tell)
     finally:
         await store.aclose()
@@ -151,6 +152,7 @@ async def run_worker(
         encryption = KeyEncryption.from_text(settings.wrapping_keys())
         intake = await _intake_keys(settings, store, encryption, clock, metrics)
         grouping = await grouping_key(store, encryption, clock.now())
+        await check_identities(store, encryption)
         keys = RequestKeys(encryption, intake=intake.private, grouping=grouping)
         translator = Translator(keys, Topics(prefix=settings.topic_prefix), signatures.speakers)
         ground = Ground(

@@ -266,6 +266,10 @@ class Store(Protocol):
         """Return the next sealed identities by id, those behind `request` and at most so many; none: there are no more."""
         ...
 
+    async def wrapped_by(self) -> dict[str, int]:
+        """Return how many sealed identities each key-encryption key has wrapped, by its name; `""`: none can be told."""
+        ...
+
     async def exchange(
         self, identities: Mapping[str, tuple[bytes, bytes]], service_keys: Mapping[str, tuple[bytes, bytes]]
     ) -> int:
@@ -332,11 +336,19 @@ class KeyEncryption(Protocol):
         ...
 
     def unwrap(self, wrapped: bytes, context: str) -> bytes:
-        """Return what was wrapped for this place. Raises `ConfigurationError` if it is none of ours."""
+        """Return what was wrapped for this place. Raises `ConfigurationError` for a key that we lack, `RowDamaged` else."""
         ...
 
     def is_current(self, wrapped: bytes) -> bool:
-        """Tell whether the current key wrapped it."""
+        """Tell whether the current key wrapped it. Raises `RowDamaged` if nothing did."""
+        ...
+
+    def holds(self, kid: str) -> bool:
+        """Tell whether a key of this name is at hand."""
+        ...
+
+    def give_up(self, kid: str) -> None:
+        """Take this name for damage from now on, not for a key that we lack."""
         ...
 
 
@@ -356,7 +368,10 @@ class Keys(Protocol):
         ...
 
     def open_stored(self, subject_request_id: str, stored: bytes) -> tuple[SealingKey, tuple[SubjectData, ...]]:
-        """Return the request's key and what the store kept. Raises `ConfigurationError` if the key does not unwrap."""
+        """Return the request's key and what the store kept.
+
+        Raises `RowDamaged` if that does not open, `ConfigurationError` if the key that wrapped it is not at hand.
+        """
         ...
 
     def order_root(self, subject_request_id: str, system: str, order_id: str, stored: bytes) -> SealingKey:

@@ -3,6 +3,7 @@
 DsrError
 ├── OrchestratorError          ours: a bug, a wrong configuration, a broken store
 │   ├── ConfigurationError     fix the named setting or file, then start again
+│   │   └── RowDamaged         restore that one row of the store; nothing else is concerned
 │   └── StoreUnavailable       retry; nothing was saved
 ├── ConnectorError             an outside system's
 │   ├── SystemUnavailable      retry later
@@ -25,6 +26,7 @@ __all__ = [
     "NotVerified",
     "OrchestratorError",
     "ProtocolViolation",
+    "RowDamaged",
     "StoreUnavailable",
     "SystemRejected",
     "SystemUnavailable",
@@ -42,6 +44,10 @@ class OrchestratorError(DsrError):
 
 class ConfigurationError(OrchestratorError):
     """A setting or file is wrong: the message names the field and the remedy."""
+
+
+class RowDamaged(ConfigurationError):
+    """One row of the store does not open under the key that wrapped it: whoever asks for others goes on."""
 
 
 class StoreUnavailable(OrchestratorError):

@@ -108,6 +108,8 @@ class KeyRefusal(StrEnum):
     FOREIGN = "foreign"
     UNKNOWN = "unknown"
     CLOSED = "closed"
+    #: What the store keeps of its request does not open.
+    UNREADABLE = "unreadable"
 
 
 class KeyState(StrEnum):

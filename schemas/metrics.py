@@ -84,6 +84,7 @@ __all__ = [
     "REQUESTS_RECEIVED",
     "REQUEST_DURATION",
     "REQUEST_KEYS",
+    "ROWS_DAMAGED",
     "STORE_CONFLICTS",
     "STORE_SECONDS",
     "SWEEP_DUE",
@@ -226,6 +227,9 @@ PUBLISH_SECONDS = HistogramSpec(
     "dsr_publish_seconds", "From sending a batch's records to the last broker ack.", NoLabels, _FAST
 )
 STORE_CONFLICTS = CounterSpec("dsr_store_conflicts_total", "Rows another worker changed in between; decided again.", NoLabels)
+ROWS_DAMAGED = CounterSpec(
+    "dsr_store_rows_damaged_total", "Times a request was stopped by its own row in the store, which does not open.", NoLabels
+)
 COMMITS_REFUSED = CounterSpec("dsr_commits_refused_total", "Offset commits that the commit guard refused.", NoLabels)
 KEYS_RELEASED = CounterSpec("dsr_order_keys_released_total", "Keys of orders given to a system's connector.", BySystem)
 KEYS_REFUSED = CounterSpec("dsr_order_keys_refused_total", "Keys of orders that a connector was refused.", SystemKeyRefusal)
@@ -286,6 +290,7 @@ WORKER_METRICS: tuple[MetricSpec[..., Any], ...] = (
     REQUEST_DURATION,
     ORDERS_SENT, ORDERS_RESENT, ORDERS_OPEN, REPORTS_RECEIVED, ORDER_DURATION, ESCALATIONS, EXTENSION_INVALID,
     QUARANTINED, IGNORED, BATCH_RECORDS, BATCH_SECONDS, STORE_SECONDS, PUBLISH_SECONDS, STORE_CONFLICTS, COMMITS_REFUSED,
+    ROWS_DAMAGED,
     KEYS_RELEASED, KEYS_REFUSED, LAG, COMMIT_AGE, OUTBOX, SWEEP_SECONDS, SWEEP_DUE,
     INTAKE_KEY_AGE, INTAKE_KEYS_OVERDUE, BUILD_INFO,
 )  # fmt: skip

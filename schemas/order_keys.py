@@ -15,6 +15,7 @@ The answer has one entry for each order asked for, in order, with a status of it
 | 403 | the order belongs to another system | sets the record aside |
 | 404 | no such request, or its order to this system has not been sent yet | sets the record aside |
 | 410 | nothing is open here for this system: its order is settled, or the request is over | drops the order |
+| 503 | what is stored of its request does not open until somebody mends it | keeps the order, and asks again later |
 
 The HTTP status is the entries' if they agree, 207 if they do not. A call that is refused as a whole (400, 401, 403, 408, 413,
 503) has an `OrderKeysError` instead.
@@ -68,7 +69,7 @@ _ASSERTION_LIFE = timedelta(seconds=60)
 _LEEWAY = timedelta(seconds=60)
 _ROOT_BYTES = 32
 
-KeyStatus = Literal[200, 403, 404, 410]
+KeyStatus = Literal[200, 403, 404, 410, 503]
 _OrderId = Annotated[str, StringConstraints(pattern=r"^ord_[0-9a-f]{32}$")]
 
 

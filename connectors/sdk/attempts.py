@@ -34,7 +34,7 @@ from connectors.sdk.clock import Clock
 from connectors.sdk.conclusion import Conclusion
 from connectors.sdk.intake import report_of
 from connectors.sdk.journal import Entry, Journal, OrderState
-from connectors.sdk.keys import CLOSED, KeysUnavailable, OrderKeys, Purpose
+from connectors.sdk.keys import CLOSED, UNREADABLE, KeysUnavailable, OrderKeys, Purpose
 from connectors.sdk.opening import as_job, merged, open_note, open_order, seal_note, seal_subject, unsafe_open_found
 from connectors.sdk.perform import perform
 from connectors.sdk.protocol import Connector, Job, Result
@@ -54,6 +54,7 @@ __all__ = ["Attempts", "Limits"]
 _log = structlog.get_logger("dsr.connector")
 
 _GOES_ON = "the system goes on with it and nobody asks any more: if the request was withdrawn or denied, stop it there by hand"
+_UNREADABLE = "what the orchestrator stores of this order's request does not open: its operators must restore it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,8 @@ class Attempts:
             if entry.handle is not None:
                 _log.warning("order_closed_under_way", system=order.system, order_id=order.order_id, remedy=_GOES_ON)
             return Conclusion(order.order_id, order.right, entry.attempt, {}, drop=True)
+        if refused.get(order.order_id) == UNREADABLE:
+            return self._without_keys(entry, order, KeysUnavailable(_UNREADABLE))
         with self._keys.holding(order.order_id):
             return await self._tried(entry, order)
 

@@ -20,7 +20,7 @@ from datetime import datetime
 
 from connectors.sdk.bus import Inbound, Outbound
 from connectors.sdk.journal import Entry, OrderState, Page
-from connectors.sdk.keys import CLOSED, OrderKeys
+from connectors.sdk.keys import CLOSED, UNREADABLE, OrderKeys
 from connectors.sdk.opening import open_order, read_order
 from schemas.errors import ProtocolViolation
 from schemas.ids import report_id
@@ -75,7 +75,8 @@ def opened(read: Sequence[Parsed], keys: OrderKeys, refused: Mapping[str, KeySta
                 batch.closed.append(order)
                 batch.bad_at_end = 0
                 continue
-            violation = _unopened(order, keys)
+            # One whose key cannot be had now is taken in sealed as it is, so that those behind it need not wait.
+            violation = None if refused.get(order.order_id) == UNREADABLE else _unopened(order, keys)
             (batch.orders if violation is None else batch.unreadable).append(order)
         if violation is None:
             batch.bad_at_end = 0

@@ -40,12 +40,14 @@ from schemas.sealed import SealingKey
 from schemas.trust import SigningKey
 from schemas.vocabulary import QuarantineReason
 
-__all__ = ["CLOSED", "HttpOrderKeys", "KeysUnavailable", "OrderKeys", "Purpose", "order_keys_client"]
+__all__ = ["CLOSED", "UNREADABLE", "HttpOrderKeys", "KeysUnavailable", "OrderKeys", "Purpose", "order_keys_client"]
 
 _log = structlog.get_logger("dsr.connector")
 
 #: The order is over: it is dropped, and nobody waits for a report on it.
 CLOSED: KeyStatus = 410
+#: Its key cannot be had now, whoever is asked: the order waits, alone.
+UNREADABLE: KeyStatus = 503
 #: Roots in memory beside those of the orders under way: the most recently used, of orders that wait for their turn.
 _REMEMBERED = 2_000
 _TIMEOUT = httpx.Timeout(15.0, connect=5.0)
@@ -164,7 +166,7 @@ class HttpOrderKeys:
         wanted = [WantedKey(subject_request_id=one.subject_request_id, order_id=one.order_id) for one in orders]
         answer = await self._ask(wanted)
         try:
-            if answer.status_code not in _LETS_IN:
+            if answer.status_code not in _LETS_IN and not _is_answers(answer):
                 raise KeysUnavailable(f"the orchestrator gives no keys: {_why(answer)}")
             keys = KeyAnswers.model_validate_json(answer.content).keys
         except (ValidationError, ValueError):
@@ -183,7 +185,7 @@ class HttpOrderKeys:
             except httpx.HTTPError as error:
                 said = type(error).__name__
             else:
-                if answer.status_code < 500:
+                if answer.status_code < 500 or _is_answers(answer):
                     return answer
                 said = _why(answer)
             if self._urls[0] == url:
@@ -214,6 +216,11 @@ def _root_in(answer: KeyAnswer) -> SealingKey:
         return root_from_text(answer.key or "")
     except ValueError:
         raise KeysUnavailable("the orchestrator answers with what is no key") from None
+
+
+def _is_answers(answer: httpx.Response) -> bool:
+    """Tell a refusal of every order from one of the question: both may be 503."""
+    return answer.status_code == UNREADABLE and answer.content.startswith(b'{"keys":')
 
 
 def _why(answer: httpx.Response) -> str:

@@ -51,7 +51,7 @@ def growth(spec: MetricSpec[..., Any], window: str, by: str, selector: str = "")
 _UNBELIEVED = 'reason=~"signature_.*|signer_unknown"'
 
 #: A key that is asked for too late is daily business; the others are not.
-_NOT_ITS_OWN = f'reason!="{KeyRefusal.CLOSED}"'
+_NOT_ITS_OWN = f'reason!~"{KeyRefusal.CLOSED}|{KeyRefusal.UNREADABLE}"'
 
 ALERTS: tuple[Alert, ...] = (
     Alert(
@@ -161,6 +161,11 @@ ALERTS: tuple[Alert, ...] = (
         "DsrStoreConflicts", "sre", "ticket",
         f"sum(rate({m.STORE_CONFLICTS.name}[15m])) > {at.CONFLICTS_PER_SECOND}", "15m",
         "Workers collide on the same rows, {{ $value | humanize }} times a second.",
+    ),
+    Alert(
+        "DsrRowDamaged", "sre", "page",
+        f"sum(increase({m.ROWS_DAMAGED.name}[{at.NEW_FACT_WINDOW}])) > 0", "0m",
+        "What the store keeps of a request does not open: that request stands still.",
     ),
     Alert(
         "DsrCommitsRefused", "sre", "ticket",

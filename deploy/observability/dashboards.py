@@ -150,6 +150,8 @@ _ON_CALL = (
     Panel("Collisions", "Rows another worker changed in between, and commits the guard refused, over the last hour.", "short",
           (Query(f"sum(increase({m.STORE_CONFLICTS.name}[1h]))", "conflicts"),
            Query(f"sum(increase({m.COMMITS_REFUSED.name}[1h]))", "commits refused"))),
+    Panel("Rows damaged", "Times a request was stopped by its own row in the store, over the last day. Must be 0.", "none",
+          (Query(f"sum(increase({m.ROWS_DAMAGED.name}[1d]))", "rows"),), "stat", 1),
     Panel("Outbox", "Batches of effects that are decided and saved, and not yet acknowledged by the broker.", "short",
           (Query(f"max({m.OUTBOX.name})", "batches"),)),
     Panel("Keys of requests", "Keys in the store. Old: open beyond policy. Left over: closed, which must be none.",

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from schemas.errors import ConfigurationError, ProtocolViolation
+from schemas.errors import ConfigurationError, ProtocolViolation, RowDamaged
 from schemas.sealed import Sealed, SealingKey, seal, unsafe_reveal
 
 __all__ = ["KeyEncryption"]
@@ -32,6 +32,7 @@ class KeyEncryption:
         named = [_named(key) for key in keys]
         self._current = named[0]
         self._keys = {key.kid: key for key in named}
+        self._given_up: set[str] = set()
 
     @classmethod
     def from_text(cls, text: str) -> KeyEncryption:
@@ -50,30 +51,38 @@ class KeyEncryption:
     def unwrap(self, wrapped: bytes, context: str) -> bytes:
         """Return what was wrapped for this place. The caller holds a key from here on.
 
-        Raises `ConfigurationError` for what none of our keys wrapped: without the right one nothing can be done for anybody, so
-        it must not be taken for one bad record.
+        Raises `ConfigurationError` for the name of a key that we lack: without it nothing can be done for anybody, so it must
+        not be taken for one bad record. Raises `RowDamaged` for what was changed or moved.
         """
         sealed = _seal_in(wrapped)
         key = self._keys.get(sealed.kid)
         if key is None:
-            if not _NAME.fullmatch(sealed.kid):  # it may be anything, and is not repeated
-                raise ConfigurationError("the store: a wrapped key names no key of ours: restore the database from a backup")
+            if sealed.kid in self._given_up or not _NAME.fullmatch(sealed.kid):  # it may be anything, and is not repeated
+                raise RowDamaged("the store: a wrapped key names no key of ours: restore its row from a backup")
             raise ConfigurationError(f"{_SETTING}: the store needs the key named {sealed.kid}: add it behind the current one")
         try:
             return unsafe_reveal(sealed, key.derive("wrap", context), associated=context)
         except ProtocolViolation:
-            raise ConfigurationError("the store: a wrapped key was changed or moved: restore the database") from None
+            raise RowDamaged("the store: a wrapped key was changed or moved: restore its row from a backup") from None
 
     def is_current(self, wrapped: bytes) -> bool:
-        """Tell whether the current key wrapped it. Raises `ConfigurationError` if it is no wrapped key."""
+        """Tell whether the current key wrapped it. Raises `RowDamaged` if it is no wrapped key."""
         return _seal_in(wrapped).kid == self._current.kid
+
+    def holds(self, kid: str) -> bool:
+        """Tell whether a key of this name is among ours."""
+        return kid in self._keys
+
+    def give_up(self, kid: str) -> None:
+        """Take this name for damage from now on, not for a key that we lack."""
+        self._given_up.add(kid)
 
 
 def _seal_in(wrapped: bytes) -> Sealed:
     try:
         return Sealed.model_validate_json(wrapped)
     except ValidationError:
-        raise ConfigurationError("the store: a wrapped key is no seal: restore the database from a backup") from None
+        raise RowDamaged("the store: a wrapped key is no seal: restore its row from a backup") from None
 
 
 def _named(key: SealingKey) -> SealingKey:

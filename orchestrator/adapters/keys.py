@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pydantic import ValidationError
 
 from orchestrator.ports import KeyEncryption
-from schemas.errors import ConfigurationError, ProtocolViolation
+from schemas.errors import ProtocolViolation, RowDamaged
 from schemas.intake import IntakeKey, open_intake
 from schemas.order_keys import Purpose, order_root
 from schemas.orders import order_binding
@@ -46,11 +46,15 @@ _REQUEST = "request"
 
 
 def rewrapped(encryption: KeyEncryption, subject_request_id: str, stored: bytes) -> bytes | None:
-    """Return a sealed identity with its key wrapped by the current key-encryption key; None if it is so already."""
+    """Return a sealed identity with its key wrapped by the current key-encryption key; None if it is so already.
+
+    Raises as `KeyEncryption.unwrap` does, also for one that would stay as it is.
+    """
     wrapped, _, sealed = stored.partition(b"\n")
+    secret = encryption.unwrap(wrapped, subject_request_id)
     if encryption.is_current(wrapped):
         return None
-    return encryption.wrap(encryption.unwrap(wrapped, subject_request_id), subject_request_id) + b"\n" + sealed
+    return encryption.wrap(secret, subject_request_id) + b"\n" + sealed
 
 
 class RequestKeys:
@@ -93,9 +97,9 @@ class RequestKeys:
         key, sealed = self._key_in(subject_request_id, stored)
         try:
             plain = unsafe_reveal(Sealed.model_validate_json(sealed), key.derive("store"), associated=subject_request_id)
+            return key, tuple(_read(line) for line in plain.split(b"\n"))
         except (ValidationError, ProtocolViolation):
-            raise ConfigurationError("the store: a sealed identity was changed or moved: restore the database") from None
-        return key, tuple(_read(line) for line in plain.split(b"\n"))
+            raise RowDamaged("the store: a sealed identity was changed or moved: restore its row from a backup") from None
 
     def order_root(self, subject_request_id: str, system: str, order_id: str, stored: bytes) -> SealingKey:
         """Return the root of one order, from what the store keeps of its request."""

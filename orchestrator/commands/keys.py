@@ -81,7 +81,8 @@ def rewrap_command(*, as_json: JsonOutput = False) -> None:
     """Wrap every stored key anew under the first key of DSR_KEY_ENCRYPTION_KEY(_FILE); the older ones stand behind it.
 
     Every worker must have both before (docs/operations.md says in which order). Workers go on meanwhile; ended in the middle,
-    run it again. Exit 0: no stored key needs an older key. 1: some still do. 2: it could not be done.
+    run it again. Exit 0: no stored key needs an older key. 1: some still do, or a request's row is damaged. 2: it could not
+    be done.
 
     Example: DSR_KEY_ENCRYPTION_KEY_FILE=kek.txt DSR_STORE_URL=sqlite:///dsr.sqlite dsr keys rewrap
     """
@@ -91,11 +92,15 @@ def rewrap_command(*, as_json: JsonOutput = False) -> None:
     with usage(), counting("looked at", of="identities") as tell:
         result = asyncio.run(rewrap_keys(load_settings(), tell))
     if as_json:
-        print_json({"rewrapped": result.done, "left": result.left, "older_keys_needed": bool(result.left)})
+        print_json(
+            {"rewrapped": result.done, "left": result.left, "older_keys_needed": bool(result.left), "damaged": result.damaged}
+        )
     else:
         print(f"wrapped anew: {result.done}; under an older key: {result.left or 'none'}")
         print(_DROP if not result.left else _REPEAT)
-    if result.left:
+        for request in result.damaged:
+            print(f"damaged: {request}: its row opens under no key that is known; restore it from a backup")
+    if result.left or result.damaged:
         raise typer.Exit(1)
 
 

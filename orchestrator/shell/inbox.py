@@ -24,10 +24,10 @@ from orchestrator.shell.measure import measure
 from orchestrator.shell.points import Points
 from orchestrator.shell.signing import signed
 from orchestrator.shell.translate import Arrival, SetAside
-from orchestrator.shell.work import Ground, UnitOfWork
+from orchestrator.shell.work import Ground, Halted, UnitOfWork
 from schemas.errors import OrchestratorError, StoreUnavailable
 from schemas.metric_labels import StoreOperation
-from schemas.metrics import PUBLISH_SECONDS, STORE_CONFLICTS, STORE_SECONDS, Metrics
+from schemas.metrics import PUBLISH_SECONDS, ROWS_DAMAGED, STORE_CONFLICTS, STORE_SECONDS, Metrics
 from schemas.trust import SigningKey
 
 __all__ = ["Fatal", "Inbox", "QuarantineLimit"]
@@ -170,10 +170,7 @@ class Inbox:
 
     async def _save(self, arrivals: Sequence[Arrival | SetAside]) -> tuple[UnitOfWork, int | None]:
         for _ in range(_CONFLICTS_AT_MOST):
-            work = UnitOfWork(self._ground, self._clock.now())
-            await self.patiently(StoreOperation.LOAD, partial(work.load, arrivals))
-            async for arrival in _with_breath(arrivals):
-                await work.apply(arrival)
+            work = await self._decided(arrivals)
             change = work.finish()
             if not (change.rows or change.records):
                 return work, None
@@ -191,6 +188,19 @@ class Inbox:
                 await self._points.at("after_save")
             return work, outbox_id
         raise Fatal("the same rows were changed by another worker again and again: are two workers using one instance id?")
+
+    async def _decided(self, arrivals: Sequence[Arrival | SetAside]) -> UnitOfWork:
+        halted: list[Halted] = []
+        while True:
+            work = UnitOfWork(self._ground, self._clock.now(), halted)
+            await self.patiently(StoreOperation.LOAD, partial(work.load, arrivals))
+            try:
+                async for arrival in _with_breath(arrivals):
+                    await work.apply(arrival)
+            except Halted as one:
+                halted.append(one)
+            else:
+                return work
 
     async def patiently(self, operation: StoreOperation, call: Callable[[], Awaitable[T]]) -> T:
         """Call the store, and again if it does not answer. Raises `Fatal` if it stays away.
@@ -234,6 +244,9 @@ class Inbox:
                 log.info(fact.fact, subject_request_id=state.subject_request_id, right=state.right, **_plain(fact.details))
         for topic, violation in work.outcome.refused:
             log.warning("quarantined", topic=topic, reason=violation.code, field=violation.field, remedy=violation.remedy)
+        for request, error in work.outcome.damaged.items():
+            log.error("row_damaged", subject_request_id=request, remedy=str(error))
+            self._metrics.count(ROWS_DAMAGED)
         if work.outcome.refused_before:
             log.info("refused_before", count=work.outcome.refused_before)
         self._limit.add(len(work.outcome.refused))

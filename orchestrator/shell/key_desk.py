@@ -15,10 +15,10 @@ import structlog
 
 from orchestrator.ports import Clock, Holding, Keys, OutRecord, Publisher, PublishFailed, Store
 from orchestrator.shell.signing import signed
-from schemas.errors import OrchestratorError
+from schemas.errors import OrchestratorError, RowDamaged
 from schemas.ids import order_id
 from schemas.metric_labels import KeyRefusal
-from schemas.metrics import KEYS_REFUSED, KEYS_RELEASED, Metrics
+from schemas.metrics import KEYS_REFUSED, KEYS_RELEASED, ROWS_DAMAGED, Metrics
 from schemas.order_keys import KeyAnswer, KeysReleased, WantedKey, root_to_text
 from schemas.topics import Topics
 from schemas.trust import SigningKey
@@ -29,12 +29,13 @@ __all__ = ["KeyDesk", "refusal_of"]
 
 log = structlog.get_logger(__name__)
 
-_STATUS = {KeyRefusal.FOREIGN: 403, KeyRefusal.UNKNOWN: 404, KeyRefusal.CLOSED: 410}
+_STATUS = {KeyRefusal.FOREIGN: 403, KeyRefusal.UNKNOWN: 404, KeyRefusal.CLOSED: 410, KeyRefusal.UNREADABLE: 503}
 _BEFORE_ORDERS = (Phase.RECEIVED, Phase.VERIFYING)
 _REMEDY = {
     KeyRefusal.FOREIGN: "ask for orders of your own system: the order's id follows from the request and the system",
     KeyRefusal.UNKNOWN: "set the record aside: this request, or its order to this system, is not known here",
     KeyRefusal.CLOSED: "drop the order: its outcome is settled, and its key is gone or will be",
+    KeyRefusal.UNREADABLE: "keep the order and ask again: the orchestrator's operators have been told",
 }
 
 
@@ -63,6 +64,12 @@ class _Question:
     kid: str
     wanted: Sequence[WantedKey]
     answered: asyncio.Future[list[KeyAnswer]]
+
+
+def _refused(wanted: WantedKey, refusal: KeyRefusal) -> KeyAnswer:
+    return KeyAnswer.trusted(
+        order_id=wanted.order_id, status=_STATUS[refusal], error=f"order_{refusal}", remedy=_REMEDY[refusal]
+    )
 
 
 def _fail(questions: Sequence[_Question], error: BaseException) -> None:
@@ -101,7 +108,8 @@ class KeyDesk:
         """Return an answer for each order, in order, after the broker has acknowledged the record of what is given out.
 
         `system` is who asks, proven by the caller. Raises `StoreUnavailable`, `PublishFailed`, or
-        `ConfigurationError` for a key that does not unwrap; then nothing is given out.
+        `ConfigurationError` if the key that wraps all others is not at hand; then nothing is given out. A row that is damaged
+        concerns its own orders only.
         """
         question = _Question(system, kid, wanted, asyncio.get_running_loop().create_future())
         self._waiting.append(question)
@@ -145,12 +153,18 @@ class KeyDesk:
     def _answer(self, wanted: WantedKey, system: str, held: Holding | None) -> KeyAnswer:
         refusal = refusal_of(wanted, system, held)
         if refusal is not None:
-            return KeyAnswer.trusted(
-                order_id=wanted.order_id, status=_STATUS[refusal], error=f"order_{refusal}", remedy=_REMEDY[refusal]
-            )
+            return _refused(wanted, refusal)
         assert held is not None and held.sealed is not None, "an order that is open has its identity stored"
-        root = self._keys.order_root(wanted.subject_request_id, system, wanted.order_id, held.sealed)
+        try:
+            root = self._keys.order_root(wanted.subject_request_id, system, wanted.order_id, held.sealed)
+        except RowDamaged as error:
+            self._tell(wanted, error)
+            return _refused(wanted, KeyRefusal.UNREADABLE)
         return KeyAnswer.trusted(order_id=wanted.order_id, status=200, key=root_to_text(root))
+
+    def _tell(self, wanted: WantedKey, error: RowDamaged) -> None:
+        log.error("row_damaged", subject_request_id=wanted.subject_request_id, remedy=str(error))
+        self._metrics.count(ROWS_DAMAGED)
 
     def _written_down(self, question: _Question, released: tuple[WantedKey, ...]) -> OutRecord:
         message = KeysReleased.trusted(

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from functools import reduce
 
 from orchestrator.core.decide import decide, rejection
@@ -30,32 +30,45 @@ from orchestrator.core.state import RequestState, from_bytes, to_bytes
 from orchestrator.ports import Change, Keys, Record, Refusal, Row, Store
 from orchestrator.shell.translate import Arrival, SetAside, Translator, merged
 from schemas.commands import Add
-from schemas.errors import ProtocolViolation
+from schemas.errors import ProtocolViolation, RowDamaged
 from schemas.journal import JournalFact
 from schemas.registry import Registry
 from schemas.reports import FulfilmentReport
 from schemas.requests import ConfirmIdentity, SubmitRequest
 from schemas.sealed import SealingKey
 from schemas.subject import SubjectData
-from schemas.vocabulary import OrderPhase, Phase
+from schemas.vocabulary import OrderPhase, Phase, QuarantineReason
 
-__all__ = ["Ground", "Outcome", "UnitOfWork"]
+__all__ = ["Ground", "Halted", "Outcome", "UnitOfWork"]
 
 
 #: Messages whose decision looks at the person's other open requests.
 _LOOKS_AROUND = (SubmitRequest, ConfirmIdentity, Add)
+#: A request that cannot go on because its row is damaged is woken again after this, and told of again.
+_DAMAGED_AGAIN = timedelta(minutes=15)
+
+
+class Halted(Exception):
+    """A decision leads to one about another request, whose row is damaged: decide all again, with this arrival set aside."""
+
+    def __init__(self, arrival: Arrival, request: str, error: RowDamaged) -> None:
+        super().__init__(request)
+        self.arrival = arrival
+        self.request = request
+        self.error = error
 
 
 class Outcome:
-    """What a unit of work did, for metrics and logs: facts by request, and what was refused."""
+    """What a unit of work did, for metrics and logs: facts by request, what was refused, and which rows are damaged."""
 
-    __slots__ = ("facts", "ignored", "refused", "refused_before")
+    __slots__ = ("damaged", "facts", "ignored", "refused", "refused_before")
 
     def __init__(self) -> None:
         self.facts: list[tuple[RequestState, JournalFact]] = []
         self.refused: list[tuple[str, ProtocolViolation]] = []
         self.ignored: list[str] = []
         self.refused_before = 0
+        self.damaged: dict[str, RowDamaged] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +89,9 @@ class Ground:
 class UnitOfWork:
     """The states of one batch, in memory."""
 
-    def __init__(self, ground: Ground, now: datetime) -> None:
+    def __init__(self, ground: Ground, now: datetime, halted: Sequence[Halted] = ()) -> None:
+        """`halted` is what earlier tries at the same batch have raised."""
+        self._halted = {id(one.arrival) for one in halted}
         self._ground = ground
         self._store = ground.store
         self._keys = ground.keys
@@ -91,8 +106,10 @@ class UnitOfWork:
         self._request_keys: dict[str, SealingKey] = {}
         self._refused_before: set[Refusal] = set()
         self._refused_by: set[str] = set()
+        self._postponed: set[str] = set()
         self.change = Change(worker=ground.worker, now=now)
         self.outcome = Outcome()
+        self.outcome.damaged.update({one.request: one.error for one in halted})
 
     async def load(self, arrivals: Sequence[Arrival | SetAside]) -> None:
         """Fetch what the batch needs, in as few statements as possible."""
@@ -134,7 +151,10 @@ class UnitOfWork:
     async def _load_identities(self, ids: Iterable[str]) -> None:
         for request, stored in (await self._store.identities(ids)).items():
             if request not in self._finds:
-                self._request_keys[request], self._finds[request] = self._keys.open_stored(request, stored)
+                try:
+                    self._request_keys[request], self._finds[request] = self._keys.open_stored(request, stored)
+                except RowDamaged as error:  # of this request alone: the others of the batch go on
+                    self.outcome.damaged[request] = error
 
     async def apply(self, arrival: Arrival | SetAside) -> None:
         """Decide one arrival, and what it makes the person's other requests decide."""
@@ -146,13 +166,24 @@ class UnitOfWork:
         key = self._request_keys.get(arrival.subject_request_id)
         if key is not None and isinstance(arrival, Arrival):
             arrival = self._translator.with_yield(arrival, key)
+        if isinstance(arrival, Arrival) and (
+            id(arrival) in self._halted or (arrival.subject_request_id in self.outcome.damaged and _yields(arrival))
+        ):
+            self._leave(arrival)
+            return
         if isinstance(arrival, SetAside):
             self._set_aside(arrival)
             return
         queue: deque[Arrival] = deque((arrival,))
         while queue:
             one = queue.popleft()
-            queue.extend(await self._decide(one))
+            told = await self._decide(one)
+            if told is not None:
+                queue.extend(told)
+            elif one is arrival:
+                self._leave(arrival)
+            else:
+                raise Halted(arrival, one.subject_request_id, self.outcome.damaged[one.subject_request_id])
 
     def _set_aside(self, aside: SetAside) -> None:
         self.change.records.append(self._translator.quarantined(aside.record, aside.violation, self._now.isoformat()))
@@ -160,17 +191,39 @@ class UnitOfWork:
         self.change.records.append(self._translator.published(Publish(event)))
         self._refuse(aside.record, aside.violation)
 
+    def _leave(self, arrival: Arrival) -> None:
+        """Leave the request as it is: what came is set aside, and a moment comes again.
+
+        A report comes again with its order, which is sent again once the row is restored.
+        """
+        if arrival.record is None:
+            self._postponed.add(arrival.subject_request_id)
+            return
+        self._refused_by.add(arrival.subject_request_id)
+        self._set_aside(SetAside(arrival.record, _DAMAGED))
+
+    async def _lacks_identity(self, request: str, decision: Decision) -> bool:
+        """Tell whether a decision cannot be carried out because what is stored of the person does not open."""
+        if not any(isinstance(effect, SendOrder | KeepIdentifiers) for effect in decision.effects):
+            return False
+        if request in self._versions and request not in self._finds and request not in self.outcome.damaged:
+            await self._load_identities((request,))
+        return request in self.outcome.damaged
+
     def _refuse(self, record: Record, violation: ProtocolViolation) -> None:
         self.change.refusals.append(record.refusal())
         self.outcome.refused.append((record.topic, violation))
 
-    async def _decide(self, arrival: Arrival) -> list[Arrival]:
+    async def _decide(self, arrival: Arrival) -> list[Arrival] | None:
+        """Return what other requests are told; None if nothing was done, because the request's row is damaged."""
         request = arrival.subject_request_id
         if request not in self._states and not isinstance(arrival.given.message, SubmitRequest):
             await self._load_rows((request,))
         before = self._states.get(request)
         context = self._context(arrival, before)
         decision = decide(before, arrival.given, self._now, context)
+        if await self._lacks_identity(request, decision):
+            return None
         if decision.refused is not None and arrival.record is not None:
             self.change.records.append(self._translator.quarantined(arrival.record, decision.refused, self._now.isoformat()))
             self._refuse(arrival.record, decision.refused)
@@ -257,7 +310,17 @@ class UnitOfWork:
         for request, state in self._states.items():
             if state is not self._saved.get(request) or request in self._refused_by:
                 self.change.rows.append(_row(state, self._versions.get(request, 0)))
+            elif request in self._postponed:
+                later = self._now + _DAMAGED_AGAIN
+                self.change.rows.append(replace(_row(state, self._versions[request]), wake_at=later))
         return self.change
+
+
+_DAMAGED = ProtocolViolation(
+    QuarantineReason.IDENTITY_UNREADABLE,
+    field="store",
+    remedy="nothing: the request's row in the orchestrator's store is damaged, and its operators must restore it",
+)
 
 
 def _yields(arrival: Arrival) -> bool:

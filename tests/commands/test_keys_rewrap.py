@@ -107,7 +107,7 @@ async def test_everything_opens_with_the_new_key_alone(request: pytest.FixtureRe
     assert "may be taken out" in done.stdout and NEW not in done.stdout + done.stderr
     assert await _opened(store, NEW) == made
     again = await asyncio.to_thread(_run, url, NEW, "--json")
-    assert json.loads(again.stdout) == {"rewrapped": 0, "left": 0, "older_keys_needed": False}
+    assert json.loads(again.stdout) == {"rewrapped": 0, "left": 0, "older_keys_needed": False, "damaged": []}
     await store.aclose()
 
 
@@ -170,3 +170,27 @@ async def test_somebody_who_still_wraps_under_the_old_key_is_told_of() -> None:
     assert result == Rewrapped(done=4, left=1)
     _, found = _keys(both).open_stored(_request(0), store.database.identities[_request(0)])
     assert len(found) == store.saved > 1
+
+
+async def test_a_damaged_row_is_named_and_stops_nothing_else(url: str) -> None:
+    """A changed key, one that was moved, and a name that no key has: the others are wrapped anew, and the exit code tells."""
+    store = _at(url)
+    made = await _fill(store, 7)
+    stored = await store.identities(made)
+    moved, renamed, changed = (_request(number) for number in (1, 2, 3))
+    wrong = {
+        moved: stored[_request(4)],
+        renamed: b'{"kid":"kek-00000000"' + stored[renamed][21:],
+        changed: stored[changed][:90] + bytes([stored[changed][90] ^ 1]) + stored[changed][91:],
+    }
+    assert await store.exchange({name: (stored[name], bad) for name, bad in wrong.items()}, {}) == 3
+    done = await asyncio.to_thread(_run, url, f"{NEW} {OLD}")
+    assert done.returncode == 1, done.stderr
+    for request in made:
+        assert (f"damaged: {request}" in done.stdout) == (request in wrong)
+    now = {request: body for request, body in (await store.identities(made)).items() if request in wrong}
+    assert now == wrong
+    await store.exchange({name: (bad, stored[name]) for name, bad in wrong.items()}, {})
+    assert (await asyncio.to_thread(_run, url, f"{NEW} {OLD}")).returncode == 0
+    assert await _opened(store, NEW) == made
+    await store.aclose()

@@ -111,7 +111,7 @@ async def test_one_call_for_many_orders_each_purpose_its_key_and_none_twice():
         assert len(desk.asked) == 2
 
 
-@pytest.mark.parametrize("status", [403, 404, 410])
+@pytest.mark.parametrize("status", [403, 404, 410, 503])
 async def test_a_refusal_is_told_by_its_status(status: int):
     """All refused, or some: by order id; and it is asked again next time, for it may be another answer then."""
     one, other = orders(1, 2)

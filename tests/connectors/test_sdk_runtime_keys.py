@@ -147,6 +147,31 @@ async def test_an_order_that_is_over_when_it_comes_is_passed_by(tmp_path):
     assert [line["attempt"] for line in logs if line["event"] == "order_closed"] == [1]
 
 
+async def test_an_order_whose_key_cannot_be_had_waits_alone(tmp_path):
+    """503 for one order: it is taken in sealed, asked for again and again, costs no try, and is done when its key comes."""
+    world = World(tmp_path, Scripted(DONE), limits=Limits(retry=Backoff(10, 3600), poll=Backoff(10, 3600), max_tries=1))
+    damaged = order_id(an_order(1).subject_request_id, "crm")
+    world.keys.refused = {damaged: 503}
+    async with world.running():
+        world.send(an_order(1), an_order(2), an_order(3))
+        reports = await world.reported(2)
+        assert {report.subject_request_id for report in reports} == {an_order(n).subject_request_id for n in (2, 3)}
+        await until(lambda: world.bus.committed == 3)
+        assert world.runtime.is_ready
+        for _ in range(3):
+            await until(lambda: world.entry(1).state is OrderState.WAITING)
+            assert world.entry(1).tries == 0
+            before = unavailable(world)
+            world.clock.advance(3600)
+            await until(lambda before=before: unavailable(world) > before)
+        await until(lambda: world.entry(1).state is OrderState.WAITING)
+        world.keys.refused = {}
+        world.clock.advance(3600)
+        await world.reported(3)
+    assert sorted(job.subject_request_id[-1] for job in world.connector.jobs) == ["1", "2", "3"]
+    assert not world.quarantined
+
+
 def _closed_while_it_waits(tmp_path):
     """A world whose first try fails for a while, and whose order is over before the second."""
     world = World(tmp_path, Scripted(SystemUnavailable("down"), DONE))

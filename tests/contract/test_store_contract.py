@@ -151,6 +151,14 @@ async def test_two_that_looked_at_one_person_cannot_both_save(store: Store, othe
     assert [len(found) for found in (await store.siblings([PERSON]))[0].values()] == [2]
 
 
+async def test_identities_are_counted_by_what_wrapped_their_key(store: Store) -> None:
+    """By the name at the beginning of each."""
+    first, second = (b'{"kid":"kek-%08x","nonce":"","ciphertext":""}\n{}' % number for number in (1, 2))
+    assert await store.wrapped_by() == {}
+    await store.commit(change(row(A), row(B), row(C), sealed={A: first, B: second, C: first}))
+    assert await store.wrapped_by() == {"kek-00000001": 2, "kek-00000002": 1}
+
+
 async def test_siblings_are_the_open_requests_oldest_first(store: Store) -> None:
     """Closed and unverified requests of the person, and other people's, are not among them."""
     verifying, closed = "00000000-0000-4000-8000-00000000000d", "00000000-0000-4000-8000-00000000000e"

@@ -195,6 +195,7 @@ async def test_where_nothing_is_given_out_nothing_is_written_down() -> None:
         "foreign": 1,
         "unknown": 2,
         "closed": 2,
+        "unreadable": None,
     }
     assert [(line["reason"], line["log_level"], line["count"]) for line in logs] == [
         ("closed", "info", 2),
@@ -219,14 +220,38 @@ async def test_one_look_for_many_orders_and_none_for_none() -> None:
     assert len(world.broker.records) == 1
 
 
-async def test_a_row_that_cannot_be_unwrapped_lets_nothing_out() -> None:
-    """Another request's row in its place is a broken store: everything stops there, before anything is written down."""
+async def test_a_row_that_does_not_open_stops_its_own_order_only() -> None:
+    """Another request's row in its place: 503 for that order, an error that names the request, and keys for the others."""
     world = Desk()
+    world.broker.acks.set()
+    stored = {OPEN: KEYS.seal_stored(OPEN, KEY, [PERSON]), WAITING: KEYS.seal_stored(GONE, KEY, [PERSON])}
 
     async def moved(ids):
-        return {one: Holding("active", SENT, KEYS.seal_stored(GONE, KEY, [PERSON])) for one in ids}
+        return {one: Holding("active", SENT, stored[one]) for one in ids}
 
     world.store.holdings = moved
-    with pytest.raises(ConfigurationError):
+    with capture_logs() as logs:
+        answers = await world.desk.release("crm", "", [wanted(WAITING), wanted(OPEN)])
+    assert [answer.status for answer in answers] == [503, 200]
+    assert answers[0].key is None and answers[0].error == "order_unreadable" and answers[0].remedy
+    (record,) = world.broker.records
+    assert decode(record.value, record.headers, [KeysReleased]).orders == (wanted(OPEN),)
+    assert world.counted("refused", reason="unreadable") == 1
+    assert world.registry.get_sample_value("dsr_store_rows_damaged_total") == 1
+    (told,) = [line for line in logs if line["event"] == "row_damaged"]
+    assert (told["subject_request_id"], told["log_level"]) == (WAITING, "error")
+    assert "restore" in told["remedy"]
+
+
+async def test_a_key_that_we_lack_lets_nothing_out() -> None:
+    """Under another key-encryption key nothing can be told apart: the whole question fails, and the next worker is asked."""
+    world = Desk()
+
+    async def foreign(ids):
+        other = request_keys(SealingKey("dev", bytes(reversed(range(32)))))
+        return {one: Holding("active", SENT, other.seal_stored(one, KEY, [PERSON])) for one in ids}
+
+    world.store.holdings = foreign
+    with pytest.raises(ConfigurationError, match="add it behind the current one"):
         await world.desk.release("crm", "", [wanted(OPEN)])
     assert not world.broker.records

@@ -5,7 +5,9 @@ Room rules: passes the same contract suite as the SQL store (`tests/contract/tes
 
 from __future__ import annotations
 
+import json
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -221,6 +223,10 @@ class SimStore:
         """Return the next sealed identities."""
         names = sorted(name for name in self.database.identities if name > request)[:limit]
         return {name: self.database.identities[name] for name in names}
+
+    async def wrapped_by(self) -> dict[str, int]:
+        """Return the number of identities by the name of the key that wrapped each."""
+        return dict(Counter(json.loads(sealed.partition(b"\n")[0])["kid"] for sealed in self.database.identities.values()))
 
     async def exchange(
         self, identities: Mapping[str, tuple[bytes, bytes]], service_keys: Mapping[str, tuple[bytes, bytes]]

@@ -10,7 +10,9 @@ Room rules: statements only; no decision, no clock. Parameters never appear in a
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -27,6 +29,7 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
+    func,
     make_url,
     select,
     text,
@@ -56,6 +59,7 @@ _IMPATIENCE = {
     "options": "-c lock_timeout=10s -c statement_timeout=60s -c idle_in_transaction_session_timeout=60s",
 }
 _GATE = "quarantine"
+_WRAPPED = re.compile(rb'\{"kid":"(kek-[0-9a-f]{8})"')
 #: More ids than this in one statement are asked in several.
 _CHUNK = 500
 # Built once: building a statement takes longer than SQLite needs to answer it.
@@ -92,6 +96,8 @@ _EXCHANGE_SERVICE_KEY = (
     .where(service_keys.c.kid == bindparam("of"), service_keys.c.wrapped == bindparam("old"))
     .values(wrapped=bindparam("new"))
 )
+#: A wrapped key begins with the name of what wrapped it, always as long.
+_WRAPPED_BY = select(func.substr(identities.c.sealed, 1, len('{"kid":"kek-00000000"')), func.count()).group_by(text("1"))
 _SEALED_BY_ID = select(identities).where(identities.c.subject_request_id.in_(_IDS))
 
 
@@ -363,6 +369,18 @@ class SqlStore:
 
         def work(connection: Connection) -> dict[str, bytes]:
             return {row.subject_request_id: bytes(row.sealed) for row in connection.execute(_NEXT_SEALED, given)}
+
+        return await self._run(work, reads=True)
+
+    async def wrapped_by(self) -> dict[str, int]:
+        """Return the number of identities by the name of the key that wrapped each."""
+
+        def work(connection: Connection) -> dict[str, int]:
+            found: Counter[str] = Counter()
+            for begins, count in connection.execute(_WRAPPED_BY):
+                named = _WRAPPED.fullmatch(bytes(begins))
+                found["" if named is None else named[1].decode()] += count
+            return dict(found)
 
         return await self._run(work, reads=True)
 
