@@ -17,8 +17,10 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
     KafkaConnectionError,
     KafkaError,
+    NotCoordinatorForGroupError,
     TopicAlreadyExistsError,
     for_code,
 )
@@ -152,15 +154,19 @@ async def _members(admin: AIOKafkaAdminClient, group: str) -> list[str]:
     while True:
         try:
             (answer,) = await admin.describe_consumer_groups([group])
-            break
-        except GroupCoordinatorNotAvailableError:  # the first question about any group makes the broker's own topic for them
-            if time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(0.2)
-    ((code, name, _, _, _, members, *_),) = answer.groups
-    if code:
-        raise ConfigurationError(f"the group {name} could not be described: {for_code(code).__name__}")
-    return sorted(member[1] for member in members)
+            ((code, _, _, _, _, members, *_),) = answer.groups
+            refused = for_code(code) if code else None
+        except GroupCoordinatorNotAvailableError as error:
+            refused = type(error)
+        if refused is None:
+            return sorted(member[1] for member in members)
+        # The first question about any group makes the broker's own topic for them, which takes it a moment.
+        if refused not in _NOT_YET or time.monotonic() > deadline:
+            raise ConfigurationError(f"the group {group} could not be described: {refused.__name__}")
+        await asyncio.sleep(0.2)
+
+
+_NOT_YET = (GroupCoordinatorNotAvailableError, GroupLoadInProgressError, NotCoordinatorForGroupError)
 
 
 def _shape_findings(spec: TopicSpec, partitions: Sequence[Mapping[str, Any]], replication: int) -> list[Finding]:
