@@ -27,6 +27,7 @@ __all__ = [
     "Holding",
     "KeyEncryption",
     "Keys",
+    "Known",
     "OutRecord",
     "OutboxBatch",
     "PublishFailed",
@@ -36,6 +37,7 @@ __all__ = [
     "Row",
     "ServiceKey",
     "Store",
+    "Wanted",
 ]
 
 
@@ -134,6 +136,32 @@ class Row:
     awaited: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a batch needs to know before it is decided."""
+
+    requests: frozenset[str] = frozenset()
+    #: The first and the last offset of each topic's partition that the batch comes from.
+    spans: Mapping[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
+    #: Whose open requests are looked at: by the person's hash, and by one of the person's requests.
+    persons: frozenset[str] = field(default=frozenset(), repr=False)
+    companions: frozenset[str] = frozenset()
+    #: Whose sealed identity will be opened, beside those that have an order waiting.
+    identities: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What the store knows of it."""
+
+    rows: Mapping[str, Row] = field(default_factory=dict)
+    refusals: frozenset[Refusal] = frozenset()
+    #: The open requests of each person, the oldest first, and the version of each person's group (0: none).
+    groups: Mapping[str, Sequence[Row]] = field(default_factory=dict, repr=False)
+    group_versions: Mapping[str, int] = field(default_factory=dict, repr=False)
+    identities: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class OutboxBatch:
     """Records that one save asked to publish, in order."""
@@ -188,12 +216,16 @@ class Conflict(Exception):
 class Store(Protocol):
     """Transactional memory of requests. May raise `schemas.errors.StoreUnavailable`; then nothing was saved."""
 
-    async def load(self, ids: Iterable[str]) -> dict[str, Row]:
-        """Return the stored rows of these requests; unknown ones are absent."""
+    async def know(self, wanted: Wanted) -> Known:
+        """Return all that a batch needs, in one transaction that only reads: asked for one by one, the asking costs most.
+
+        The sealed identities are those asked for, and those of every row returned that has an order waiting. Each part is as of
+        one moment; what is saved between two parts makes the batch's own save conflict.
+        """
         ...
 
-    async def siblings(self, persons: Iterable[str]) -> tuple[dict[str, list[Row]], dict[str, int]]:
-        """Return the open requests of these persons, oldest first, and the version of each person's group (0: none)."""
+    async def load(self, ids: Iterable[str]) -> dict[str, Row]:
+        """Return the stored rows of these requests; unknown ones are absent."""
         ...
 
     async def identities(self, ids: Iterable[str]) -> dict[str, bytes]:
@@ -212,10 +244,6 @@ class Store(Protocol):
 
         Raises `Conflict` if a version is not the one loaded.
         """
-        ...
-
-    async def refusals(self, spans: Mapping[tuple[str, int], tuple[int, int]]) -> set[Refusal]:
-        """Return what was refused among the offsets from..to, both included, of these topics' partitions."""
         ...
 
     async def forget_refusals(self, before: datetime) -> None:

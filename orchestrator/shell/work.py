@@ -27,7 +27,7 @@ from orchestrator.core.effects import (
 )
 from orchestrator.core.policy import Context, Policy
 from orchestrator.core.state import RequestState, from_bytes, to_bytes
-from orchestrator.ports import Change, Keys, Record, Refusal, Row, Store
+from orchestrator.ports import Change, Keys, Record, Refusal, Row, Store, Wanted
 from orchestrator.shell.translate import Arrival, SetAside, Translator, merged
 from schemas.commands import Add
 from schemas.errors import ProtocolViolation, RowDamaged
@@ -104,7 +104,7 @@ class UnitOfWork:
         self._group_versions: dict[str, int] = {}
         self._finds: dict[str, tuple[SubjectData, ...]] = {}
         self._request_keys: dict[str, SealingKey] = {}
-        self._refused_before: set[Refusal] = set()
+        self._refused_before: frozenset[Refusal] = frozenset()
         self._refused_by: set[str] = set()
         self._postponed: set[str] = set()
         self.change = Change(worker=ground.worker, now=now)
@@ -113,31 +113,14 @@ class UnitOfWork:
 
     async def load(self, arrivals: Sequence[Arrival | SetAside]) -> None:
         """Fetch what the batch needs, in as few statements as possible."""
-        self._refused_before = await self._store.refusals(_spans(arrivals))
-        known = [arrival for arrival in arrivals if isinstance(arrival, Arrival)]
-        await self._load_rows({arrival.subject_request_id for arrival in known})
-        persons = {
-            person
-            for arrival in known
-            if isinstance(arrival.given.message, _LOOKS_AROUND) and (person := self._person_of(arrival)) is not None
-        }
-        rows, versions = await self._store.siblings(persons)
-        self._group_versions.update(versions)
-        for person, group in rows.items():
-            for row in group:
-                self._take(row)
+        found = await self._store.know(_wanted(arrivals))
+        self._refused_before = found.refusals
+        self._group_versions.update(found.group_versions)
+        for row in (*found.rows.values(), *(row for group in found.groups.values() for row in group)):
+            self._take(row)
+        for person, group in found.groups.items():
             self._groups[person] = [row.subject_request_id for row in group]
-        waiting = [
-            request
-            for request, state in self._states.items()
-            if any(order.phase is not OrderPhase.SETTLED for order in state.orders)
-            and any(order.phase is not OrderPhase.SENT for order in state.orders)
-        ]
-        await self._load_identities({*waiting, *(arrival.subject_request_id for arrival in known if _yields(arrival))})
-
-    def _person_of(self, arrival: Arrival) -> str | None:
-        state = self._states.get(arrival.subject_request_id)
-        return state.person if state else arrival.given.opened.person
+        self._open(found.identities)
 
     async def _load_rows(self, ids: Iterable[str]) -> None:
         for row in (await self._store.load(ids)).values():
@@ -149,7 +132,10 @@ class UnitOfWork:
             self._versions[row.subject_request_id] = row.version
 
     async def _load_identities(self, ids: Iterable[str]) -> None:
-        for request, stored in (await self._store.identities(ids)).items():
+        self._open(await self._store.identities(ids))
+
+    def _open(self, identities: Mapping[str, bytes]) -> None:
+        for request, stored in identities.items():
             if request not in self._finds:
                 try:
                     self._request_keys[request], self._finds[request] = self._keys.open_stored(request, stored)
@@ -321,6 +307,23 @@ _DAMAGED = ProtocolViolation(
     field="store",
     remedy="nothing: the request's row in the orchestrator's store is damaged, and its operators must restore it",
 )
+
+
+def _wanted(arrivals: Sequence[Arrival | SetAside]) -> Wanted:
+    known = [arrival for arrival in arrivals if isinstance(arrival, Arrival)]
+    around = [arrival for arrival in known if isinstance(arrival.given.message, _LOOKS_AROUND)]
+    return Wanted(
+        requests=frozenset(arrival.subject_request_id for arrival in known),
+        spans=_spans(arrivals),
+        persons=frozenset(arrival.given.opened.person for arrival in around if arrival.given.opened.person is not None),
+        companions=frozenset(arrival.subject_request_id for arrival in around),
+        identities=frozenset(arrival.subject_request_id for arrival in known if _yields(arrival) or _may_send(arrival)),
+    )
+
+
+def _may_send(arrival: Arrival) -> bool:
+    """Tell whether an order may be sent because of it though none is waiting. What a report lets go has been waiting."""
+    return not isinstance(arrival.given.message, FulfilmentReport | SubmitRequest)
 
 
 def _yields(arrival: Arrival) -> bool:

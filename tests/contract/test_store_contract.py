@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,7 +14,7 @@ import sqlalchemy
 
 from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import SqlStore, make_engine
-from orchestrator.ports import Change, Conflict, Gate, OutRecord, Refusal, Row, ServiceKey, Store
+from orchestrator.ports import Change, Conflict, Gate, OutRecord, Refusal, Row, ServiceKey, Store, Wanted
 from schemas.errors import ConfigurationError
 from tests.simulation.store import Database, SimStore
 
@@ -96,6 +96,46 @@ async def test_more_rows_than_one_statement_takes(store: Store) -> None:
     assert set(await store.identities(requests)) == {requests[0]}
 
 
+async def siblings_of(store: Store, *persons: str) -> tuple[Mapping[str, Sequence[Row]], Mapping[str, int]]:
+    """Return the open requests of each person, and the version of each one's group."""
+    known = await store.know(Wanted(persons=frozenset(persons)))
+    return known.groups, known.group_versions
+
+
+async def refused_in(store: Store, spans: Mapping[tuple[str, int], tuple[int, int]]) -> frozenset[Refusal]:
+    """Return what was refused among these offsets."""
+    return (await store.know(Wanted(spans=spans))).refusals
+
+
+async def test_what_a_batch_needs_is_known_at_once(store: Store) -> None:
+    """Rows asked for; the group of one of them; identities asked for and of whatever has an order waiting, groups included."""
+    await store.commit(
+        change(
+            row(A, person=PERSON, awaited="crm:sent"),
+            row(B, person=PERSON, awaited="crm:sent,mail:waiting"),
+            row(C, awaited="crm:sent"),
+            sealed={A: b"a", B: b"b", C: b"c"},
+            subjects={PERSON: 0},
+        )
+    )
+    known = await store.know(Wanted(requests=frozenset({A, C}), companions=frozenset({A}), identities=frozenset({C})))
+    assert set(known.rows) == {A, C}
+    assert {request.subject_request_id for request in known.groups[PERSON]} == {A, B}
+    assert known.group_versions[PERSON] > 0
+    assert known.identities == {B: b"b", C: b"c"}
+    assert known.refusals == frozenset()
+    nothing = await store.know(Wanted())
+    assert not (nothing.rows or nothing.groups or nothing.identities or nothing.refusals)
+
+
+async def test_more_than_one_statement_takes_is_known_as_well(store: Store) -> None:
+    """As many requests as a large batch has."""
+    ids = [f"{number:08d}-0000-4000-8000-000000000000" for number in range(1201)]
+    await store.commit(change(*map(row, ids), sealed=dict.fromkeys(ids, b"x")))
+    known = await store.know(Wanted(requests=frozenset(ids), identities=frozenset(ids)))
+    assert len(known.rows) == len(known.identities) == 1201
+
+
 @pytest.mark.parametrize("stale", [0, 1, 3])
 async def test_a_version_that_is_not_the_stored_one_conflicts_and_saves_nothing(store: Store, stale: int) -> None:
     """One wrong version spoils the whole transaction: rows, identities, groups, outbox, and what was out of it."""
@@ -114,7 +154,7 @@ async def test_a_version_that_is_not_the_stored_one_conflicts_and_saves_nothing(
     loaded = await store.load([A, B, C])
     assert {request: found.version for request, found in loaded.items()} == {A: 2, C: 1}
     assert await store.identities([B]) == {}
-    assert (await store.siblings([PERSON]))[1] == {PERSON: 0}
+    assert (await siblings_of(store, PERSON))[1] == {PERSON: 0}
     assert [batch.outbox_id for batch in await store.unpublished("w1", NOW)] == [first]
 
 
@@ -137,18 +177,18 @@ async def test_of_two_commits_at_the_same_time_one_conflicts(store: Store, other
 
 async def test_two_that_looked_at_one_person_cannot_both_save(store: Store, other: Store) -> None:
     """Different requests of one person: whoever decided without seeing the other's must decide again."""
-    assert await store.siblings([PERSON]) == ({PERSON: []}, {PERSON: 0})
+    assert await siblings_of(store, PERSON) == ({PERSON: []}, {PERSON: 0})
     both = (
         store.commit(change(row(A, person=PERSON), subjects={PERSON: 0})),
         other.commit(change(row(B, person=PERSON), subjects={PERSON: 0})),
     )
     results = await asyncio.gather(*both, return_exceptions=True)
     assert [type(result) for result in results if result is not None] == [Conflict]
-    rows, versions = await store.siblings([PERSON])
+    rows, versions = await siblings_of(store, PERSON)
     assert len(rows[PERSON]) == 1 and versions[PERSON] > 0
     lost = B if rows[PERSON][0].subject_request_id == A else A
-    await other.commit(change(row(lost, person=PERSON), subjects=versions))
-    assert [len(found) for found in (await store.siblings([PERSON]))[0].values()] == [2]
+    await other.commit(change(row(lost, person=PERSON), subjects=dict(versions)))
+    assert [len(found) for found in (await siblings_of(store, PERSON))[0].values()] == [2]
 
 
 async def test_identities_are_counted_by_what_wrapped_their_key(store: Store) -> None:
@@ -171,7 +211,7 @@ async def test_siblings_are_the_open_requests_oldest_first(store: Store) -> None
             row(closed, person=PERSON, phase="closed"),
         )
     )
-    rows, _ = await store.siblings([PERSON, "nobody"])
+    rows, _ = await siblings_of(store, PERSON, "nobody")
     assert {person: [r.subject_request_id for r in found] for person, found in rows.items()} == {PERSON: [B, A], "nobody": []}
 
 
@@ -179,21 +219,21 @@ async def test_a_group_is_deleted_when_its_last_request_has_left(store: Store) -
     """The keyed hash of a person stays as long as any request carries it, and no longer."""
     await store.commit(change(row(A, person=PERSON), row(B, person=PERSON), subjects={PERSON: 0}))
     await store.commit(change(row(A, 1), left_subjects={PERSON}))
-    assert (await store.siblings([PERSON]))[1][PERSON] > 0
+    assert (await siblings_of(store, PERSON))[1][PERSON] > 0
     await store.commit(change(row(B, 1), left_subjects={PERSON}))
-    assert (await store.siblings([PERSON]))[1] == {PERSON: 0}
+    assert (await siblings_of(store, PERSON))[1] == {PERSON: 0}
 
 
 async def test_who_looked_at_an_earlier_group_cannot_save(store: Store) -> None:
     """A group that ended and began again in between is not the one that was looked at."""
     await store.commit(change(row(A, person=PERSON), subjects={PERSON: 0}))
-    seen = (await store.siblings([PERSON]))[1]
+    seen = (await siblings_of(store, PERSON))[1]
     await store.commit(change(row(A, 1), left_subjects={PERSON}))
     again = change(row(B, person=PERSON), subjects={PERSON: 0})
     again.now += timedelta(microseconds=1)
     await store.commit(again)
     with pytest.raises(Conflict):
-        await store.commit(change(row(C, person=PERSON), subjects=seen))
+        await store.commit(change(row(C, person=PERSON), subjects=dict(seen)))
 
 
 async def test_identities_are_stored_replaced_and_forgotten(store: Store) -> None:
@@ -307,10 +347,10 @@ async def test_refusals_are_found_by_partition_and_offset(store: Store) -> None:
     """Both ends of a span belong to it; other partitions, other topics and offsets outside do not."""
     kept = [refusal(n) for n in (3, 4, 5, 6)] + [refusal(4, partition=1), Refusal("t.reports.v1", 0, 4, "e" * 64)]
     await store.commit(change(row(A), refusals=kept))
-    assert await store.refusals({("t.commands.v1", 0): (4, 5)}) == {refusal(4), refusal(5)}
+    assert await refused_in(store, {("t.commands.v1", 0): (4, 5)}) == {refusal(4), refusal(5)}
     both: dict[tuple[str, int], tuple[int, int]] = {("t.commands.v1", 1): (0, 2**40), ("t.reports.v1", 0): (4, 4)}
-    assert await store.refusals(both) == set(kept[4:])
-    assert await store.refusals({("t.commands.v1", 2): (0, 9)}) == await store.refusals({}) == set()
+    assert await refused_in(store, both) == set(kept[4:])
+    assert await refused_in(store, {("t.commands.v1", 2): (0, 9)}) == await refused_in(store, {}) == set()
 
 
 async def test_a_refusal_that_is_stored_conflicts_and_saves_nothing(store: Store, other: Store) -> None:
@@ -319,9 +359,9 @@ async def test_a_refusal_that_is_stored_conflicts_and_saves_nothing(store: Store
     with pytest.raises(Conflict):
         await other.commit(change(row(B), refusals=[refusal(8), refusal(7)], records=[record(2)]))
     assert await store.load([B]) == {}
-    assert await store.refusals({("t.commands.v1", 0): (0, 9)}) == {refusal(7)}
+    assert await refused_in(store, {("t.commands.v1", 0): (0, 9)}) == {refusal(7)}
     await other.commit(change(refusals=[refusal(7, content="e" * 64)]))
-    assert await store.refusals({("t.commands.v1", 0): (7, 7)}) == {refusal(7), refusal(7, content="e" * 64)}
+    assert await refused_in(store, {("t.commands.v1", 0): (7, 7)}) == {refusal(7), refusal(7, content="e" * 64)}
 
 
 async def test_a_request_taken_for_unknown_conflicts_if_it_is_there(store: Store, other: Store) -> None:
@@ -331,7 +371,7 @@ async def test_a_request_taken_for_unknown_conflicts_if_it_is_there(store: Store
     with pytest.raises(Conflict):
         await other.commit(change(row(C), absent={A, B}, refusals=[refusal(2)]))
     assert set(await store.load([A, B, C])) == {B}
-    assert await store.refusals({("t.commands.v1", 0): (0, 9)}) == {refusal(1)}
+    assert await refused_in(store, {("t.commands.v1", 0): (0, 9)}) == {refusal(1)}
     await store.commit(change(row(A), absent={A}, refusals=[refusal(3)]))
     assert (await store.load([A]))[A].version == 1
 
@@ -352,7 +392,7 @@ async def test_old_refusals_are_forgotten(store: Store) -> None:
     await store.commit(change(refusals=[refusal(2)]))
     for _ in range(2):
         await store.forget_refusals(NOW)
-        assert await store.refusals({("t.commands.v1", 0): (0, 9)}) == {refusal(2)}
+        assert await refused_in(store, {("t.commands.v1", 0): (0, 9)}) == {refusal(2)}
 
 
 async def test_the_gate_is_one_for_all_workers(store: Store, other: Store) -> None:

@@ -11,7 +11,7 @@ import sqlalchemy
 
 from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import SqlStore, make_engine
-from orchestrator.ports import Change, Conflict, Row
+from orchestrator.ports import Change, Conflict, Row, Wanted
 
 pytestmark = pytest.mark.postgres
 
@@ -31,6 +31,7 @@ async def test_a_request_saved_while_the_group_is_read_is_seen_or_conflicts(post
     schema.upgrade(mine)
     store, other = SqlStore(mine), SqlStore(theirs)
     statements: list[str] = []
+    wanted = Wanted(persons=frozenset({PERSON}))
 
     def between(_connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
         if statement.startswith("SELECT"):
@@ -40,16 +41,16 @@ async def test_a_request_saved_while_the_group_is_read_is_seen_or_conflicts(post
                     other._commit(connection, accepted(A, 0))
 
     sqlalchemy.event.listen(mine, "after_cursor_execute", between)
-    rows, versions = await store.siblings([PERSON])
+    known = await store.know(wanted)
     assert len(statements) > 1, "nothing was saved in between"
     try:
-        await store.commit(accepted(B, versions[PERSON]))
+        await store.commit(accepted(B, known.group_versions[PERSON]))
     except Conflict:
-        rows, versions = await store.siblings([PERSON])
-        await store.commit(accepted(B, versions[PERSON]))
+        known = await store.know(wanted)
+        await store.commit(accepted(B, known.group_versions[PERSON]))
     await store.aclose()
     await other.aclose()
-    assert [row.subject_request_id for row in rows[PERSON]] == [A]
+    assert [row.subject_request_id for row in known.groups[PERSON]] == [A]
 
 
 async def test_workers_that_start_at_once_prepare_the_store_once(postgres_url: str) -> None:

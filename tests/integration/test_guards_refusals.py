@@ -25,7 +25,7 @@ from worker_kit import SYSTEMS, World, request, settings_for, worker
 from orchestrator.adapters.metrics import WorkerMetrics
 from orchestrator.bootstrap import Worker
 from orchestrator.cli import app
-from orchestrator.ports import Gate, Record
+from orchestrator.ports import Gate, Record, Wanted
 from orchestrator.shell.inbox import Fatal, Inbox, QuarantineLimit
 from orchestrator.shell.sweeper import REFUSALS_KEPT, Sweeper
 from schemas.commands import Hold, Resume
@@ -156,7 +156,8 @@ async def test_refusals_are_forgotten_when_no_topic_has_the_record(url: str, tmp
         for days, left in ((1, 1), (89, 1), (1, 0)):
             clock.at += timedelta(days=days, seconds=1 - left)
             await sweeper.sweep()
-            assert len(await store.refusals({(TOPICS.requests, 0): (0, 0)})) == left
+            known = await store.know(Wanted(spans={(TOPICS.requests, 0): (0, 0)}))
+            assert len(known.refusals) == left
 
 
 def limited(inbox: Inbox, clock: SetClock, at_most: int) -> Inbox:

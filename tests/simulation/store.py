@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from orchestrator.adapters.sql.outbox import pack, unpack
-from orchestrator.ports import Census, Change, Conflict, Gate, Holding, OutboxBatch, Refusal, Row, ServiceKey
+from orchestrator.ports import Census, Change, Conflict, Gate, Holding, Known, OutboxBatch, Refusal, Row, ServiceKey, Wanted
 from schemas.errors import StoreUnavailable
 from schemas.metric_labels import KeyState
 
@@ -104,26 +104,43 @@ class SimStore:
         self.database = database
         self._step = step
 
+    async def know(self, wanted: Wanted) -> Known:
+        """Return all that a batch needs; other workers may save between its parts."""
+        await self._step("before know", _lost)
+        rows = self._rows(wanted.requests)
+        await self._step("between rows and groups", _lost)
+        of_companions = (rows[one].person for one in wanted.companions & rows.keys())
+        persons = wanted.persons.union(person for person in of_companions if person is not None)
+        groups = {person: self._open(person) for person in sorted(persons)}
+        versions = {person: self.database.groups.get(person, 0) for person in groups}
+        await self._step("between groups and identities", _lost)
+        seen = (*rows.values(), *(row for group in groups.values() for row in group))
+        waiting = {row.subject_request_id for row in seen if ":waiting" in row.awaited}
+        known = Known(
+            rows=rows,
+            refusals=frozenset(r for r in self.database.refusals if _is_inside(r, wanted.spans)),
+            groups=groups,
+            group_versions=versions,
+            identities=self._identities(wanted.identities | waiting),
+        )
+        await self._step("after know", None)
+        return known
+
+    def _rows(self, ids: Iterable[str]) -> dict[str, Row]:
+        return {request: self.database.rows[request] for request in sorted(set(ids)) if request in self.database.rows}
+
+    def _identities(self, ids: Iterable[str]) -> dict[str, bytes]:
+        return {one: self.database.identities[one] for one in sorted(set(ids)) if one in self.database.identities}
+
     async def load(self, ids: Iterable[str]) -> dict[str, Row]:
         """Return the stored rows of these requests."""
         wanted = sorted(set(ids))
         if not wanted:
             return {}
         await self._step("before load", _lost)
-        found = {request: self.database.rows[request] for request in wanted if request in self.database.rows}
+        found = self._rows(wanted)
         await self._step("after load", None)
         return found
-
-    async def siblings(self, persons: Iterable[str]) -> tuple[dict[str, list[Row]], dict[str, int]]:
-        """Return the open requests of these persons, oldest first, and the version of each person's group."""
-        wanted = sorted(set(persons))
-        if not wanted:
-            return {}, {}
-        await self._step("before siblings", _lost)
-        rows = {person: self._open(person) for person in wanted}
-        versions = {person: self.database.groups.get(person, 0) for person in wanted}
-        await self._step("after siblings", None)
-        return rows, versions
 
     def _open(self, person: str) -> list[Row]:
         found = [row for row in self.database.rows.values() if row.person == person and row.phase == "active"]
@@ -135,7 +152,7 @@ class SimStore:
         if not wanted:
             return {}
         await self._step("before identities", _lost)
-        return {request: self.database.identities[request] for request in wanted if request in self.database.identities}
+        return self._identities(wanted)
 
     async def holdings(self, ids: Iterable[str]) -> dict[str, Holding]:
         """Return what is asked before a key is given out."""
@@ -150,13 +167,6 @@ class SimStore:
         outbox_id = self.database.commit(change)
         await self._step("after the save", _lost)
         return outbox_id
-
-    async def refusals(self, spans: Mapping[tuple[str, int], tuple[int, int]]) -> set[Refusal]:
-        """Return what was refused among these offsets."""
-        if not spans:
-            return set()
-        await self._step("before refusals", _lost)
-        return {r for r in self.database.refusals if _is_inside(r, spans)}
 
     async def forget_refusals(self, before: datetime) -> None:
         """Forget old refusals."""

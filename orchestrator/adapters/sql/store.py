@@ -43,8 +43,9 @@ from orchestrator.adapters.sql.instants import instant as _instant
 from orchestrator.adapters.sql.instants import micros as _micros
 from orchestrator.adapters.sql.outbox import pack, unpack
 from orchestrator.adapters.sql.tables import gates, identities, outbox, refusals, registries, requests, service_keys, subjects
-from orchestrator.ports import Census, Change, Conflict, Gate, Holding, OutboxBatch, Refusal, Row, ServiceKey
+from orchestrator.ports import Census, Change, Conflict, Gate, Holding, Known, OutboxBatch, Refusal, Row, ServiceKey, Wanted
 from schemas.errors import StoreUnavailable
+from schemas.vocabulary import OrderPhase
 
 __all__ = ["SqlStore", "make_engine"]
 
@@ -59,6 +60,8 @@ _IMPATIENCE = {
     "options": "-c lock_timeout=10s -c statement_timeout=60s -c idle_in_transaction_session_timeout=60s",
 }
 _GATE = "quarantine"
+#: How `awaited` names an order that is not sent yet.
+_WAITING = f":{OrderPhase.WAITING}"
 _WRAPPED = re.compile(rb'\{"kid":"(kek-[0-9a-f]{8})"')
 #: More ids than this in one statement are asked in several.
 _CHUNK = 500
@@ -176,48 +179,37 @@ class SqlStore:
 
         return await asyncio.get_running_loop().run_in_executor(aside or self._thread, call)
 
+    async def know(self, wanted: Wanted) -> Known:
+        """Return all that a batch needs."""
+
+        def work(connection: Connection) -> Known:
+            rows = _load(connection, wanted.requests)
+            of_companions = (rows[one].person for one in wanted.companions if one in rows)
+            groups, versions = _groups(
+                connection, wanted.persons.union(person for person in of_companions if person is not None)
+            )
+            seen = (*rows.values(), *(row for group in groups.values() for row in group))
+            waiting = (row.subject_request_id for row in seen if _WAITING in row.awaited)
+            return Known(
+                rows=rows,
+                # After the rows: a record that is refused from a state later than theirs makes the save conflict.
+                refusals=_refusals(connection, wanted.spans),
+                groups=groups,
+                group_versions=versions,
+                identities=_identities(connection, wanted.identities.union(waiting)),
+            )
+
+        return await self._run(work, reads=True)
+
     async def load(self, ids: Iterable[str]) -> dict[str, Row]:
         """Return the stored rows of these requests."""
         wanted = list(ids)
-
-        def work(connection: Connection) -> dict[str, Row]:
-            rows: dict[str, Row] = {}
-            for chunk in _chunks(wanted):
-                for found in connection.execute(_BY_ID, {"ids": chunk}).all():
-                    row = _row(found)
-                    rows[row.subject_request_id] = row
-            return rows
-
-        return await self._run(work, reads=True) if wanted else {}
-
-    async def siblings(self, persons: Iterable[str]) -> tuple[dict[str, list[Row]], dict[str, int]]:
-        """Return the open requests of these persons, oldest first, and the version of each person's group."""
-        wanted = list(persons)
-
-        def work(connection: Connection) -> tuple[dict[str, list[Row]], dict[str, int]]:
-            rows: dict[str, list[Row]] = {person: [] for person in wanted}
-            versions = dict.fromkeys(wanted, 0)
-            for chunk in _chunks(wanted):
-                # The version first: what is saved between these two statements is then seen, or makes the save conflict.
-                versions.update((person, version) for person, version in connection.execute(_GROUPS, {"ids": chunk}))
-                for row in connection.execute(_OPEN_OF_PERSONS, {"ids": chunk}):
-                    rows[row.person].append(_row(row))
-            return rows, versions
-
-        return await self._run(work, reads=True) if wanted else ({}, {})
+        return await self._run(lambda connection: _load(connection, wanted), reads=True) if wanted else {}
 
     async def identities(self, ids: Iterable[str]) -> dict[str, bytes]:
         """Return the sealed identities of these requests."""
         wanted = list(ids)
-
-        def work(connection: Connection) -> dict[str, bytes]:
-            found: dict[str, bytes] = {}
-            for chunk in _chunks(wanted):
-                sealed = connection.execute(_SEALED_BY_ID, {"ids": chunk})
-                found.update((row.subject_request_id, bytes(row.sealed)) for row in sealed)
-            return found
-
-        return await self._run(work, reads=True) if wanted else {}
+        return await self._run(lambda connection: _identities(connection, wanted), reads=True) if wanted else {}
 
     async def holdings(self, ids: Iterable[str]) -> dict[str, Holding]:
         """Return what is asked before a key is given out."""
@@ -272,16 +264,6 @@ class SqlStore:
         inserted = connection.execute(outbox.insert(), values_).inserted_primary_key
         assert inserted is not None
         return int(inserted[0])
-
-    async def refusals(self, spans: Mapping[tuple[str, int], tuple[int, int]]) -> set[Refusal]:
-        """Return what was refused among these offsets."""
-        if not spans:
-            return set()
-        query = _refusals_among(len(spans))
-        given: dict[str, str | int] = {}
-        for number, ((topic, partition), (first, last)) in enumerate(spans.items()):
-            given |= {f"t{number}": topic, f"p{number}": partition, f"f{number}": first, f"l{number}": last}
-        return await self._run(lambda connection: {Refusal(*row) for row in connection.execute(query, given)})
 
     async def forget_refusals(self, before: datetime) -> None:
         """Forget old refusals."""
@@ -441,6 +423,39 @@ class SqlStore:
         self._holdings_thread.shutdown(wait=True)
         self._thread.shutdown(wait=True)
         self._engine.dispose()
+
+
+def _load(connection: Connection, ids: Iterable[str]) -> dict[str, Row]:
+    found = (_row(row) for chunk in _chunks(list(ids)) for row in connection.execute(_BY_ID, {"ids": chunk}).all())
+    return {row.subject_request_id: row for row in found}
+
+
+def _groups(connection: Connection, persons: Iterable[str]) -> tuple[dict[str, list[Row]], dict[str, int]]:
+    wanted = list(persons)
+    rows: dict[str, list[Row]] = {person: [] for person in wanted}
+    versions = dict.fromkeys(wanted, 0)
+    for chunk in _chunks(wanted):
+        # The version first: what is saved between these two statements is then seen, or makes the save conflict.
+        versions.update((person, version) for person, version in connection.execute(_GROUPS, {"ids": chunk}))
+        for found in connection.execute(_OPEN_OF_PERSONS, {"ids": chunk}):
+            row = _row(found)
+            assert row.person is not None, "found by it"
+            rows[row.person].append(row)
+    return rows, versions
+
+
+def _identities(connection: Connection, ids: Iterable[str]) -> dict[str, bytes]:
+    found = (row for chunk in _chunks(list(ids)) for row in connection.execute(_SEALED_BY_ID, {"ids": chunk}))
+    return {row.subject_request_id: bytes(row.sealed) for row in found}
+
+
+def _refusals(connection: Connection, spans: Mapping[tuple[str, int], tuple[int, int]]) -> frozenset[Refusal]:
+    if not spans:
+        return frozenset()
+    given: dict[str, str | int] = {}
+    for number, ((topic, partition), (first, last)) in enumerate(spans.items()):
+        given |= {f"t{number}": topic, f"p{number}": partition, f"f{number}": first, f"l{number}": last}
+    return frozenset(Refusal(*row) for row in connection.execute(_refusals_among(len(spans)), given))
 
 
 @cache
