@@ -167,8 +167,9 @@ async def run_worker(
         limit = QuarantineLimit(clock, at_most=settings.quarantine_limit)
         points = _points(settings)
         inbox = Inbox(
-            ground, publisher, clock, metrics, limit, points=points, signer=signatures.signer, learn_keys=intake.learn
-        )
+            ground, publisher, clock, metrics, limit,
+            points=points, signer=signatures.signer, learn_keys=intake.learn, lives=settings.defect_lives,
+        )  # fmt: skip
         deck = WorkerDeck(metrics=metrics, end=die, batch_records=settings.batch_records, points=points)
         app = create_app(_app_settings(settings, translator), inbox, deck)
         sweeper = _sweeper(settings, ground, inbox, clock, metrics, intake=intake)

@@ -23,6 +23,7 @@ __all__ = [
     "Change",
     "Clock",
     "Conflict",
+    "Deaths",
     "Gate",
     "Holding",
     "KeyEncryption",
@@ -68,6 +69,8 @@ class Record:
 class Refusal:
     """A record that was set aside or refused: read again after a crash, it stays so, whatever has changed meanwhile.
 
+    Of a record at which a life ended it is the name as well.
+
     `content` tells it from a record that stands at the same offset of a topic that was deleted and made again.
     """
 
@@ -75,6 +78,14 @@ class Refusal:
     partition: int
     offset: int
     content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deaths:
+    """How many lives of workers have ended at a record by a defect of our own, and when the last one did."""
+
+    count: int
+    last_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +258,15 @@ class Store(Protocol):
         ...
 
     async def forget_refusals(self, before: datetime) -> None:
-        """Forget refusals saved before a moment. Only those of records that no topic keeps any more may be forgotten."""
+        """Forget refusals and deaths saved before a moment: only those of records that no topic keeps any more."""
+        ...
+
+    async def add_deaths(self, records: Iterable[Refusal], at: datetime) -> None:
+        """Count one more life that ends at each of these records."""
+        ...
+
+    async def deaths(self) -> dict[Refusal, Deaths]:
+        """Return every record at which lives have ended: there are few, if any."""
         ...
 
     async def gate(self) -> Gate:

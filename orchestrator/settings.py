@@ -76,6 +76,9 @@ class Settings(BrokerSettings):
     adopt_after_seconds: Annotated[float, Field(gt=0, description="Longer than a publish may take")] = 60.0
     batch_records: Annotated[int, Field(ge=1, le=20_000)] = 2_000
     quarantine_limit: Annotated[int, Field(ge=1, description="Records set aside in a minute before it stops")] = 1_000
+    defect_lives: Annotated[
+        int, Field(ge=1, description="So many lives end at a record at which our own code fails, before it is set aside")
+    ] = 3
     watchdog_seconds: Annotated[
         float, Field(ge=0, description="Lag without a commit for so long makes /healthz fail; 0 never")
     ] = 120.0

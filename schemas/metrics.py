@@ -89,6 +89,7 @@ __all__ = [
     "STORE_SECONDS",
     "SWEEP_DUE",
     "SWEEP_SECONDS",
+    "WAKES_FAILED",
     "WORKER_METRICS",
     "CounterSpec",
     "GaugeSpec",
@@ -252,6 +253,12 @@ OUTBOX = GaugeSpec(
 )
 SWEEP_SECONDS = HistogramSpec("dsr_sweep_seconds", "One round of the sweeper.", NoLabels, _FAST)
 SWEEP_DUE = GaugeSpec("dsr_sweep_due", "Requests whose moment to wake had come at the last sweep.", NoLabels, shared=True)
+WAKES_FAILED = GaugeSpec(
+    "dsr_wakes_failed",
+    "Requests whose moment came and at which our own code fails; tried again every minute.",
+    NoLabels,
+    shared=True,
+)
 BUILD_INFO = GaugeSpec("dsr_build_info", "1; the labels name what runs.", Build)
 
 # A connector, counted in its own process.
@@ -291,7 +298,7 @@ WORKER_METRICS: tuple[MetricSpec[..., Any], ...] = (
     ORDERS_SENT, ORDERS_RESENT, ORDERS_OPEN, REPORTS_RECEIVED, ORDER_DURATION, ESCALATIONS, EXTENSION_INVALID,
     QUARANTINED, IGNORED, BATCH_RECORDS, BATCH_SECONDS, STORE_SECONDS, PUBLISH_SECONDS, STORE_CONFLICTS, COMMITS_REFUSED,
     ROWS_DAMAGED,
-    KEYS_RELEASED, KEYS_REFUSED, LAG, COMMIT_AGE, OUTBOX, SWEEP_SECONDS, SWEEP_DUE,
+    KEYS_RELEASED, KEYS_REFUSED, LAG, COMMIT_AGE, OUTBOX, SWEEP_SECONDS, SWEEP_DUE, WAKES_FAILED,
     INTAKE_KEY_AGE, INTAKE_KEYS_OVERDUE, BUILD_INFO,
 )  # fmt: skip
 #: Everything a connector exposes.

@@ -307,6 +307,8 @@ class QuarantineReason(_Word):
     FOUR_EYES = "four_eyes"
     UNKNOWN_SYSTEM = "unknown_system"
     WRONG_TOPIC = "wrong_topic"
+    #: The orchestrator's own code failed at it again and again; nothing need be wrong with the record.
+    DEFECT = "defect"
     #: No signature where one is required.
     SIGNATURE_MISSING = "signature_missing"
     #: The bytes are not those that were signed, or the signature is none.

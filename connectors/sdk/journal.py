@@ -258,14 +258,17 @@ class Page:
             self._connection.execute(sa.insert(PAUSE).values(number=pause.number, until_ms=_ms(pause.until)))
 
     def forget_before(self, moment: datetime, *, unfinished: datetime | None = None) -> int:
-        """Delete reported orders taken before `moment`, with their reports; return how many orders.
+        """Delete reported orders that were taken, and last had a turn, before `moment`, with their reports; return how many.
+
+        One that was asked for again has had a turn since it was taken: what came of it must be remembered as long as any.
 
         A failed order that still has its vendor's handle or its finds is kept until it is older than `unfinished`: somebody
         may yet ask again, and then the job may still run, and the record in which the finds stood may be gone.
         """
         holds_nothing = sa.and_(ORDERS.c.handle.is_(None), ORDERS.c.found.is_(None))
         given_up = ORDERS.c.taken_ms < _ms(moment if unfinished is None else unfinished)
-        is_old = sa.and_(ORDERS.c.taken_ms < _ms(moment), sa.or_(holds_nothing, given_up))
+        is_past = sa.and_(ORDERS.c.taken_ms < _ms(moment), ORDERS.c.not_before_ms < _ms(moment))
+        is_old = sa.and_(is_past, sa.or_(holds_nothing, given_up))
         old = sa.and_(ORDERS.c.state == OrderState.REPORTED, is_old)
         unsent = sa.select(REPORTS.c.order_id).where(REPORTS.c.sent.is_(False))
         ids = sa.select(ORDERS.c.order_id).where(old, ORDERS.c.order_id.not_in(unsent))

@@ -14,7 +14,7 @@ from deploy.observability import thresholds as at
 from schemas import metrics as m
 from schemas.metric_labels import KeyRefusal, KeyState
 from schemas.metrics import MetricSpec
-from schemas.vocabulary import EscalationReason, OrderPhase, OutcomeCode, Phase
+from schemas.vocabulary import EscalationReason, OrderPhase, OutcomeCode, Phase, QuarantineReason
 
 __all__ = ["ALERTS", "Alert", "growth", "rules"]
 
@@ -115,6 +115,16 @@ ALERTS: tuple[Alert, ...] = (
         "DsrSignatureRefused", "sre", "page",
         growth(m.QUARANTINED, at.NEW_FACT_WINDOW, "topic, reason", _UNBELIEVED) + " > 0", "0m",
         "Somebody wrote to {{ $labels.topic }} what they may not say, or a key is wrong: {{ $labels.reason }}.",
+    ),
+    Alert(
+        "DsrDefectSetAside", "sre", "page",
+        growth(m.QUARANTINED, at.NEW_FACT_WINDOW, "topic", f'reason="{QuarantineReason.DEFECT}"') + " > 0", "0m",
+        "The orchestrator's own code failed at records of {{ $labels.topic }}: they wait in quarantine for a mended release.",
+    ),
+    Alert(
+        "DsrWakesFailing", "sre", "page",
+        f"max({m.WAKES_FAILED.name}) > 0", at.SETTLE,
+        "The orchestrator's own code fails at {{ $value }} request(s) whose moment has come: their timers do not fire.",
     ),
     Alert(
         "DsrConnectorQuarantineGrowing", "system_owner", "ticket",

@@ -3,7 +3,7 @@
 A record in quarantine is whatever somebody published, so its key, value and unknown headers may name a person. Shown is what we
 wrote ourselves: the headers of `orchestrator.shell.translate` and of the connectors' kit.
 
-Room rules: reads and prints; nothing is taken out of quarantine here. `allow` alone writes, and to the store.
+Room rules: reads and prints; nothing is taken out of quarantine here. `replay` publishes copies, `allow` writes to the store.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ import typer
 from orchestrator.commands.audit import topics_of, usage
 from orchestrator.commands.kafka import current_bootstrap, current_connection
 from schemas.errors import ConfigurationError, DsrError
+from schemas.signatures import SIGNATURE_HEADER
 from schemas.topics import DEFAULT_PREFIX, Topics
 from schemas.vocabulary import QuarantineReason
-from schemas.wire import MESSAGES, TYPE_HEADER
+from schemas.wire import MESSAGES, TYPE_HEADER, VERSION_HEADER
 
 if TYPE_CHECKING:
     from orchestrator.audit.records import LogRecord
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["quarantine_app"]
 
 _WIDTH = 160
+#: What of a record's own headers is published again with it; the others speak of its time in quarantine.
+_GOES_AGAIN = {TYPE_HEADER, VERSION_HEADER, SIGNATURE_HEADER}
 
 quarantine_app = typer.Typer(name="quarantine", help="Look at the records that were set aside.", no_args_is_help=True)
 
@@ -112,6 +115,83 @@ def show(
         print(f"{name.replace('_', ' '):<14} {value}")
     if unsafe_value is not None:
         print(f"value written to {unsafe_value}: it may name a person, delete it when you are done")
+
+
+@quarantine_app.command()
+def replay(
+    places: Annotated[
+        list[str] | None, typer.Argument(help="PARTITION-OFFSET in quarantine, as `list` shows them", show_default="none")
+    ] = None,
+    *,
+    reason: Annotated[QuarantineReason | None, typer.Option(help="All that were set aside for this reason")] = None,
+    wait: Annotated[float, typer.Option(help="Wait so many seconds for what becomes of them")] = 30.0,
+    prefix: _Prefix = DEFAULT_PREFIX,
+    bootstrap: _Bootstrap = None,
+) -> None:
+    """Publish records again as they were, to the topics they came from: after a release that mends a defect, for instance.
+
+    They are decided anew, in the order in which they were set aside. Doing it twice is harmless: what was taken in is a
+    repetition then. Exit code 1 if one is set aside again. Whoever runs it must be let write to those topics.
+
+    Example: dsr quarantine replay --reason defect
+    """
+    if not places and reason is None:
+        typer.echo("dsr quarantine replay: name PLACEs as `dsr quarantine list` shows them, or a --reason", err=True)
+        raise typer.Exit(2)
+    topics = topics_of(prefix)
+    with usage():
+        records = asyncio.run(_read(bootstrap or current_bootstrap(), topics))
+        rows = [(_row(record), record) for record in records]
+        chosen = [(row, record) for row, record in rows if row["place"] in (places or ()) or row["reason"] == reason]
+        missing = set(places or ()) - {row["place"] for row, _ in chosen}
+        if missing:
+            raise ConfigurationError(f"{min(missing)}: no such record in quarantine; `dsr quarantine list` shows what is there")
+        for row, _ in chosen:
+            if row["topic"] not in {topics.requests, topics.commands, topics.reports}:
+                raise ConfigurationError(f"{row['place']} came from {row['topic']}: send an order again with `dsr retry`")
+        answers = asyncio.run(_say_again(bootstrap or current_bootstrap(), topics, chosen, wait))
+    for (row, _), answer in zip(chosen, answers, strict=True):
+        print(f"{row['place']:<12} {row['topic']}-{row['partition']}-{row['offset']}  {answer}")
+    print(f"{len(chosen)} records published again")
+    if any(answer.startswith(_ASIDE) for answer in answers):
+        raise typer.Exit(1)
+
+
+_ASIDE = "set aside again"
+
+
+async def _say_again(
+    bootstrap: str, topics: Topics, chosen: list[tuple[dict[str, Any], LogRecord]], seconds: float
+) -> list[str]:
+    """Publish the records one after the other, and return what became of each within so many seconds."""
+    from orchestrator.adapters.conversation import conversation
+    from orchestrator.commands.acting import refusal_of
+    from schemas.journal import JournalEntry
+
+    if not chosen:
+        return []
+    answers: dict[str, str] = {}
+    hears = (topics.journal, topics.quarantine)
+    async with conversation(bootstrap, topics.requests, hears, current_connection()) as talk:
+        for row, record in chosen:
+            headers = [(name, value) for name, value in record.headers if name in _GOES_AGAIN]
+            place = await talk.say(row["topic"], record.key or b"", record.value or b"", headers)
+            answers[place] = "published; no answer yet, or it says nothing new"
+        open_ = set(answers)
+        async for heard in talk.hear(seconds):
+            if heard.topic == topics.journal and heard.value is not None:
+                source = JournalEntry.model_validate_json(heard.value).source
+                if source in open_:
+                    answers[source] = "taken in"
+                    open_.discard(source)
+            for place in tuple(open_) if heard.topic == topics.quarantine else ():
+                violation = refusal_of(heard, place)
+                if violation is not None:
+                    answers[place] = f"{_ASIDE}: {violation}"
+                    open_.discard(place)
+            if not open_:
+                break
+    return list(answers.values())
 
 
 @quarantine_app.command()

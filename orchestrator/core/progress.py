@@ -90,15 +90,21 @@ def abandon(draft: Draft, unsent: NotApplicableReason, *, by: str, why: str) -> 
 
 
 def close(draft: Draft, result: RequestResult, results: tuple[SystemResult, ...], *, carried_out: bool = True) -> None:
-    """Close the request: the confirmation follows, and everything that could name the person is forgotten."""
+    """Close the request: the confirmation follows, and everything that could name the person is forgotten.
+
+    Late, and nobody was told: a person is now. It was read after its date, or between its date and the moment that tells of it.
+    """
+    state, due = draft.state, draft.state.due
+    assert due is not None, "every request has due dates from its first record on"
+    if draft.now > due.due_at and EscalationReason.DUE_SOON not in state.escalated:
+        draft.escalate(EscalationReason.OVERDUE)
     draft.results, draft.carried_out = results, carried_out
     draft.set(phase=Phase.CLOSED, result=result, closed_at=draft.now, hold=None, next_status_at=None, person=None, patch=None)
-    assert draft.state.due is not None, "every request has due dates from its first record on"
     draft.fact(
         "request_closed",
         result=result,
         right=draft.state.right,
-        in_time=draft.now <= draft.state.due.due_at,
+        in_time=draft.now <= due.due_at,
         seconds=(draft.now - draft.state.submitted_at).total_seconds(),
         executed_request=draft.state.executed_request,
     )

@@ -19,7 +19,8 @@ from typing import Any, TypeGuard, TypeVar
 import structlog
 
 from orchestrator.core.effects import Input, Wake
-from orchestrator.ports import Clock, Conflict, Gate, OutRecord, Publisher, PublishFailed, Record
+from orchestrator.ports import Clock, Conflict, Gate, OutRecord, Publisher, PublishFailed, Record, Refusal
+from orchestrator.shell.defects import AT_MOST, NO_RECORDS_FAULT, Defect, Judge, Stumble
 from orchestrator.shell.measure import measure
 from orchestrator.shell.points import Points
 from orchestrator.shell.signing import signed
@@ -97,11 +98,14 @@ class Inbox:
         points: Points | None = None,
         signer: SigningKey | None = None,
         learn_keys: Callable[[], Awaitable[bool]] = _nothing_new,
+        lives: int = 3,
     ) -> None:
         """Without `signer` nothing that is published is signed: for installations that have signatures off.
 
-        `learn_keys` looks for intake keys that another worker made, and tells whether there are new ones.
+        `learn_keys` looks for intake keys that another worker made, and tells whether there are new ones. `lives`: so many
+        may end at one record by a defect of ours before it is set aside.
         """
+        self._lives = lives
         self._learn_keys = learn_keys
         self._signer = signer
         self._ground = ground
@@ -147,19 +151,43 @@ class Inbox:
 
     async def process(self, records: Sequence[Record]) -> None:
         """Return when everything that these records imply is saved and published. Raises `Fatal`."""
-        read = self._ground.translator.read
-        arrivals = [read(record) async for record in _with_breath(records)]
+        arrivals = [self._read(record) async for record in _with_breath(records)]
         if any(map(_lacks_key, arrivals)) and await self.patiently(StoreOperation.LOAD, self._learn_keys):
-            arrivals = [read(one.record) if _lacks_key(one) else one for one in arrivals]
+            arrivals = [self._read(one.record) if _lacks_key(one) else one for one in arrivals]
         if self._points is not None:
             await self._points.at("after_decode")
         await self._settle(arrivals)
 
-    async def wake(self, requests: Sequence[str]) -> None:
-        """Decide for requests whose stored moment has come. Raises `Fatal`."""
-        await self._settle([Arrival(request, Input(Wake())) for request in requests])
+    def _read(self, record: Record) -> Arrival | SetAside | Stumble:
+        try:
+            return self._ground.translator.read(record)
+        except NO_RECORDS_FAULT:
+            raise
+        except Exception as error:  # noqa: BLE001 - judged where it is decided, unless this record was refused before
+            return Stumble(record, error)
 
-    async def _settle(self, arrivals: Sequence[Arrival | SetAside]) -> None:
+    async def wake(self, requests: Sequence[str]) -> list[str]:
+        """Decide for requests whose stored moment has come, and return those at which our own code fails. Raises `Fatal`.
+
+        They stay as they are, and due; the others are not held up by them.
+        """
+        arrivals = [Arrival(request, Input(Wake())) for request in requests]
+        try:
+            await self._settle(arrivals)
+        except Defect:
+            return [one.subject_request_id for one in arrivals if not await self._is_woken(one)]
+        return []
+
+    async def _is_woken(self, arrival: Arrival) -> bool:
+        try:
+            await self._settle([arrival])
+        except Defect as defect:
+            request = arrival.subject_request_id
+            log.exception("wake_failed", action="tried again later", subject_request_id=request, exc_info=defect.__cause__)
+            return False
+        return True
+
+    async def _settle(self, arrivals: Sequence[Arrival | SetAside | Stumble]) -> None:
         async with self._turn:
             work, outbox_id = await self._save(arrivals)
             if outbox_id is not None:
@@ -168,10 +196,10 @@ class Inbox:
             measure(self._metrics, work.outcome)
             self._report(work)
 
-    async def _save(self, arrivals: Sequence[Arrival | SetAside]) -> tuple[UnitOfWork, int | None]:
+    async def _save(self, arrivals: Sequence[Arrival | SetAside | Stumble]) -> tuple[UnitOfWork, int | None]:
         for _ in range(_CONFLICTS_AT_MOST):
             work = await self._decided(arrivals)
-            change = work.finish()
+            change = work.change
             if not (change.rows or change.records):
                 return work, None
             await self._mind_the_gate(len(work.outcome.refused))
@@ -189,18 +217,46 @@ class Inbox:
             return work, outbox_id
         raise Fatal("the same rows were changed by another worker again and again: are two workers using one instance id?")
 
-    async def _decided(self, arrivals: Sequence[Arrival | SetAside]) -> UnitOfWork:
-        halted: list[Halted] = []
+    async def _decided(self, arrivals: Sequence[Arrival | SetAside | Stumble]) -> UnitOfWork:
+        """Return a unit of work in which all of them are decided, those set aside that have ended enough lives.
+
+        Raises `Fatal` if our code fails at a record that has not, and `Defect` at an input that is no record.
+        """
+        left, halted, met = list(arrivals), list[Halted](), list[Defect]()
+        deadly: list[Refusal] = []
         while True:
             work = UnitOfWork(self._ground, self._clock.now(), halted)
-            await self.patiently(StoreOperation.LOAD, partial(work.load, arrivals))
+            await self.patiently(StoreOperation.LOAD, partial(work.load, left))
             try:
-                async for arrival in _with_breath(arrivals):
+                async for arrival in _with_breath(left):
                     await work.apply(arrival)
+                work.finish()
             except Halted as one:
                 halted.append(one)
+            except Defect as one:
+                met.append(one)
+                aside = await self._judged(one, len(met))
+                where = next(number for number, arrival in enumerate(left) if arrival is one.arrival)
+                left[where : where + 1] = [aside] if isinstance(aside, SetAside) else []
+                deadly += [aside] if isinstance(aside, Refusal) else []
             else:
-                return work
+                break
+        if deadly:
+            await self.patiently(StoreOperation.SAVE, partial(self._ground.store.add_deaths, deadly, self._clock.now()))
+            place = f"{deadly[0].topic}-{deadly[0].partition}-{deadly[0].offset}"
+            raise Fatal(f"a defect at {len(deadly)} record(s), the first is {place}: see `defect_met` in this log")
+        return work
+
+    async def _judged(self, defect: Defect, count: int) -> SetAside | Refusal:
+        """Return the record that one was met at, set aside; or its name, if the worker must end there."""
+        record = defect.arrival.record
+        if record is None or isinstance(defect.arrival, SetAside):
+            raise defect
+        if count > AT_MOST:
+            raise Fatal(f"a defect at more than {AT_MOST} records of one batch: this release is wrong about them, run another")
+        deaths = await self.patiently(StoreOperation.LOAD, self._ground.store.deaths)
+        judge = Judge(deaths, self._clock.now(), lives=self._lives)
+        return judge.judged(record, defect.__cause__ or defect) or record.refusal()
 
     async def patiently(self, operation: StoreOperation, call: Callable[[], Awaitable[T]]) -> T:
         """Call the store, and again if it does not answer. Raises `Fatal` if it stays away.
@@ -281,7 +337,7 @@ class Inbox:
                 await self.patiently(StoreOperation.SAVE, partial(self._ground.store.published, done))
 
 
-def _lacks_key(arrival: Arrival | SetAside) -> TypeGuard[SetAside]:
+def _lacks_key(arrival: Arrival | SetAside | Stumble) -> TypeGuard[SetAside]:
     return isinstance(arrival, SetAside) and arrival.violation.field == "sealed.kid"
 
 

@@ -8,7 +8,7 @@ Room rules: looks at the clock and the store; what a moment means is the core's 
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from time import perf_counter
 
@@ -20,7 +20,7 @@ from orchestrator.shell.intake_keys import IntakeKeys
 from orchestrator.shell.measure import measure_census
 from orchestrator.shell.work import Ground
 from schemas.metric_labels import StoreOperation
-from schemas.metrics import SWEEP_SECONDS, Metrics
+from schemas.metrics import SWEEP_SECONDS, WAKES_FAILED, Metrics
 
 __all__ = ["REFUSALS_KEPT", "Sweeper"]
 
@@ -35,6 +35,8 @@ _CENSUS_REST = 20
 _SCRUB_EVERY = timedelta(seconds=15)
 #: Intake keys that another worker made are known within this, and destroyed ones forgotten: far below `IntakePolicy.lead`.
 _KEYS_EVERY = timedelta(seconds=15)
+#: A request at which our own code failed is woken again after this.
+_FAILED_REST = timedelta(minutes=1)
 #: Requests woken in one transaction.
 _AT_ONCE = 500
 
@@ -65,6 +67,8 @@ class Sweeper:
         self._keys_grow_old = keys_grow_old
         self._census_every = timedelta(seconds=census_every_seconds)
         self._intake = intake
+        #: Requests at whose moment our own code failed, and when it last did.
+        self._failed: dict[str, datetime] = {}
         self._census_at = self._adopt_at = self._forget_at = self._scrub_at = self._keys_at = clock.now()
 
     async def run(self) -> None:
@@ -78,10 +82,12 @@ class Sweeper:
         started = perf_counter()
         woken = 0
         while requests := await self._due():
-            await self._inbox.wake(requests)
-            woken += len(requests)
+            failed = await self._inbox.wake(requests)
+            woken += len(requests) - len(failed)
+            self._failed |= dict.fromkeys(failed, self._clock.now())
             if len(requests) < _AT_ONCE:
                 break
+        self._metrics.set(WAKES_FAILED, len(self._failed))
         await self._inbox.tidy()
         now = self._clock.now()
         if now >= self._adopt_at:
@@ -108,5 +114,10 @@ class Sweeper:
         return woken
 
     async def _due(self) -> list[str]:
-        due = partial(self._ground.store.due, self._clock.now(), _AT_ONCE)
-        return await self._inbox.patiently(StoreOperation.LOAD, due)
+        """Return what is due, without those that failed a short while ago: they must not stand before the others."""
+        now = self._clock.now()
+        due = partial(self._ground.store.due, now, _AT_ONCE + len(self._failed))
+        found = await self._inbox.patiently(StoreOperation.LOAD, due)
+        resting = {request for request, at in self._failed.items() if now - at < _FAILED_REST}
+        self._failed = {request: self._failed[request] for request in found if request in resting}
+        return [request for request in found if request not in resting][:_AT_ONCE]

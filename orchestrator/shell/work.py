@@ -9,10 +9,11 @@ Room rules: asks the core, obeys its effects; never looks at what a request is a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import reduce
+from typing import TypeVar
 
 from orchestrator.core.decide import decide, rejection
 from orchestrator.core.effects import (
@@ -28,9 +29,10 @@ from orchestrator.core.effects import (
 from orchestrator.core.policy import Context, Policy
 from orchestrator.core.state import RequestState, from_bytes, to_bytes
 from orchestrator.ports import Change, Keys, Record, Refusal, Row, Store, Wanted
+from orchestrator.shell.defects import NO_RECORDS_FAULT, Defect, Stumble
 from orchestrator.shell.translate import Arrival, SetAside, Translator, merged
 from schemas.commands import Add
-from schemas.errors import ProtocolViolation, RowDamaged
+from schemas.errors import OrchestratorError, ProtocolViolation, RowDamaged
 from schemas.journal import JournalFact
 from schemas.registry import Registry
 from schemas.reports import FulfilmentReport
@@ -41,6 +43,7 @@ from schemas.vocabulary import OrderPhase, Phase, QuarantineReason
 
 __all__ = ["Ground", "Halted", "Outcome", "UnitOfWork"]
 
+T = TypeVar("T")
 
 #: Messages whose decision looks at the person's other open requests.
 _LOOKS_AROUND = (SubmitRequest, ConfirmIdentity, Add)
@@ -51,7 +54,7 @@ _DAMAGED_AGAIN = timedelta(minutes=15)
 class Halted(Exception):
     """A decision leads to one about another request, whose row is damaged: decide all again, with this arrival set aside."""
 
-    def __init__(self, arrival: Arrival, request: str, error: RowDamaged) -> None:
+    def __init__(self, arrival: Arrival | SetAside, request: str, error: RowDamaged) -> None:
         super().__init__(request)
         self.arrival = arrival
         self.request = request
@@ -107,11 +110,15 @@ class UnitOfWork:
         self._refused_before: frozenset[Refusal] = frozenset()
         self._refused_by: set[str] = set()
         self._postponed: set[str] = set()
+        #: Requests whose stored state or identity our code cannot read: whoever needs it has met a defect.
+        self._broken: dict[str, Exception] = {}
+        #: What changed a request last, to blame if its state cannot be stored.
+        self._changed_by: dict[str, Arrival | SetAside | Stumble] = {}
         self.change = Change(worker=ground.worker, now=now)
         self.outcome = Outcome()
         self.outcome.damaged.update({one.request: one.error for one in halted})
 
-    async def load(self, arrivals: Sequence[Arrival | SetAside]) -> None:
+    async def load(self, arrivals: Sequence[Arrival | SetAside | Stumble]) -> None:
         """Fetch what the batch needs, in as few statements as possible."""
         found = await self._store.know(_wanted(arrivals))
         self._refused_before = found.refusals
@@ -128,7 +135,14 @@ class UnitOfWork:
 
     def _take(self, row: Row) -> None:
         if row.subject_request_id not in self._states:
-            self._states[row.subject_request_id] = self._saved[row.subject_request_id] = from_bytes(row.state)
+            try:
+                state = from_bytes(row.state)
+            except NO_RECORDS_FAULT:
+                raise
+            except Exception as error:  # noqa: BLE001 - raised again for every input that needs this request
+                self._broken[row.subject_request_id] = error
+                return
+            self._states[row.subject_request_id] = self._saved[row.subject_request_id] = state
             self._versions[row.subject_request_id] = row.version
 
     async def _load_identities(self, ids: Iterable[str]) -> None:
@@ -141,19 +155,41 @@ class UnitOfWork:
                     self._request_keys[request], self._finds[request] = self._keys.open_stored(request, stored)
                 except RowDamaged as error:  # of this request alone: the others of the batch go on
                     self.outcome.damaged[request] = error
+                except NO_RECORDS_FAULT:
+                    raise
+                except Exception as error:  # noqa: BLE001 - raised again for every input that needs this request
+                    self._broken[request] = error
 
-    async def apply(self, arrival: Arrival | SetAside) -> None:
-        """Decide one arrival, and what it makes the person's other requests decide."""
+    def _check(self, request: str) -> None:
+        if request in self._broken:
+            raise self._broken[request]
+
+    async def apply(self, arrival: Arrival | SetAside | Stumble) -> None:
+        """Decide one arrival, and what it makes the person's other requests decide.
+
+        Raises `Defect` where our own code fails at it: nothing of this unit may be saved then.
+        """
         if self._refused_before and arrival.record is not None and arrival.record.refusal() in self._refused_before:
             # Read again after a crash. Its sender was told no, by the outbox of the save that refused it: so it stays.
             self.outcome.refused_before += 1
             return
+        try:
+            await self._apply(arrival)
+        except (*NO_RECORDS_FAULT, Halted):
+            raise
+        except Exception as error:
+            raise Defect(arrival) from error
+
+    async def _apply(self, arrival: Arrival | SetAside | Stumble) -> None:
+        if isinstance(arrival, Stumble):
+            raise arrival.error
+        given = arrival
         # A report on a request that is over cannot be opened any more, and need not be: it comes too late.
         key = self._request_keys.get(arrival.subject_request_id)
         if key is not None and isinstance(arrival, Arrival):
             arrival = self._translator.with_yield(arrival, key)
         if isinstance(arrival, Arrival) and (
-            id(arrival) in self._halted or (arrival.subject_request_id in self.outcome.damaged and _yields(arrival))
+            id(given) in self._halted or (arrival.subject_request_id in self.outcome.damaged and _yields(arrival))
         ):
             self._leave(arrival)
             return
@@ -163,13 +199,14 @@ class UnitOfWork:
         queue: deque[Arrival] = deque((arrival,))
         while queue:
             one = queue.popleft()
+            self._changed_by[one.subject_request_id] = given
             told = await self._decide(one)
             if told is not None:
                 queue.extend(told)
             elif one is arrival:
                 self._leave(arrival)
             else:
-                raise Halted(arrival, one.subject_request_id, self.outcome.damaged[one.subject_request_id])
+                raise Halted(given, one.subject_request_id, self.outcome.damaged[one.subject_request_id])
 
     def _set_aside(self, aside: SetAside) -> None:
         self.change.records.append(self._translator.quarantined(aside.record, aside.violation, self._now.isoformat()))
@@ -193,7 +230,8 @@ class UnitOfWork:
         if not any(isinstance(effect, SendOrder | KeepIdentifiers) for effect in decision.effects):
             return False
         if request in self._versions and request not in self._finds and request not in self.outcome.damaged:
-            await self._load_identities((request,))
+            await _asked(self._load_identities((request,)))
+            self._check(request)
         return request in self.outcome.damaged
 
     def _refuse(self, record: Record, violation: ProtocolViolation) -> None:
@@ -204,7 +242,8 @@ class UnitOfWork:
         """Return what other requests are told; None if nothing was done, because the request's row is damaged."""
         request = arrival.subject_request_id
         if request not in self._states and not isinstance(arrival.given.message, SubmitRequest):
-            await self._load_rows((request,))
+            await _asked(self._load_rows((request,)))
+        self._check(request)
         before = self._states.get(request)
         context = self._context(arrival, before)
         decision = decide(before, arrival.given, self._now, context)
@@ -231,6 +270,8 @@ class UnitOfWork:
         if isinstance(message, _LOOKS_AROUND):
             person = before.person if before else arrival.given.opened.person
             others = self._groups.get(person, []) if person else []
+            for other in others:
+                self._check(other)
             siblings = tuple(self._states[other] for other in others if other != arrival.subject_request_id)
         ground = self._ground
         return Context(registry=ground.registry, registries=ground.registries, policy=ground.policy, siblings=siblings)
@@ -285,17 +326,24 @@ class UnitOfWork:
 
     async def _known(self, request: str) -> tuple[SubjectData, ...]:
         if request not in self._finds:
-            await self._load_identities((request,))
+            await _asked(self._load_identities((request,)))
+            self._check(request)
         return self._finds[request]
 
     def finish(self) -> Change:
         """Return the transaction: every state that changed, with the version it was loaded with.
 
-        A state that refused something is saved as it is: whoever else decides from the same state conflicts.
+        A state that refused something is saved as it is: whoever else decides from the same state conflicts. Raises `Defect`.
         """
         for request, state in self._states.items():
             if state is not self._saved.get(request) or request in self._refused_by:
-                self.change.rows.append(_row(state, self._versions.get(request, 0)))
+                try:
+                    row = _row(state, self._versions.get(request, 0))
+                except NO_RECORDS_FAULT:
+                    raise
+                except Exception as error:
+                    raise Defect(self._changed_by[request]) from error
+                self.change.rows.append(row)
             elif request in self._postponed:
                 later = self._now + _DAMAGED_AGAIN
                 self.change.rows.append(replace(_row(state, self._versions[request]), wake_at=later))
@@ -309,7 +357,17 @@ _DAMAGED = ProtocolViolation(
 )
 
 
-def _wanted(arrivals: Sequence[Arrival | SetAside]) -> Wanted:
+async def _asked(call: Awaitable[T]) -> T:
+    """Await a call of the store in the middle of a decision: what goes wrong in there is not that decision's."""
+    try:
+        return await call
+    except NO_RECORDS_FAULT:
+        raise
+    except Exception as error:
+        raise OrchestratorError(f"the store's client failed ({type(error).__name__})") from error
+
+
+def _wanted(arrivals: Sequence[Arrival | SetAside | Stumble]) -> Wanted:
     known = [arrival for arrival in arrivals if isinstance(arrival, Arrival)]
     around = [arrival for arrival in known if isinstance(arrival.given.message, _LOOKS_AROUND)]
     return Wanted(
@@ -331,7 +389,7 @@ def _yields(arrival: Arrival) -> bool:
     return isinstance(message, FulfilmentReport) and message.yielded is not None
 
 
-def _spans(arrivals: Iterable[Arrival | SetAside]) -> dict[tuple[str, int], tuple[int, int]]:
+def _spans(arrivals: Iterable[Arrival | SetAside | Stumble]) -> dict[tuple[str, int], tuple[int, int]]:
     """Return the first and the last offset of each partition that the arrivals come from."""
     spans: dict[tuple[str, int], tuple[int, int]] = {}
     for arrival in arrivals:

@@ -129,6 +129,19 @@ def test_old_reported_orders_are_forgotten_and_open_ones_never(path):
             assert [page.find(an_order(n).order_id) is None for n in (1, 2, 3)] == [True, False, False]
 
 
+def test_what_came_of_an_order_that_was_asked_for_again_is_kept_as_long_as_any(path):
+    """Taken months ago, failed, and done now: whoever asks once more is told, and starts nothing a second time."""
+    order = an_order(1)
+    with Journal(path) as journal:
+        with journal.transaction() as page:
+            page.insert(order, NOW)
+            page.set(order.order_id, not_before=NOW + timedelta(days=60))
+        finish(journal, order)
+        with journal.transaction() as page:
+            assert page.forget_before(NOW + timedelta(days=59)) == 0
+            assert page.forget_before(NOW + timedelta(days=61)) == 1
+
+
 def test_what_a_failed_order_left_is_kept_for_whoever_asks_again(path):
     """What an order that failed months ago left with the vendor is known when it is retried; in the end it goes too."""
     order = an_order(1)

@@ -14,7 +14,7 @@ import sqlalchemy
 
 from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import SqlStore, make_engine
-from orchestrator.ports import Change, Conflict, Gate, OutRecord, Refusal, Row, ServiceKey, Store, Wanted
+from orchestrator.ports import Change, Conflict, Deaths, Gate, OutRecord, Refusal, Row, ServiceKey, Store, Wanted
 from schemas.errors import ConfigurationError
 from tests.simulation.store import Database, SimStore
 
@@ -351,6 +351,19 @@ async def test_refusals_are_found_by_partition_and_offset(store: Store) -> None:
     both: dict[tuple[str, int], tuple[int, int]] = {("t.commands.v1", 1): (0, 2**40), ("t.reports.v1", 0): (4, 4)}
     assert await refused_in(store, both) == set(kept[4:])
     assert await refused_in(store, {("t.commands.v1", 2): (0, 9)}) == await refused_in(store, {}) == set()
+
+
+async def test_deaths_are_counted_by_record_and_forgotten_with_the_refusals(store: Store, other: Store) -> None:
+    """Each life counts once, whoever's it was; other content at the same offset is another record; the last moment is kept."""
+    assert await store.deaths() == {}
+    await store.add_deaths([], NOW)
+    await store.add_deaths([refusal(1), refusal(2)], NOW)
+    later = NOW + timedelta(days=1, microseconds=1)
+    await other.add_deaths([refusal(1), refusal(1, content="e" * 64)], later)
+    found = {refusal(1): Deaths(2, later), refusal(2): Deaths(1, NOW), refusal(1, content="e" * 64): Deaths(1, later)}
+    assert await store.deaths() == found == await other.deaths()
+    await store.forget_refusals(later)
+    assert await other.deaths() == {name: died for name, died in found.items() if name != refusal(2)}
 
 
 async def test_a_refusal_that_is_stored_conflicts_and_saves_nothing(store: Store, other: Store) -> None:

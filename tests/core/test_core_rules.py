@@ -460,6 +460,22 @@ def test_a_worker_that_slept_too_long_says_the_truth_once() -> None:
     assert world.state("a") is before
 
 
+def test_what_closes_late_was_told_to_a_person_at_the_latest_then() -> None:
+    """Read after its date, withdrawn before anybody woke it: the lateness is told once; with a warning before, not again."""
+    world = World(registry(system("crm")))
+    world.submit("a", Right.OBJECTION, submitted_at=START - timedelta(days=5))
+    assert "overdue" not in world.codes("a")
+    world.say(withdrawal("a", at=START))
+    assert world.facts("a")[-2:] == ["escalated", "request_closed"] and world.codes("a").count("overdue") == 1
+    assert not world.confirmation("a").in_time
+    world.submit("b", Right.OBJECTION)
+    due_at = world.state("b").due.due_at  # type: ignore[union-attr] # open: has dates
+    world.pass_time(due_at - world.now - timedelta(hours=1))
+    world.now += timedelta(hours=2)
+    world.say(withdrawal("b", at=world.now))
+    assert world.codes("b").count("due_soon") == 1 and "overdue" not in world.codes("b")
+
+
 def test_short_periods_are_warned_about_late() -> None:
     """A period of hours is warned about when a quarter of it is left."""
     world = World(registry(system("crm")))

@@ -29,10 +29,11 @@ from schemas.vocabulary import (
     IdentityRefusalReason,
     OrderPhase,
     Phase,
+    QuarantineReason,
     RefusalGround,
     Right,
 )
-from schemas.wire import encode, headers_of
+from schemas.wire import TYPE_HEADER, VERSION_HEADER, encode, headers_of
 from tests.keys_kit import intake_of, request_keys
 from tests.simulation.broker import Broker
 from tests.simulation.clockwork import instant_of
@@ -193,6 +194,14 @@ class People:
         self.retries[request, order.system] += 1
         kind: type[Command] = Retry if self.retries[request, order.system] <= 3 else Waive
         self.command(kind, request, system=order.system)
+
+    def replay_defects(self) -> None:
+        """Publish again, as `dsr quarantine replay` does, what was set aside because the worker's own code failed at it."""
+        for record in self.broker.records(self.broker.topics.quarantine):
+            told = dict(record.headers)
+            if told.get("dsr-reason") == QuarantineReason.DEFECT.encode():
+                headers = [(name, value) for name, value in record.headers if name in {TYPE_HEADER, VERSION_HEADER}]
+                self.broker.append("operator", told["dsr-origin-topic"].decode(), record.key, record.value, headers)
 
     def command(self, kind: type[Command], request: str, /, *, twice: bool = False, **fields: Any) -> None:
         """Publish a command."""

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -20,6 +20,8 @@ from connectors.sdk.protocol import Throttle
 from orchestrator.core.policy import Policy
 from orchestrator.core.state import from_bytes
 from orchestrator.ports import Change
+from orchestrator.shell import work
+from schemas.ids import digest
 from schemas.topics import Topics
 from schemas.vocabulary import Phase
 from tests.simulation.broker import Broker
@@ -39,6 +41,8 @@ __all__ = ["Run", "World", "run"]
 _HOUR, _DAY = 3600.0, 86400.0
 #: Share of the worlds in which operators act on a request in the very seconds in which it arrives.
 _HURRIED = 0.1
+#: At one record in so many a defective release fails.
+_BREAKS_ONE_IN = 6
 
 
 @dataclass(slots=True)
@@ -57,6 +61,9 @@ class World:
     span: float
     agenda: Any
     largest_batch: int = 1
+    #: Tells by the digest of its bytes whether the worker's code fails at a record, as long as no mended release runs.
+    breaks: Callable[[str], bool] = lambda _content: False
+    is_mended: bool = False
 
 
 @dataclass(slots=True)
@@ -82,8 +89,19 @@ class Run:
         return not self.complaints
 
 
-def run(seed: int, *, large: bool = False, without: frozenset[int] = frozenset(), checks_versions: bool = True) -> Run:
-    """Run the world of a seed and judge it. `without` leaves out disturbances by their number."""
+def run(
+    seed: int,
+    *,
+    large: bool = False,
+    without: frozenset[int] = frozenset(),
+    checks_versions: bool = True,
+    has_defect: bool = False,
+) -> Run:
+    """Run the world of a seed and judge it. `without` leaves out disturbances by their number.
+
+    With `has_defect` the workers' release fails at some records, whatever their kind, until the world heals; then a mended
+    one runs, and what was set aside is published again.
+    """
     dice = random.Random(f"{seed}{'L' if large else ''}")
     chance = Chance(random.Random(f"{seed}/schedule"), Trouble.of(dice), without)
     loop = VirtualLoop(lambda: chance.dice.random() < 0.02)
@@ -92,9 +110,11 @@ def run(seed: int, *, large: bool = False, without: frozenset[int] = frozenset()
     hurry = random.Random(f"{seed}/hurry")
     world = _build(dice, chance, loop, schedule, large=large, hurry=hurry if hurry.random() < _HURRIED else None)
     world.database.checks_versions = checks_versions
+    if has_defect:
+        world.breaks = lambda content: bool(content) and int(digest(f"{seed}/{content}".encode())[:8], 16) % _BREAKS_ONE_IN == 0
     complaints: list[str] = []
     try:
-        with _quiet(schedule):
+        with _quiet(schedule), _release(world):
             complaints = loop.run_until_complete(_live(world))
     except AtRest:
         complaints = ["deadlock: nothing waits for anything any more"]
@@ -111,6 +131,23 @@ def run(seed: int, *, large: bool = False, without: frozenset[int] = frozenset()
         len(world.people.submitted),
         loop.micros / 1e6 / _DAY,
     )
+
+
+@contextlib.contextmanager
+def _release(world: World) -> Iterator[None]:
+    """Let the workers' code fail where this world's release does."""
+    decide = work.decide
+
+    def release(state: Any, given: Any, *more: Any) -> Any:
+        if not world.is_mended and world.breaks(given.content):
+            raise ZeroDivisionError
+        return decide(state, given, *more)
+
+    work.decide = release  # type: ignore[assignment] # as a patch of the module
+    try:
+        yield
+    finally:
+        work.decide = decide
 
 
 @contextlib.contextmanager
@@ -230,10 +267,11 @@ async def _live(world: World) -> list[str]:
         await asyncio.sleep(max(0.0, at - world.loop.time()))
         act()
     await asyncio.sleep(max(0.0, world.span - world.loop.time()))
-    world.chance.healed = True
+    world.chance.healed = world.is_mended = True
     world.schedule.add("world", "=== all is well from here on ===")
     rebalancing.cancel()
     await asyncio.sleep(30_000)  # the longest anybody stays down
+    world.people.replay_defects()
     await _finish(world)
     complaints = await judge(world)
     for supervisor in supervisors:

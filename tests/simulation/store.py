@@ -13,7 +13,20 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from orchestrator.adapters.sql.outbox import pack, unpack
-from orchestrator.ports import Census, Change, Conflict, Gate, Holding, Known, OutboxBatch, Refusal, Row, ServiceKey, Wanted
+from orchestrator.ports import (
+    Census,
+    Change,
+    Conflict,
+    Deaths,
+    Gate,
+    Holding,
+    Known,
+    OutboxBatch,
+    Refusal,
+    Row,
+    ServiceKey,
+    Wanted,
+)
 from schemas.errors import StoreUnavailable
 from schemas.metric_labels import KeyState
 
@@ -38,6 +51,7 @@ class Database:
     outbox: dict[int, tuple[str, datetime, bytes]] = field(default_factory=dict)
     registries: dict[str, bytes] = field(default_factory=dict)
     refusals: dict[Refusal, datetime] = field(default_factory=dict)
+    deaths: dict[Refusal, Deaths] = field(default_factory=dict)
     gate: Gate = field(default_factory=Gate)
     service_keys: dict[str, ServiceKey] = field(default_factory=dict)
     next_id: int = 1
@@ -173,6 +187,20 @@ class SimStore:
         await self._step("before forgetting refusals", _lost)
         kept = {refusal: saved_at for refusal, saved_at in self.database.refusals.items() if saved_at >= before}
         self.database.refusals = kept
+        self.database.deaths = {record: died for record, died in self.database.deaths.items() if died.last_at >= before}
+
+    async def add_deaths(self, records: Iterable[Refusal], at: datetime) -> None:
+        """Count one more life that ends at each of these records."""
+        await self._step("before counting deaths", _lost)
+        for record in records:
+            before = self.database.deaths.get(record)
+            self.database.deaths[record] = Deaths(1 + (before.count if before else 0), at)
+        await self._step("after counting deaths", _lost)
+
+    async def deaths(self) -> dict[Refusal, Deaths]:
+        """Return every record at which lives have ended."""
+        await self._step("before deaths", _lost)
+        return dict(self.database.deaths)
 
     async def gate(self) -> Gate:
         """Return whether records may go to quarantine."""

@@ -16,6 +16,7 @@ from connectors.sdk.journal import OrderState, Page
 from connectors.sdk.runtime import Runtime
 from orchestrator.ports import Change, Conflict
 from orchestrator.shell import faust_app, inbox, sweeper
+from orchestrator.shell.defects import Judge
 from orchestrator.shell.inbox import Inbox
 from orchestrator.shell.translate import Arrival
 from orchestrator.shell.work import UnitOfWork
@@ -69,7 +70,7 @@ def _forget_the_outbox_before_publishing(patch: pytest.MonkeyPatch) -> None:
 
 
 def _no_outbox_for_the_sweeper(patch: pytest.MonkeyPatch) -> None:
-    async def wake(self: Inbox, requests: Any) -> None:
+    async def wake(self: Inbox, requests: Any) -> list[str]:
         async with self._turn:
             work = UnitOfWork(self._ground, self._clock.now())
             arrivals = [Arrival(request, inbox.Input(inbox.Wake())) for request in requests]
@@ -81,6 +82,7 @@ def _no_outbox_for_the_sweeper(patch: pytest.MonkeyPatch) -> None:
             if change.rows:
                 await self._ground.store.commit(change)
                 await self._publish(records)
+        return []
 
     patch.setattr(Inbox, "wake", wake)
 
@@ -208,6 +210,21 @@ def _refusals_are_not_remembered(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(UnitOfWork, "_refuse", refuse)
 
 
+def _defects_are_passed_over(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(UnitOfWork, "_set_aside", lambda _self, _aside: None)
+
+
+def _no_record_is_ever_given_up(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Judge, "judged", lambda _self, _record, _error: None)
+
+
+#: In a release that fails at some records: name -> (what is planted, seeds that are tried).
+PLANTED_DEFECTS: dict[str, tuple[Plant, int]] = {
+    "a record that meets a defect is passed over": (_defects_are_passed_over, 20),
+    "no record is ever given up": (_no_record_is_ever_given_up, 20),
+}
+
+
 #: name -> (what is planted, seeds that are tried, large worlds?)
 PLANTED: dict[str, tuple[Plant, int, bool]] = {
     "acknowledge before saving": (_acknowledge_before_saving, 200, False),
@@ -249,6 +266,16 @@ def test_a_planted_mistake_is_found(name: str, monkeypatch: pytest.MonkeyPatch) 
     plant, at_most, large = PLANTED[name]
     plant(monkeypatch)
     found = first_found(at_most, large=large)
+    assert found is not None, f"{name}: not found in {at_most} seeds"
+    print(f"{name}: seed {found[0]}: {found[1]}")
+
+
+@pytest.mark.parametrize("name", PLANTED_DEFECTS)
+def test_a_planted_mistake_about_defects_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each within its number of seeds; which one it was is printed."""
+    plant, at_most = PLANTED_DEFECTS[name]
+    plant(monkeypatch)
+    found = first_found(at_most, has_defect=True)
     assert found is not None, f"{name}: not found in {at_most} seeds"
     print(f"{name}: seed {found[0]}: {found[1]}")
 

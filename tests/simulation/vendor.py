@@ -26,6 +26,9 @@ from tests.simulation.life import Life
 
 __all__ = ["SimConnector", "Vendor", "VendorJob"]
 
+#: A journal remembers for somewhat longer what came of an order, in microseconds; who asks later may start another job.
+_REMEMBERED = timedelta(days=40) // timedelta(microseconds=1)
+
 
 @dataclass(slots=True)
 class VendorJob:
@@ -39,6 +42,8 @@ class VendorJob:
     stored_after: int | None = None
     #: We were told that it failed, or have given it up as our own defect.
     is_over: bool = False
+    #: Since when its effect could be seen, in microseconds.
+    seen_at: int | None = None
 
 
 @dataclass(slots=True)
@@ -62,7 +67,8 @@ class Vendor:
     def begin(self, order_id: str, now: int) -> VendorJob:
         """Start a job."""
         for job in self.jobs.values():
-            if job.order_id == order_id and job.stored_after is not None and not job.is_over:
+            is_forgotten = job.seen_at is not None and now - job.seen_at > _REMEMBERED
+            if job.order_id == order_id and job.stored_after is not None and not job.is_over and not is_forgotten:
                 self.complaints.append(
                     f"{self.system.id} was asked to start a second job for {order_id} while {job.handle} runs"
                 )
@@ -127,6 +133,7 @@ class SimConnector:
         if vendor.system.yields and person not in vendor.erased:
             await remember(self._found(person))
         result = self._effect(job, person)
+        started.seen_at = started.seen_at or self._life.loop.micros
         await self._answer()
         return result
 

@@ -17,10 +17,10 @@ from orchestrator.audit.findings import Findings, Violation
 from orchestrator.audit.records import Extent, LogRecord, Place, Span
 from orchestrator.core.state import from_bytes
 from schemas.confirmations import Confirmation
-from schemas.ids import order_id
+from schemas.ids import digest, order_id
 from schemas.outcomes import NotApplicable
 from schemas.reports import FulfilmentReport
-from schemas.vocabulary import NotApplicableReason, Phase
+from schemas.vocabulary import NotApplicableReason, Phase, QuarantineReason
 from schemas.wire import TYPE_HEADER
 from tests.simulation.broker import Stored
 from tests.simulation.clockwork import instant_of
@@ -70,6 +70,7 @@ async def judge(world: World) -> list[str]:
         _nothing_left,
         _no_identity,
         _few_duplicates,
+        _only_what_broke_is_set_aside,
     ):
         complaints += check(world, records)
     return complaints
@@ -197,6 +198,21 @@ def _no_identity(world: World, records: list[Stored]) -> Iterator[str]:
         finder.look(LogRecord(Place("disk", 0, number), 0, None, blob), findings)
     for violation in findings.violations:
         yield f"identity in clear: {violation.meaning} ({violation.place})"
+
+
+def _only_what_broke_is_set_aside(world: World, records: list[Stored]) -> Iterator[str]:
+    """Lives ended, and were counted, where the release fails and nowhere else; what was set aside there is whole."""
+    there = {(record.topic, record.partition, record.offset): record for record in records}
+    for name in world.database.deaths:
+        if not world.breaks(digest(there[name.topic, name.partition, name.offset].value or b"")):
+            yield f"a life was counted as ended at {name.topic}-{name.partition}-{name.offset}, where nothing is wrong"
+    for record in records:
+        told = dict(record.headers)
+        if record.topic == world.broker.topics.quarantine and told.get("dsr-reason") == QuarantineReason.DEFECT.encode():
+            place = [told[f"dsr-origin-{part}"].decode() for part in ("topic", "partition", "offset")]
+            origin = there[place[0], int(place[1]), int(place[2])]
+            if (origin.key, origin.value) != (record.key, record.value) or not world.breaks(digest(record.value or b"")):
+                yield f"set aside as a defect: {'-'.join(place)}, which is another record or one that does not break"
 
 
 def _few_duplicates(world: World, records: list[Stored]) -> Iterator[str]:

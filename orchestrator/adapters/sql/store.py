@@ -42,8 +42,31 @@ from orchestrator.adapters.sql.census import take_census
 from orchestrator.adapters.sql.instants import instant as _instant
 from orchestrator.adapters.sql.instants import micros as _micros
 from orchestrator.adapters.sql.outbox import pack, unpack
-from orchestrator.adapters.sql.tables import gates, identities, outbox, refusals, registries, requests, service_keys, subjects
-from orchestrator.ports import Census, Change, Conflict, Gate, Holding, Known, OutboxBatch, Refusal, Row, ServiceKey, Wanted
+from orchestrator.adapters.sql.tables import (
+    deaths,
+    gates,
+    identities,
+    outbox,
+    refusals,
+    registries,
+    requests,
+    service_keys,
+    subjects,
+)
+from orchestrator.ports import (
+    Census,
+    Change,
+    Conflict,
+    Deaths,
+    Gate,
+    Holding,
+    Known,
+    OutboxBatch,
+    Refusal,
+    Row,
+    ServiceKey,
+    Wanted,
+)
 from schemas.errors import StoreUnavailable
 from schemas.vocabulary import OrderPhase
 
@@ -160,6 +183,11 @@ class SqlStore:
             index_elements=[gates.c.name],
             set_={name: gate.excluded[name] for name in ("shut_at", "at_most", "open_until")},
         )
+        death = dialect.insert(deaths)
+        self._count_death = death.on_conflict_do_update(
+            index_elements=list(deaths.primary_key),
+            set_={"count": deaths.c.count + 1, "last_at": death.excluded.last_at},
+        )
         self._insert_registry = dialect.insert(registries).on_conflict_do_nothing()
         self._insert_service_key = dialect.insert(service_keys).on_conflict_do_nothing()
 
@@ -267,7 +295,35 @@ class SqlStore:
 
     async def forget_refusals(self, before: datetime) -> None:
         """Forget old refusals."""
-        await self._run(lambda connection: connection.execute(delete(refusals).where(refusals.c.saved_at < _micros(before))))
+
+        def work(connection: Connection) -> None:
+            connection.execute(delete(refusals).where(refusals.c.saved_at < _micros(before)))
+            connection.execute(delete(deaths).where(deaths.c.last_at < _micros(before)))
+
+        await self._run(work)
+
+    async def add_deaths(self, records: Iterable[Refusal], at: datetime) -> None:
+        """Count one more life that ends at each of these records."""
+        values = [
+            {"topic": r.topic, "partition": r.partition, "offset": r.offset, "content": r.content}
+            | {"count": 1, "last_at": _micros(at)}
+            for r in records
+        ]
+        if values:
+            await self._run(lambda connection: connection.execute(self._count_death, values))
+
+    async def deaths(self) -> dict[Refusal, Deaths]:
+        """Return every record at which lives have ended."""
+
+        def work(connection: Connection) -> dict[Refusal, Deaths]:
+            found: dict[Refusal, Deaths] = {}
+            for *name, count, last_at in connection.execute(select(deaths)):
+                at = _instant(last_at)
+                assert at is not None, "the column is not nullable"
+                found[Refusal(*name)] = Deaths(count, at)
+            return found
+
+        return await self._run(work, reads=True)
 
     async def gate(self) -> Gate:
         """Return whether records may go to quarantine."""

@@ -7,7 +7,18 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
-__all__ = ["gates", "identities", "metadata", "outbox", "refusals", "registries", "requests", "service_keys", "subjects"]
+__all__ = [
+    "deaths",
+    "gates",
+    "identities",
+    "metadata",
+    "outbox",
+    "refusals",
+    "registries",
+    "requests",
+    "service_keys",
+    "subjects",
+]
 
 metadata = MetaData()
 
@@ -72,6 +83,18 @@ refusals = Table(
     Column("saved_at", BigInteger, nullable=False),
 )
 Index("refusals_by_age", refusals.c.saved_at)
+
+#: Records at which a worker's life has ended by a defect of our own, and how many have.
+deaths = Table(
+    "deaths",
+    metadata,
+    Column("topic", String(249), primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("offset", BigInteger, primary_key=True, autoincrement=False),
+    Column("content", String(64), primary_key=True),
+    Column("count", Integer, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
+)
 
 gates = Table(
     "gates",
