@@ -195,8 +195,7 @@ async def run_worker(
         portals = intake_keys_route(intake.published, clock, signatures.signer)
         pages = health_app(metrics.registry, alive=_alive(watchdog), ready=_ready(app, store, inbox), more=[door, portals])
         http = await stack.enter_async_context(serve(pages, settings.http_host, settings.http_port, tls=_tls(settings)))
-        # What the last batches published is forgotten before the store closes, or the next life would publish it again.
-        stack.push_async_callback(inbox.tidy)
+        stack.push_async_callback(_finish, inbox, deck)
         belonging = _guarded(_belong(app, deck), "group", deck)
         stack.push_async_callback(_cancel, belonging)
         await stack.enter_async_context(_faust(app))
@@ -326,6 +325,14 @@ def _sweeper(
         keys_grow_old=settings.keys_grow_old,
         intake=intake,
     )
+
+
+async def _finish(inbox: Inbox, deck: WorkerDeck) -> None:
+    """Let the last batch go out, and forget it before the store closes, or the next life would publish it again.
+
+    A worker that ends itself has something that it could not publish, and leaves it to the next life.
+    """
+    await (inbox.finish() if deck.ended is None else inbox.tidy())
 
 
 #: A stop finishes the batch at work and commits; a supervisor should wait longer than this before it kills.

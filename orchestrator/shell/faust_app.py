@@ -6,10 +6,10 @@ Room rules: settings and three lines of loop; each setting that is not Faust's d
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import faust
 import structlog
@@ -22,6 +22,9 @@ from orchestrator.shell.points import Points
 from schemas import any_header
 from schemas.errors import ConfigurationError
 from schemas.metrics import BATCH_RECORDS, BATCH_SECONDS, Metrics
+
+if TYPE_CHECKING:
+    from orchestrator.shell.consumer import Batch
 
 __all__ = ["AppSettings", "WorkerDeck", "create_app", "credentials"]
 
@@ -131,18 +134,38 @@ async def _drain(app: faust.App, inbox: Inbox, deck: WorkerDeck) -> None:
     except Fatal as error:
         deck.die(str(error))
         return
-    while not app.should_stop:
+    acknowledging: set[asyncio.Task[None]] = set()
+    while not app.should_stop and deck.ended is None:
         batches = await app.consumer.take(deck.batch_records)
         started = loop.time()
         records = [record for batch in batches for record in batch.as_records()]
         try:
-            await inbox.process(records)
-        except Exception as error:
-            log.exception("batch_failed", count=len(records))
-            deck.die(str(error) if isinstance(error, Fatal) else type(error).__name__)
+            published = await inbox.take_in(records)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the process ends by it
+            _fail(deck, error, len(records))
             return
-        app.consumer.ack_batches(batches)
-        if deck.points is not None:
-            await deck.points.at("after_ack")
-        deck.metrics.observe(BATCH_RECORDS, len(records))
-        deck.metrics.observe(BATCH_SECONDS, loop.time() - started)
+        task = asyncio.create_task(_acknowledge(app, deck, batches, published, started), name="acknowledge")
+        acknowledging.add(task)
+        task.add_done_callback(acknowledging.discard)
+
+
+async def _acknowledge(
+    app: faust.App, deck: WorkerDeck, batches: list[Batch], published: Awaitable[None], started: float
+) -> None:
+    """Acknowledge what is published. Batches are published one after the other, so they are acknowledged in order."""
+    count = sum(len(batch.records) for batch in batches)
+    try:
+        await published
+    except Exception as error:  # noqa: BLE001 - as above
+        _fail(deck, error, count)
+        return
+    app.consumer.ack_batches(batches)
+    if deck.points is not None:
+        await deck.points.at("after_ack")
+    deck.metrics.observe(BATCH_RECORDS, count)
+    deck.metrics.observe(BATCH_SECONDS, asyncio.get_running_loop().time() - started)
+
+
+def _fail(deck: WorkerDeck, error: Exception, count: int) -> None:
+    log.error("batch_failed", count=count, exc_info=error)
+    deck.die(str(error) if isinstance(error, Fatal) else type(error).__name__)

@@ -1,8 +1,9 @@
 """The inbox: a batch of records in, one transaction, every effect acknowledged by the broker, then done.
 
-The order is the whole point: decode, load, decide, save states and outgoing records together, publish, and only then return,
-so that the caller may acknowledge. A crash before the save replays the batch; a crash after it finds the records in the outbox.
-So an input is never lost, and after a crash at most one batch of records is doubled, byte for byte.
+The order is the whole point: decode, load, decide, save states and outgoing records together, publish, and only then may the
+caller acknowledge. A crash before the save replays the batch; a crash after it finds the records in the outbox. While one batch
+is on its way to the broker the next is decoded and decided; it is saved once the one before is out. So an input is never lost,
+and after a crash at most one batch of records is doubled, byte for byte.
 
 Room rules: waits and retries; whatever it cannot do ends in `Fatal`, never in silence.
 """
@@ -116,6 +117,8 @@ class Inbox:
         self._points = points
         self._turn = asyncio.Lock()
         self._published: list[int] = []
+        #: Publishes what was saved last, once all before it is out.
+        self._going_out: asyncio.Task[None] | None = None
         #: Why nothing is taken in, or None.
         self.shut: str | None = None
 
@@ -149,14 +152,21 @@ class Inbox:
             " then run `dsr quarantine allow` or raise DSR_QUARANTINE_LIMIT; until then no worker takes anything in"
         )
 
-    async def process(self, records: Sequence[Record]) -> None:
-        """Return when everything that these records imply is saved and published. Raises `Fatal`."""
+    async def take_in(self, records: Sequence[Record]) -> Awaitable[None]:
+        """Return when all that these records imply is saved; what is returned ends when that, and all before it, is published.
+
+        Raises `Fatal`, and so does what is returned.
+        """
         arrivals = [self._read(record) async for record in _with_breath(records)]
         if any(map(_lacks_key, arrivals)) and await self.patiently(StoreOperation.LOAD, self._learn_keys):
             arrivals = [self._read(one.record) if _lacks_key(one) else one for one in arrivals]
         if self._points is not None:
             await self._points.at("after_decode")
-        await self._settle(arrivals)
+        return await self._settle(arrivals)
+
+    async def process(self, records: Sequence[Record]) -> None:
+        """Return when everything that these records imply is saved and published. Raises `Fatal`."""
+        await (await self.take_in(records))
 
     def _read(self, record: Record) -> Arrival | SetAside | Stumble:
         try:
@@ -173,28 +183,41 @@ class Inbox:
         """
         arrivals = [Arrival(request, Input(Wake())) for request in requests]
         try:
-            await self._settle(arrivals)
+            await (await self._settle(arrivals))
         except Defect:
             return [one.subject_request_id for one in arrivals if not await self._is_woken(one)]
         return []
 
     async def _is_woken(self, arrival: Arrival) -> bool:
         try:
-            await self._settle([arrival])
+            await (await self._settle([arrival]))
         except Defect as defect:
             request = arrival.subject_request_id
             log.exception("wake_failed", action="tried again later", subject_request_id=request, exc_info=defect.__cause__)
             return False
         return True
 
-    async def _settle(self, arrivals: Sequence[Arrival | SetAside | Stumble]) -> None:
+    async def _settle(self, arrivals: Sequence[Arrival | SetAside | Stumble]) -> Awaitable[None]:
         async with self._turn:
             work, outbox_id = await self._save(arrivals)
-            if outbox_id is not None:
-                await self._publish(work.change.records)
-                self._published.append(outbox_id)
-            measure(self._metrics, work.outcome)
-            self._report(work)
+            self._going_out = asyncio.create_task(self._send_out(work, outbox_id, self._going_out), name="publish")
+            # Whoever waits may be cancelled; what is saved goes out all the same.
+            return asyncio.shield(self._going_out)
+
+    async def _send_out(self, work: UnitOfWork, outbox_id: int | None, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await before
+        if outbox_id is not None:
+            await self._publish(work.change.records)
+            self._published.append(outbox_id)
+        measure(self._metrics, work.outcome)
+        self._report(work)
+
+    async def _all_is_out(self) -> None:
+        """Return when what was saved before is published. Raises `Fatal` if it could not be."""
+        if self._going_out is not None:
+            await asyncio.shield(self._going_out)
+            self._going_out = None
 
     async def _save(self, arrivals: Sequence[Arrival | SetAside | Stumble]) -> tuple[UnitOfWork, int | None]:
         for _ in range(_CONFLICTS_AT_MOST):
@@ -202,6 +225,8 @@ class Inbox:
             change = work.change
             if not (change.rows or change.records):
                 return work, None
+            # Two batches that are saved and not out would be two that a crash doubles.
+            await self._all_is_out()
             await self._mind_the_gate(len(work.outcome.refused))
             released, change.published = self._published, list(self._published)
             if self._points is not None:
@@ -212,6 +237,7 @@ class Inbox:
                 self._metrics.count(STORE_CONFLICTS)
                 continue
             self._published = [batch for batch in self._published if batch not in released]
+            self._limit.add(len(work.outcome.refused))
             if self._points is not None:
                 await self._points.at("after_save")
             return work, outbox_id
@@ -305,7 +331,6 @@ class Inbox:
             self._metrics.count(ROWS_DAMAGED)
         if work.outcome.refused_before:
             log.info("refused_before", count=work.outcome.refused_before)
-        self._limit.add(len(work.outcome.refused))
 
     async def recover(self) -> int:
         """Publish what an earlier life of this worker saved and could not publish; return the number of records."""
@@ -318,6 +343,7 @@ class Inbox:
     async def _republish(self, worker: str, older_than: datetime) -> int:
         store = self._ground.store
         async with self._turn:
+            await self._all_is_out()
             batches = await self.patiently(StoreOperation.LOAD, partial(store.unpublished, worker, older_than))
             mine = set(self._published)
             left = [batch for batch in batches if batch.outbox_id not in mine]
@@ -332,9 +358,18 @@ class Inbox:
         if not self._published or self._turn.locked():
             return
         async with self._turn:
-            done, self._published = self._published, []
-            if done:
-                await self.patiently(StoreOperation.SAVE, partial(self._ground.store.published, done))
+            await self._forget_published()
+
+    async def finish(self) -> None:
+        """Return when all that was saved is out and forgotten. At the end: nothing may be taken in any more. Raises `Fatal`."""
+        async with self._turn:
+            await self._all_is_out()
+            await self._forget_published()
+
+    async def _forget_published(self) -> None:
+        done, self._published = self._published, []
+        if done:
+            await self.patiently(StoreOperation.SAVE, partial(self._ground.store.published, done))
 
 
 def _lacks_key(arrival: Arrival | SetAside | Stumble) -> TypeGuard[SetAside]:

@@ -64,13 +64,13 @@ class Gate:
     def __init__(self, running: Worker) -> None:
         self.waiting = asyncio.Event()
         self._open = asyncio.Event()
-        self._process = running.inbox.process
-        running.inbox.process = self._through  # type: ignore[method-assign] # the place to hold a batch up
+        self._take_in = running.inbox.take_in
+        running.inbox.take_in = self._through  # type: ignore[method-assign] # the place to hold a batch up
 
-    async def _through(self, records: Sequence[Any]) -> None:
+    async def _through(self, records: Sequence[Any]) -> Awaitable[None]:
         self.waiting.set()
         await self._open.wait()
-        await self._process(records)
+        return await self._take_in(records)
 
     def open(self) -> None:
         self._open.set()
@@ -109,10 +109,10 @@ async def test_a_batch_that_raises_ends_the_worker_and_is_done_by_the_next(fresh
     async with World(fresh_kafka.bootstrap, topics).running() as world:
         async with mortal(settings) as (running, deaths):
 
-            async def broken(_records: Sequence[Any]) -> None:
+            async def broken(_records: Sequence[Any]) -> Awaitable[None]:
                 raise RuntimeError(f"about {asked.subject_request_id}")
 
-            running.inbox.process = broken  # type: ignore[method-assign] # a defect of ours
+            running.inbox.take_in = broken  # type: ignore[method-assign] # a defect of ours
             await world.publish(asked)
             assert await deaths.first() == "RuntimeError"
         assert await committed(settings, topics.requests) == 0

@@ -1,0 +1,152 @@
+"""While one batch is on its way to the broker the next is decided, and not saved before the one before is out."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
+from test_guards_conflict import KEY, REGISTRY, SetClock, record_of
+from worker_kit import INTAKE, request
+
+from orchestrator.adapters import registry_file
+from orchestrator.adapters.metrics import WorkerMetrics
+from orchestrator.core.policy import Policy
+from orchestrator.ports import Change, OutRecord, PublishFailed
+from orchestrator.shell.inbox import Fatal, Inbox, QuarantineLimit
+from orchestrator.shell.translate import Translator
+from orchestrator.shell.work import Ground
+from schemas.sealed import SealingKey
+from schemas.topics import Topics
+from tests.keys_kit import request_keys
+from tests.simulation.store import Database, SimStore
+
+TOPICS = Topics()
+
+
+class Broker:
+    """Acknowledges when it is let, or refuses."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Semaphore(0)
+        self.answers: asyncio.Queue[bool] = asyncio.Queue()
+        self.keys: list[set[bytes]] = []
+
+    async def publish(self, records: Sequence[OutRecord]) -> None:
+        self.asked.release()
+        if not await self.answers.get():
+            raise PublishFailed("NotEnoughReplicas")
+        self.keys.append({record.key for record in records})
+
+    async def aclose(self) -> None:
+        return
+
+
+class CountingStore(SimStore):
+    """Counts what was saved, and tells of every look."""
+
+    def __init__(self) -> None:
+        super().__init__(Database())
+        self.saved: list[Change] = []
+
+    async def commit(self, change: Change) -> int | None:
+        self.saved.append(change)
+        return await super().commit(change)
+
+
+@pytest.fixture
+def broker() -> Broker:
+    return Broker()
+
+
+@pytest.fixture
+def store() -> CountingStore:
+    return CountingStore()
+
+
+@pytest.fixture
+def inbox(tmp_path: Path, broker: Broker, store: CountingStore) -> Inbox:
+    (tmp_path / "registry.yaml").write_text(REGISTRY)
+    registry = registry_file.load(tmp_path / "registry.yaml")
+    keys, clock = request_keys(SealingKey.from_base64("dev", KEY), intake=INTAKE), SetClock()
+    ground = Ground(
+        store=store,
+        keys=keys,
+        translator=Translator(keys, TOPICS),
+        registry=registry,
+        registries={registry.content_digest: registry},
+        policy=Policy(),
+        worker="w1",
+    )
+    return Inbox(ground, broker, clock, WorkerMetrics(CollectorRegistry()), QuarantineLimit(clock, at_most=10))
+
+
+async def passes(turns: int = 200) -> None:
+    """Let everything run that can run without the broker."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+async def test_the_next_batch_is_saved_when_the_one_before_is_out(inbox: Inbox, broker: Broker, store: CountingStore) -> None:
+    """Not earlier: two batches that are saved and not published would be two that a crash doubles. And none is left behind."""
+    first, second = request(email="one@example.org"), request(email="two@example.org")
+    out = await inbox.take_in([record_of(first, 0)])
+    await broker.asked.acquire()
+    taking = asyncio.create_task(inbox.take_in([record_of(second, 1)]))
+    await passes()
+    assert len(store.saved) == 1 and not taking.done()
+    broker.answers.put_nowait(True)
+    await out
+    also = await taking
+    assert [len(change.published) for change in store.saved] == [0, 1], "the save forgets what is out"
+    broker.answers.put_nowait(True)
+    await also
+    assert broker.keys == [{first.subject_request_id.encode()}, {second.subject_request_id.encode()}]
+    await inbox.finish()
+    assert not store.database.outbox
+
+
+async def test_nothing_is_saved_after_a_batch_that_could_not_go_out(inbox: Inbox, broker: Broker, store: CountingStore) -> None:
+    """Both callers hear of it; the first batch stays in the outbox for the next life."""
+    out = await inbox.take_in([record_of(request(email="one@example.org"), 0)])
+    broker.answers.put_nowait(False)
+    with pytest.raises(Fatal):
+        await out
+    for number in (1, 2):
+        with pytest.raises(Fatal):
+            await inbox.take_in([record_of(request(email="two@example.org"), number)])
+    assert len(store.saved) == 1 and len(store.database.outbox) == 1
+
+
+async def test_what_is_saved_goes_out_though_nobody_waits_any_more(inbox: Inbox, broker: Broker, store: CountingStore) -> None:
+    """A stop cancels whoever took the batch in; `finish` waits for what is on its way."""
+    taking = asyncio.create_task(inbox.process([record_of(request(email="one@example.org"), 0)]))
+    await broker.asked.acquire()
+    taking.cancel()
+    finishing = asyncio.create_task(inbox.finish())
+    await passes()
+    assert not finishing.done()
+    broker.answers.put_nowait(True)
+    await finishing
+    assert len(broker.keys) == 1 and not store.database.outbox
+
+
+async def test_a_batch_without_effect_is_not_done_before_the_one_before(
+    inbox: Inbox, broker: Broker, store: CountingStore
+) -> None:
+    """Nothing of it is saved or published, but acknowledging it would pass the other one by."""
+    record = record_of(request(email="one@example.org"), 0)
+    out = await inbox.take_in([record])
+    again = await inbox.take_in([record])
+    waiting = asyncio.ensure_future(again)
+    await passes()
+    assert not waiting.done() and len(store.saved) == 1
+    broker.answers.put_nowait(True)
+    await out
+    await waiting
+    assert len(store.saved) == 1
