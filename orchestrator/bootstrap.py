@@ -62,13 +62,13 @@ log = structlog.get_logger(__name__)
 async def _intake_keys(
     settings: Settings, store: Store, encryption: KeyEncryption, clock: Clock, metrics: WorkerMetrics
 ) -> IntakeKeys:
-    topic = Topics(prefix=settings.topic_prefix).requests
-    (kept,) = (spec.retention_ms for spec in manifest((), prefix=settings.topic_prefix) if spec.name == topic)
+    topics = Topics(prefix=settings.topic_prefix).all_requests
+    kept = max(spec.retention_ms for spec in manifest((), prefix=settings.topic_prefix) if spec.name in topics)
     intake = IntakeKeys(
         store,
         encryption,
         clock=clock,
-        backlog=KafkaBacklog(settings.kafka_bootstrap, _group(settings), topic, **connection_to(settings)),
+        backlog=KafkaBacklog(settings.kafka_bootstrap, _group(settings), topics, **connection_to(settings)),
         metrics=metrics,
         # A record outlives its retention by up to a segment, and the broker looks every few minutes.
         policy=IntakePolicy(rotation=settings.intake_rotation, kept=timedelta(milliseconds=kept * 8 // 7) + timedelta(days=1)),

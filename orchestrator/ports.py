@@ -365,10 +365,10 @@ class Publisher(Protocol):
 
 
 class Backlog(Protocol):
-    """Tells how far the workers have read the topic of requests."""
+    """Tells how far the workers have read the topics of requests."""
 
-    async def positions(self) -> tuple[Mapping[int, int], Mapping[int, int]]:
-        """Return, by partition, the offset after the last record, and the one before which every record was processed.
+    async def positions(self) -> tuple[Mapping[tuple[str, int], int], Mapping[tuple[str, int], int]]:
+        """Return, by topic and partition, the offset after the last record, and that before which every record was processed.
 
         Raises `OrchestratorError` if the broker does not answer.
         """

@@ -3,8 +3,8 @@
 Every rule allows; nothing is denied by a rule, because the broker denies what no rule allows
 (`allow.everyone.if.no.acl.found=false`). Names of principals are those under which keys are registered, with `-` for `:`.
 
-What rules on topics cannot do: all connectors write one topic of reports and all portals one topic of requests, so the broker
-cannot tell whether a report or a request is its writer's own. Signatures tell that.
+What rules on topics cannot do: all connectors write one topic of reports and all portals the same topics of requests, so the
+broker cannot tell whether a report or a request is its writer's own. Signatures tell that.
 
 Source: Apache Kafka, "Authorization and ACLs", table of protocols, operations and resources.
 
@@ -143,6 +143,7 @@ _LOOKS_AT_SETTINGS = (
 _GRANTS: dict[PrincipalKind, tuple[_Grant, ...]] = {
     PrincipalKind.ORCHESTRATOR: (
         _read(lambda t, _i: t.requests, "requests, withdrawals, confirmed identities"),
+        _read(lambda t, _i: t.urgent_requests, "the same for urgent rights"),
         _read(lambda t, _i: t.commands, "operators' commands"),
         _read(lambda t, _i: t.reports, "connectors' reports"),
         _group(lambda t, _i: t.group("orchestrator")),
@@ -166,6 +167,7 @@ _GRANTS: dict[PrincipalKind, tuple[_Grant, ...]] = {
     ),
     PrincipalKind.PORTAL: (
         _write(lambda t, _i: t.requests, "requests, withdrawals, confirmed identities"),
+        _write(lambda t, _i: t.urgent_requests, "the same for urgent rights"),
         _read(lambda t, _i: t.status, "acknowledgements, progress, notices: of all portals, without identities"),
         _read(lambda t, _i: t.confirmations, "confirmations: of all portals, without identities"),
         _group(lambda t, i: t.group(f"portal.{i}")),
@@ -173,6 +175,7 @@ _GRANTS: dict[PrincipalKind, tuple[_Grant, ...]] = {
     PrincipalKind.OPERATOR: (
         _write(lambda t, _i: t.commands, "commands"),
         _write(lambda t, _i: t.requests, "what is filed by hand, and who is vouched for (`dsr submit`, `dsr identity`)"),
+        _write(lambda t, _i: t.urgent_requests, "the same for urgent rights"),
         _read(lambda t, _i: t.journal, "what became of a command"),
         _read(lambda t, _i: t.status, "what the portal was told"),
         _read(lambda t, _i: t.confirmations, "how a request ended"),

@@ -33,7 +33,7 @@ CHANGING = frozenset({Right.RECTIFICATION, Right.COMPLETION})
 
 
 class PortalRecord(NamedTuple):
-    """A Kafka record for the topic of requests, as clients take it."""
+    """A Kafka record for a topic of requests, as clients take it."""
 
     key: bytes
     value: bytes
@@ -115,7 +115,10 @@ def build_request(
 def record_of(
     message: SubmitRequest | ConfirmIdentity | RefuseIdentity | WithdrawRequest, signer: SigningKey | None = None
 ) -> PortalRecord:
-    """Return the record to publish on `Topics().requests`, signed: its key keeps a request's records in order.
+    """Return the record to publish on `Topics().requests_for(right)`, the right being that of the request it is about, signed.
+
+    Topic and key keep a request's records in order. On the other topic of requests it is taken as well, and its signature is
+    good there: only the order is lost.
 
     `signer` is the portal's own key (`dsr keys new portal:ID`); without it an installation that requires signatures, as all do
     by default, sets the record aside. Raises `ProtocolViolation(signature_foreign)` for a key that is not the portal's.

@@ -29,11 +29,13 @@ from schemas.topics import (
     CONFIRMATIONS,
     DEFAULT_PREFIX,
     JOURNAL,
+    PROMPT_RIGHTS,
     QUARANTINE,
     RELEASES,
     REPORTS,
     REQUESTS,
     STATUS,
+    URGENT_REQUESTS,
     TopicSpec,
     manifest,
     orders_topic,
@@ -50,6 +52,11 @@ _SYSTEM = "{system}"
 #: Topic -> name of its channel, and what travels there; quarantined records are bytes of any kind.
 _CHANNELS: Mapping[str, tuple[str, str, Sequence[type[Message]]]] = {
     REQUESTS: ("requests", "What portals ask for", PORTAL_MESSAGES),
+    URGENT_REQUESTS: (
+        "urgent_requests",
+        f"What portals ask for and say later of requests for these rights: {', '.join(sorted(PROMPT_RIGHTS))}",
+        PORTAL_MESSAGES,
+    ),
     COMMANDS_TOPIC: ("commands", "What operators decide", COMMANDS),
     orders_topic(_SYSTEM): ("orders", "What one system's connector must do; one topic per system", (FulfilmentOrder,)),
     REPORTS: ("reports", "What connectors answer, signed", (FulfilmentReport,)),

@@ -1,4 +1,4 @@
-"""What portals publish on `dsr.requests.v1`.
+"""What portals publish on `dsr.requests.v1`, and for urgent rights on `dsr.requests.urgent.v1` (`Topics.requests_for`).
 
 Room rules: identities stand in `sealed` and nowhere else.
 """

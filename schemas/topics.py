@@ -11,17 +11,20 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from schemas.base import Record
+from schemas.vocabulary import Right
 
 __all__ = [
     "COMMANDS",
     "CONFIRMATIONS",
     "DEFAULT_PREFIX",
     "JOURNAL",
+    "PROMPT_RIGHTS",
     "QUARANTINE",
     "RELEASES",
     "REPORTS",
     "REQUESTS",
     "STATUS",
+    "URGENT_REQUESTS",
     "TopicSpec",
     "Topics",
     "kind_of",
@@ -30,6 +33,9 @@ __all__ = [
 ]
 
 DEFAULT_PREFIX = "dsr"
+#: Rights that are late with the next mailing, not with the end of the month: data "shall no longer be processed" (GDPR
+#: Art. 21(3)). They have a topic of their own (`Topics.requests_for`) and turns of their own in every connector.
+PROMPT_RIGHTS = frozenset({Right.OBJECTION, Right.UNSUBSCRIBE})
 
 
 class Topics(Record):
@@ -42,8 +48,26 @@ class Topics(Record):
 
     @property
     def requests(self) -> str:
-        """Return the topic of `SubmitRequest`, `WithdrawRequest` and `ConfirmIdentity`."""
+        """Return the topic of `SubmitRequest`, `WithdrawRequest`, `ConfirmIdentity` and `RefuseIdentity`."""
         return f"{self.prefix}.requests.v1"
+
+    @property
+    def urgent_requests(self) -> str:
+        """Return the topic of the same messages for `PROMPT_RIGHTS`: what stands in `requests` does not stand before them."""
+        return f"{self.prefix}.requests.urgent.v1"
+
+    @property
+    def all_requests(self) -> tuple[str, str]:
+        """Return both topics of requests. Each takes every message of portals, whatever its right."""
+        return (self.requests, self.urgent_requests)
+
+    def requests_for(self, right: Right | str) -> str:
+        """Return the topic on which everything that is said of a request with this right is published.
+
+        Not only its submission: Kafka keeps order within a topic alone, so a withdrawal or a word on the identity that went by
+        the other topic might arrive before the request that it speaks of, and would be set aside as `unknown_request`.
+        """
+        return self.urgent_requests if right in PROMPT_RIGHTS else self.requests
 
     @property
     def commands(self) -> str:
@@ -96,6 +120,7 @@ class Topics(Record):
 
 _DEFAULT = Topics()
 REQUESTS = _DEFAULT.requests
+URGENT_REQUESTS = _DEFAULT.urgent_requests
 COMMANDS = _DEFAULT.commands
 REPORTS = _DEFAULT.reports
 STATUS = _DEFAULT.status
@@ -125,7 +150,7 @@ class TopicSpec(Record):
 
 
 def kind_of(topic: str) -> str:
-    """Return what a topic of any installation carries: `requests` of `dsr.requests.v1`, `orders` of `dsr.orders.crm.v1`."""
+    """Return what any installation's topic carries: `requests` of both topics of requests, `orders` of `dsr.orders.crm.v1`."""
     return topic.split(".")[1]
 
 
@@ -142,6 +167,8 @@ def manifest(systems: Iterable[str], *, partitions: int = 4, prefix: str = DEFAU
     topics = Topics(prefix=prefix)
     common = (
         TopicSpec(name=topics.requests, partitions=partitions, cleanup="delete", retention_ms=7 * _DAY_MS,
+                  writers=("portals",), readers=("orchestrator",)),
+        TopicSpec(name=topics.urgent_requests, partitions=partitions, cleanup="delete", retention_ms=7 * _DAY_MS,
                   writers=("portals",), readers=("orchestrator",)),
         TopicSpec(name=topics.commands, partitions=partitions, cleanup="delete", retention_ms=30 * _DAY_MS,
                   writers=("operators",), readers=("orchestrator",)),

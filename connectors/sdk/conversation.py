@@ -1,4 +1,4 @@
-"""Say something on one topic of somebody else's broker, and look up what was answered under the same key on others.
+"""Say something on a topic of somebody else's broker, and look up what was answered under the same key on others.
 
 For systems that are spoken to by records. `conversation_kafka` is the implementation; a connector sees this Protocol.
 
@@ -26,14 +26,17 @@ class Heard:
 
 
 class Conversation(Protocol):
-    """One topic to speak on, some to look into. May be called by several orders at once. Raises `ConnectorError`."""
+    """A topic to speak on, or some, and some to look into. May be called by several orders at once. Raises `ConnectorError`."""
 
     async def check(self) -> str:
         """Return one line on the topics; raises `SystemRejected` where one is missing. Says nothing on the bus."""
         ...
 
-    async def say(self, key: bytes, value: bytes, headers: Headers) -> None:
-        """Publish a record and await the broker's ack. Returning does not imply that anybody has read it."""
+    async def say(self, key: bytes, value: bytes, headers: Headers, *, rather_on: str | None = None) -> None:
+        """Publish a record and await the broker's ack. Returning does not imply that anybody has read it.
+
+        It goes to the topic `rather_on` where their broker has that one and shows it to us.
+        """
         ...
 
     async def heard(self, key: bytes) -> Mapping[str, Heard]:

@@ -42,6 +42,7 @@ class KafkaConversation:
         self._producer: Any = None
         self._consumer: Any = None
         self._partitions: list[TopicPartition] = []
+        self._there: set[str] = set()
         self._places: dict[str, dict[bytes, tuple[TopicPartition, int]]] = {topic: {} for topic in self._hears}
         self._starting = asyncio.Lock()
         # One reader at a time: fetching a value moves the position that following goes on from.
@@ -53,11 +54,12 @@ class KafkaConversation:
             await self._start()
         return f"speaks on {self._says}, hears {len(self._partitions)} partitions of {', '.join(self._hears)}"
 
-    async def say(self, key: bytes, value: bytes, headers: Headers) -> None:
+    async def say(self, key: bytes, value: bytes, headers: Headers, *, rather_on: str | None = None) -> None:
         """Publish and await the ack. Raises `SystemUnavailable`: then the record may or may not be in the log."""
         async with self._asking():
             await self._start()
-            await self._producer.send_and_wait(self._says, value, key=key, headers=headers)
+            topic = rather_on if rather_on is not None and rather_on in self._there else self._says
+            await self._producer.send_and_wait(topic, value, key=key, headers=headers)
 
     async def heard(self, key: bytes) -> Mapping[str, Heard]:
         """Read up to the ends as they are now, then return the key's newest records. What was read is not read again."""
@@ -109,7 +111,8 @@ class KafkaConversation:
             await producer.stop()
 
     async def _assign(self) -> None:
-        missing = {self._says, *self._hears} - await self._consumer.topics()
+        self._there = await self._consumer.topics()
+        missing = {self._says, *self._hears} - self._there
         if missing:
             raise SystemRejected(f"no such topic: {', '.join(sorted(missing))}; check the prefix and what we may read")
         self._partitions = [

@@ -24,12 +24,13 @@ from connectors.sdk.forecast import Pace
 from connectors.sdk.journal_tables import IS_OPEN, IS_PROMPT, ORDERS, PACE, PAUSE, REPORTS, OrderState, create
 from connectors.sdk.protocol import Throttle
 from connectors.sdk.sqlite_file import prepare
-from connectors.sdk.turns import PROMPT_RIGHTS, Lane
+from connectors.sdk.turns import Lane
 from schemas.errors import ConfigurationError, StoreUnavailable
 from schemas.orders import FulfilmentOrder
 from schemas.outcomes import Failed
 from schemas.reports import FulfilmentReport
 from schemas.sealed import Sealed
+from schemas.topics import PROMPT_RIGHTS
 from schemas.wire import encode
 
 __all__ = ["Entry", "Journal", "OrderState", "Page", "StoredReport", "reading"]

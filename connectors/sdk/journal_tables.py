@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
-from connectors.sdk.turns import PROMPT_RIGHTS
+from schemas.topics import PROMPT_RIGHTS
 
 __all__ = ["IS_OPEN", "IS_PROMPT", "ORDERS", "PACE", "PAUSE", "REPORTS", "OrderState", "create"]
 

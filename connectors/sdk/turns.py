@@ -4,7 +4,7 @@ Orders stand in three queues at once, and turns go round them:
 
 | queue | who is in it | first comes |
 | --- | --- | --- |
-| prompt | objections and unsubscriptions: every further mailing is one too many (GDPR Art. 21(3)) | who waits longest |
+| prompt | `PROMPT_RIGHTS`: every further mailing is one too many (GDPR Art. 21(3)) | who waits longest |
 | due | every order | the earliest legal due date |
 | oldest | every order | who waits longest |
 
@@ -22,12 +22,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
-from schemas.vocabulary import Right
-
-__all__ = ["PROMPT_RIGHTS", "Lane", "Turns"]
-
-#: Rights that are late with the next mailing, not with the end of the month.
-PROMPT_RIGHTS = frozenset({Right.OBJECTION, Right.UNSUBSCRIBE})
+__all__ = ["Lane", "Turns"]
 
 
 class Lane(StrEnum):

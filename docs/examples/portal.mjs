@@ -39,6 +39,9 @@ export async function signed(type, key, value, signer) {
   return `${jws}~0~`
 }
 
+/** By which topic everything goes that is said of a request with this right. */
+export const topicOf = (right) => (['objection', 'unsubscribe'].includes(right) ? 'dsr.requests.urgent.v1' : 'dsr.requests.v1')
+
 /** The record of an erasure. Store it before you publish it: sealed again it is another one under the same id. */
 export async function erasure(email, key, signer, id = crypto.randomUUID(), now = new Date().toISOString()) {
   const value = JSON.stringify({
@@ -51,7 +54,7 @@ export async function erasure(email, key, signer, id = crypto.randomUUID(), now 
     verification: { method: 'login', level: 'substantial', verified_at: now },
   })
   const headers = { 'dsr-type': 'SubmitRequest', 'dsr-version': '1', 'dsr-signature': await signed('SubmitRequest', id, value, signer) }
-  return { topic: 'dsr.requests.v1', key: id, value, headers }
+  return { topic: topicOf('erasure'), key: id, value, headers }
 }
 
 if (globalThis.process?.argv[1]?.endsWith('portal.mjs')) {

@@ -60,7 +60,7 @@ async def main(email: str) -> None:
     # A portal that runs for long adds group_id=TOPICS.group("portal.website") and goes on where it stopped.
     answers = AIOKafkaConsumer(TOPICS.status, TOPICS.confirmations, bootstrap_servers=BOOTSTRAP, auto_offset_reset="earliest")
     async with producer, answers:
-        await producer.send_and_wait(TOPICS.requests, record.value, key=record.key, headers=record.headers)
+        await producer.send_and_wait(TOPICS.requests_for(request.right), record.value, key=record.key, headers=record.headers)
         async for answer in answers:
             if answer.key == record.key:
                 print(answer.topic, answer.value.decode())

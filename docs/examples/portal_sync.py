@@ -23,7 +23,7 @@ def publish(request: SubmitRequest) -> None:
 async def _publish(request: SubmitRequest) -> None:
     record = record_of(request, SIGNER)
     async with AIOKafkaProducer(bootstrap_servers=BOOTSTRAP, enable_idempotence=True) as producer:
-        await producer.send_and_wait(TOPICS.requests, record.value, key=record.key, headers=record.headers)
+        await producer.send_and_wait(TOPICS.requests_for(request.right), record.value, key=record.key, headers=record.headers)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class KafkaLog:
                 "or make them with `dsr topics apply`"
             )
         # A key is given out after its order was sent: with the releases' ends first, no release is read whose order is not.
-        inputs = {topics.requests, topics.commands, topics.reports, topics.releases}
+        inputs = {*topics.all_requests, topics.commands, topics.reports, topics.releases}
         extent: dict[tuple[str, int], Span] = {}
         for group in ([n for n in names if n in inputs], [n for n in names if n not in inputs]):
             partitions = [TopicPartition(name, int(part["partition"])) for name in group for part in there[name]]
@@ -65,7 +65,7 @@ class KafkaLog:
         topics = self._topics
         if self._only:
             return name in self._only
-        common = {topics.requests, topics.commands, topics.reports, topics.status, topics.confirmations, topics.journal}
+        common = {*topics.all_requests, topics.commands, topics.reports, topics.status, topics.confirmations, topics.journal}
         common.add(topics.releases)
         orders = name.startswith(f"{topics.prefix}.orders.") and name.endswith(".v1")
         return name in common or name == topics.quarantine or orders

@@ -172,7 +172,7 @@ class NoteTaker:
         self._topics = topics
         self._orders = (f"{topics.prefix}.orders.", ".v1")
         self.inputs: Mapping[str, tuple[type[Message], ...]] = {
-            topics.requests: PORTAL_MESSAGES,
+            **dict.fromkeys(topics.all_requests, PORTAL_MESSAGES),
             topics.commands: COMMANDS,
             topics.reports: (FulfilmentReport,),
         }

@@ -1,7 +1,7 @@
-"""A flood: many requests published at once, and one urgent objection behind them all.
+"""A flood: many requests published at once, and an urgent objection that comes while they are worked off.
 
-What it shows: whether the worker's memory depends on the size of the flood, and what the objection waits for. Kafka's order
-within a partition is kept, so the objection's order leaves when what stands before it is decided, not before.
+What it shows: whether the worker's memory depends on the size of the flood, and what the objection waits for. It goes by the
+topic of urgent requests, so the flood does not stand before it, and partitions take turns in every batch.
 
 Room rules: measures and returns a row; starts its own processes and stops them.
 """
@@ -21,37 +21,43 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer
 
 from orchestrator.adapters import topics as topics_adapter
+from orchestrator.adapters.clock import SystemClock
 from orchestrator.bench.measure import make_requests, publish
 from orchestrator.bench.processes import Running, player, worker
 from orchestrator.bench.run import SIGNED_TOGETHER, bench_keys
+from orchestrator.ports import OutRecord
 from schemas.intake import IntakeKey
 from schemas.topics import Topics, manifest
 from schemas.vocabulary import Right
 
 __all__ = ["Flooded", "measure_flood"]
 
+_CLOCK = SystemClock()
+#: So many requests are made and published at once: a flood is larger than memory.
+_MADE_AT_ONCE = 20_000
+#: The objection comes when one order in so many has left.
+_LATE = 10
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flooded:
-    """What one flood did. Seconds are counted from the first order that left, by the records' own timestamps."""
+    """What one flood did."""
 
-    #: Access requests published before the objection.
+    #: Access requests published while the worker was down.
     requests: int
     systems: int
-    #: How many of them stand before it in its own partition.
-    ahead: int
+    #: How many of them had no order yet when the objection was published.
+    waiting: int
     #: The worker's memory when it was ready, and the most that it held until everything was confirmed.
     start_mb: float
     peak_mb: float
-    #: Until the objection's first order left.
+    #: From the objection's publication until its first order left.
     objection_seconds: float
-    #: Orders of other requests that left before it.
-    orders_before: int
-    #: Batches that the worker finished, and records in them, until the objection's order was seen; one or two too many, because
-    #: the worker goes on while it is being asked.
-    batches_before: int
-    records_before: int
-    #: Until the first confirmation: reports take their turn while requests are still flooding in.
+    #: Batches that the worker finished in this time, and records in them; one or two too many, because the worker goes on while
+    #: it is being asked.
+    batches_between: int
+    records_between: int
+    #: From the first order that left until the first confirmation: reports take turns while requests are still flooding in.
     first_confirmation_seconds: float
     #: Requests confirmed per second until the last confirmation.
     per_second: float
@@ -64,7 +70,8 @@ class _Seen:
     objection: bytes
     #: So many confirmations are the end.
     wanted: int
-    orders_at: list[int] = field(default_factory=list)
+    orders: int = 0
+    first_order_at: int | None = None
     objection_at: int | None = None
     confirmed: set[bytes] = field(default_factory=set)
     first_confirmed_at: int | None = None
@@ -72,10 +79,10 @@ class _Seen:
 
     def order(self, record: Any) -> None:
         """Note an order."""
-        if record.key != self.objection:
-            self.orders_at.append(record.timestamp)
-        elif self.objection_at is None or record.timestamp < self.objection_at:
-            self.objection_at = record.timestamp
+        self.orders += 1
+        self.first_order_at = min(self.first_order_at or record.timestamp, record.timestamp)
+        if record.key == self.objection:
+            self.objection_at = min(self.objection_at or record.timestamp, record.timestamp)
 
     def confirmation(self, record: Any) -> None:
         """Note a confirmation."""
@@ -84,13 +91,25 @@ class _Seen:
         self.last_confirmed_at = max(self.last_confirmed_at, record.timestamp)
 
 
+@dataclass(slots=True)
+class _Late:
+    """The objection's own story."""
+
+    record: OutRecord
+    #: When it was published, in milliseconds; what the worker had finished then, and when its order was seen: batches, records.
+    at: float = 0.0
+    waiting: int = 0
+    before: tuple[int, int] | None = None
+    after: tuple[int, int] | None = None
+
+
 async def measure_flood(
-    bootstrap: str, folder: Path, requests: int, *, systems: int = 4, timeout_seconds: float = 240.0
+    bootstrap: str, folder: Path, requests: int, *, systems: int = 4, timeout_seconds: float | None = None
 ) -> Flooded:
     """Flood a worker that was down, on topics of its own and a store of its own in `folder`.
 
-    Returns when every request is confirmed. Raises `TimeoutError` if that takes longer than `timeout_seconds`, and
-    `RuntimeError` when a process ends.
+    Returns when every request is confirmed. Raises `TimeoutError` if that takes longer than `timeout_seconds` (by default a
+    second for every 100 requests, and four minutes), and `RuntimeError` when a process ends.
     """
     names = [f"system{number}" for number in range(1, systems + 1)]
     topics = Topics(prefix=f"flood-{secrets.token_hex(3)}")
@@ -99,12 +118,10 @@ async def measure_flood(
     intake = IntakeKey.new("intake-bench")
     keyring = bench_keys(folder / f"{topics.prefix}-keys", names)
     filed = partial(make_requests, topics=topics, key=intake.public, signer=keyring.key("portal:bench"))
-    await publish(bootstrap, filed(requests, together=SIGNED_TOGETHER))
-    before = await _ends(bootstrap, topics.requests)
-    urgent = filed(1, right=Right.OBJECTION)
-    await publish(bootstrap, urgent)
-    after = await _ends(bootstrap, topics.requests)
-    seen = _Seen(urgent[0].key, requests + 1)
+    for start in range(0, requests, _MADE_AT_ONCE):
+        await publish(bootstrap, filed(min(_MADE_AT_ONCE, requests - start), together=SIGNED_TOGETHER))
+    late = _Late(filed(1, right=Right.OBJECTION)[0])
+    seen = _Seen(late.record.key, requests + 1)
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(player("respond", bootstrap, topics, names, folder, keyring=keyring))
         store_url = f"sqlite:///{folder / topics.prefix}.sqlite"
@@ -113,55 +130,44 @@ async def measure_flood(
         )
         await running.ready()
         start_mb = running.resident_mb
-        async with asyncio.timeout(timeout_seconds):
-            batches, records = await _until_confirmed(bootstrap, topics, names, seen, running)
+        async with asyncio.timeout(240 + requests / 100 if timeout_seconds is None else timeout_seconds):
+            await _until_confirmed(bootstrap, (topics.confirmations, topics.orders(names[0])), seen, late, running)
         peak_mb = running.peak_mb
-    first = min(seen.orders_at)
-    objection_at, confirmed_at = seen.objection_at or 0, seen.first_confirmed_at or 0
+    assert late.before is not None and late.after is not None and seen.first_order_at is not None, "read until then"
     return Flooded(
         requests=requests,
         systems=systems,
-        ahead=next(offset for offset, end in zip(before, after, strict=True) if end > offset),
+        waiting=late.waiting,
         start_mb=start_mb,
         peak_mb=peak_mb,
-        objection_seconds=(objection_at - first) / 1000,
-        orders_before=sum(at <= objection_at for at in seen.orders_at),
-        batches_before=batches,
-        records_before=records,
-        first_confirmation_seconds=(confirmed_at - first) / 1000,
-        per_second=(requests + 1) * 1000 / (seen.last_confirmed_at - first),
+        objection_seconds=((seen.objection_at or 0) - late.at) / 1000,
+        batches_between=late.after[0] - late.before[0],
+        records_between=late.after[1] - late.before[1],
+        first_confirmation_seconds=((seen.first_confirmed_at or 0) - seen.first_order_at) / 1000,
+        per_second=(requests + 1) * 1000 / (seen.last_confirmed_at - seen.first_order_at),
     )
 
 
-async def _ends(bootstrap: str, topic: str) -> list[int]:
-    """Return the end of each partition of a topic."""
-    consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest")
+async def _until_confirmed(bootstrap: str, names: tuple[str, str], seen: _Seen, late: _Late, running: Running) -> None:
+    """Read confirmations and one system's orders until everything is confirmed; publish the objection in between."""
+    consumer = AIOKafkaConsumer(*names, bootstrap_servers=bootstrap, auto_offset_reset="earliest")
     await consumer.start()
     try:
-        ends = await consumer.end_offsets(sorted(consumer.assignment()))
-    finally:
-        await consumer.stop()
-    return [end for _, end in sorted(ends.items())]
-
-
-async def _until_confirmed(bootstrap: str, topics: Topics, names: list[str], seen: _Seen, running: Running) -> tuple[int, int]:
-    """Read until everything wanted is confirmed; return what the worker had done when the objection's order was seen."""
-    orders = [topics.orders(system) for system in names]
-    consumer = AIOKafkaConsumer(topics.confirmations, *orders, bootstrap_servers=bootstrap, auto_offset_reset="earliest")
-    done: tuple[int, int] | None = None
-    await consumer.start()
-    try:
-        while done is None or len(seen.confirmed) < seen.wanted:
+        while late.after is None or len(seen.confirmed) < seen.wanted:
             running.check()
             for partition, records in (await consumer.getmany(timeout_ms=200, max_records=5000)).items():
-                note: Callable[[Any], None] = seen.confirmation if partition.topic == topics.confirmations else seen.order
+                note: Callable[[Any], None] = seen.confirmation if partition.topic == names[0] else seen.order
                 for record in records:
                     note(record)
-            if done is None and seen.objection_at is not None:
-                done = await asyncio.to_thread(_batches, running)
+            if late.before is None and seen.orders * _LATE >= seen.wanted:
+                late.before = await asyncio.to_thread(_batches, running)
+                late.waiting = seen.wanted - 1 - seen.orders
+                late.at = _CLOCK.now().timestamp() * 1000
+                await publish(bootstrap, [late.record])
+            if late.after is None and seen.objection_at is not None:
+                late.after = await asyncio.to_thread(_batches, running)
     finally:
         await consumer.stop()
-    return done
 
 
 def _batches(running: Running) -> tuple[int, int]:

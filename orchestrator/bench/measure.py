@@ -81,7 +81,7 @@ def make_requests(
             sealed=seal_intake(data.to_bytes(), key, request),
             verification=verification,
         )
-        records.append(OutRecord(topics.requests, request.encode(), encode(message), headers_of(message)))
+        records.append(OutRecord(topics.requests_for(right), request.encode(), encode(message), headers_of(message)))
     return records if signer is None else _signed(records, signer, together)
 
 

@@ -19,7 +19,7 @@ from schemas.requests import ConfirmIdentity, RefuseIdentity, SubmitRequest
 from schemas.signatures import sign_records
 from schemas.topics import Topics
 from schemas.trust import SigningKey
-from schemas.vocabulary import Phase, RequestResult
+from schemas.vocabulary import Phase, RequestResult, Right
 from schemas.wire import Headers, encode, headers_of
 
 if TYPE_CHECKING:
@@ -55,14 +55,18 @@ async def act(
     *,
     seconds: float,
     signer: SigningKey | None,
+    right: Right | None = None,
 ) -> Answer:
     """Publish a command or a portal's word, and return its answer; with no answer in time the word is `no_answer`.
+
+    A portal's word goes by the topic of its request's right; without `right` by that of rights which are not urgent.
 
     That it is accepted does not imply that systems have done anything yet: see `dsr status`.
     """
     from orchestrator.adapters.conversation import conversation
 
-    says = topics.commands if isinstance(message, Command) else topics.requests
+    spoken = topics.requests if right is None else topics.requests_for(right)
+    says = topics.commands if isinstance(message, Command) else spoken
     hears = (topics.journal, topics.quarantine, topics.confirmations)
     async with conversation(bootstrap, says, hears, current_connection()) as talk:
         place = await talk.say(says, *_record(says, message, signer))
@@ -140,8 +144,9 @@ async def follow(
     request = message.subject_request_id
     dossier = Dossier(RequestView(request))
     hears = (topics.journal, topics.status, topics.confirmations, topics.quarantine)
-    async with conversation(bootstrap, topics.requests, hears, current_connection()) as talk:
-        place = await talk.say(topics.requests, *_record(topics.requests, message, signer))
+    says = topics.requests_for(message.right)
+    async with conversation(bootstrap, says, hears, current_connection()) as talk:
+        place = await talk.say(says, *_record(says, message, signer))
         if seconds <= 0:
             return Answer(SILENT, place, dossier=dossier)
         async for record in talk.hear(seconds):

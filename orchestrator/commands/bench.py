@@ -37,7 +37,7 @@ def bench_command(
     ] = None,
     flood: Annotated[
         list[int] | None,
-        typer.Option(min=100, help="Measure a flood of so many requests before one urgent objection; may be given again."),
+        typer.Option(min=100, help="Measure a flood of so many requests, and an objection amid it; may be given again."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="With --flood: print one JSON object and nothing else.")] = False,
 ) -> None:
@@ -127,7 +127,7 @@ def _flood(sizes: list[int], systems: int, as_json: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="dsr-bench-") as name, LocalKafka(Path(name) / "kafka") as kafka:
         for size in sizes:
             if not as_json:
-                typer.echo(f"bench: {size:,} requests at once, then one objection")
+                typer.echo(f"bench: {size:,} requests at once, and an objection amid them")
             rows.append(asdict(asyncio.run(measure_flood(kafka.bootstrap, Path(name), size, systems=systems))))
     if not as_json:
         _show_floods(rows)
@@ -150,11 +150,10 @@ def _show_floods(rows: list[dict[str, Any]]) -> None:
 _FLOOD_LINES = (
     ("worker's memory when ready, MB", "start_mb", ",.0f"),
     ("worker's memory at most, MB", "peak_mb", ",.0f"),
-    ("requests before the objection in its partition", "ahead", ",d"),
-    ("until the objection's order left, s", "objection_seconds", ".2f"),
-    ("batches finished until then", "batches_before", ",d"),
-    ("records in them", "records_before", ",d"),
-    ("orders that left before it", "orders_before", ",d"),
+    ("requests without an order when the objection came", "waiting", ",d"),
+    ("from its publication until its order left, s", "objection_seconds", ".2f"),
+    ("batches finished in this time", "batches_between", ",d"),
+    ("records in them", "records_between", ",d"),
     ("until the first confirmation, s", "first_confirmation_seconds", ".2f"),
     ("requests confirmed per second", "per_second", ",.0f"),
 )

@@ -27,7 +27,7 @@ from schemas.ids import digest
 from schemas.requests import ConfirmIdentity, RefuseIdentity, Verification
 from schemas.signatures import speaker_of
 from schemas.topics import DEFAULT_PREFIX
-from schemas.vocabulary import AssuranceLevel, ExtensionReason, HoldKind, IdentityRefusalReason, RefusalGround
+from schemas.vocabulary import AssuranceLevel, ExtensionReason, HoldKind, IdentityRefusalReason, RefusalGround, Right
 from schemas.wire import encode
 
 __all__ = ["EXIT_NO_ANSWER", "EXIT_REFUSED", "register", "verification_of"]
@@ -238,6 +238,9 @@ def _identity(
     ] = None,
     refused: Annotated[IdentityRefusalReason | None, typer.Option(help="Why it could not")] = None,
     portal: Annotated[str, typer.Option(help="The portal that filed the request: only it may say so")] = "website",
+    right: Annotated[
+        Right | None, typer.Option(help="The request's right, if it is objection or unsubscribe: it is said on their topic")
+    ] = None,
     wait: _Wait = 10,
     prefix: Prefix = DEFAULT_PREFIX,
     bootstrap: Bootstrap = None,
@@ -262,7 +265,7 @@ def _identity(
                 message = RefuseIdentity(**given, reason=refused, refused_at=now)
         except ValidationError as error:
             raise _wrong(error) from None
-        _say(message, _Said(request, None, "", wait, prefix, bootstrap, as_json))
+        _say(message, _Said(request, None, "", wait, prefix, bootstrap, as_json), right)
 
 
 def register(app: typer.Typer) -> None:
@@ -309,10 +312,10 @@ def _command(model: type[Command], said: _Said, **fields: Any) -> None:
     _say(draft.model_copy(update={"command_id": command_id}), said)
 
 
-def _say(message: Command | ConfirmIdentity | RefuseIdentity, said: _Said) -> None:
+def _say(message: Command | ConfirmIdentity | RefuseIdentity, said: _Said, right: Right | None = None) -> None:
     topics, broker = topics_of(said.prefix), said.bootstrap or current_bootstrap()
     signer = speaking_as(speaker_of(message))
-    answer = asyncio.run(act(broker, topics, message, seconds=said.wait, signer=signer))
+    answer = asyncio.run(act(broker, topics, message, seconds=said.wait, signer=signer, right=right))
     if said.as_json:
         print_json(_document(message, answer))
     else:

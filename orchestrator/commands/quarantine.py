@@ -147,7 +147,7 @@ def replay(
         if missing:
             raise ConfigurationError(f"{min(missing)}: no such record in quarantine; `dsr quarantine list` shows what is there")
         for row, _ in chosen:
-            if row["topic"] not in {topics.requests, topics.commands, topics.reports}:
+            if row["topic"] not in {*topics.all_requests, topics.commands, topics.reports}:
                 raise ConfigurationError(f"{row['place']} came from {row['topic']}: send an order again with `dsr retry`")
         answers = asyncio.run(_say_again(bootstrap or current_bootstrap(), topics, chosen, wait))
     for (row, _), answer in zip(chosen, answers, strict=True):

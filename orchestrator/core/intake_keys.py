@@ -3,8 +3,8 @@
     made ── lead ──▶ current ── until the next is current ──▶ retired ── grace + kept ──▶ destroyed
 
 Before a key is published every worker has had the time to learn it (`lead`). After the next one is current, portals that still
-have the old set may go on with it (`grace`), and what they publish stays in the topic as long as that keeps records (`kept`).
-Only then, and only when everything that was in the topic at such a moment has been read, the private half goes.
+have the old set may go on with it (`grace`), and what they publish stays in its topic as long as that keeps records (`kept`).
+Only then, and only when everything that was in the topics at such a moment has been read, the private half goes.
 
 Room rules: pure; instants are aware and in UTC; whether everything was read is for the shell to find out.
 """
@@ -40,7 +40,7 @@ class IntakePolicy:
     lead: timedelta = timedelta(minutes=1)
     #: How long a portal may use a set that it has fetched.
     grace: timedelta = timedelta(days=7)
-    #: How long the topic of requests may hold a record, at most.
+    #: How long the topics of requests may hold a record, at most.
     kept: timedelta = timedelta(days=9)
     #: How late the schedule may be before a person is told.
     patience: timedelta = timedelta(days=1)
@@ -77,7 +77,7 @@ def published_keys(keys: Iterable[IntakeLife], now: datetime, policy: IntakePoli
 
 
 def keys_to_destroy(keys: Iterable[IntakeLife], now: datetime, policy: IntakePolicy) -> tuple[str, ...]:
-    """Return the keys whose time is over. Nothing may be destroyed before all that was in the topic by now has been read."""
+    """Return the keys whose time is over. Nothing may be destroyed before all that was in the topics by now has been read."""
     return tuple(kid for kid, over in _ends(keys, now, policy) if over <= now)
 
 

@@ -126,8 +126,10 @@ class Audience:
         return True
 
     async def _send(self, message: Message) -> asyncio.Future[object]:
-        topic = self.topics.commands if isinstance(message, Command) else self.topics.requests
-        key = str(getattr(message, "subject_request_id", "")).encode()
+        request = str(getattr(message, "subject_request_id", ""))
+        key = request.encode()
+        by_right = self.topics.requests_for(self.story.scenes[request].right)
+        topic = self.topics.commands if isinstance(message, Command) else by_right
         plain = (topic, key, encode(message), headers_of(message))
         (headers,) = sign_records([plain], self.key_of(speaker_of(message)))
         sent: asyncio.Future[object] = await self._producer.send(topic, plain[2], key=key, headers=headers)

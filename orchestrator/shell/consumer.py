@@ -4,6 +4,11 @@ Faust keeps what it is good at: membership, assignment, rebalancing, the commit 
 here, in one class of one pinned version: whole fetched batches are handed over instead of single events (so there is no list
 of acked offsets with holes in it), batches are acknowledged strictly in order, and every commit passes a guard.
 
+Partitions take turns, in what is fetched and in every batch: a poll begins with the partitions of which nothing waits here, and
+goes on for those also when the rest is full; a batch takes some of every partition that waits (`FairQueue.take` has the bound).
+So a record that the client has fetched is here after the poll that is under way, and the number of batches before its own
+follows from what stands before it in its own partition alone.
+
 Room rules: no record is looked into. An upgrade of Faust or aiokafka must pass `tests/integration/test_guards.py`.
 """
 
@@ -13,7 +18,7 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import structlog
@@ -22,11 +27,11 @@ from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from mode.utils.futures import notify
 
-from orchestrator.ports import Record
+from orchestrator.shell.fair_queue import Batch, FairQueue
 from orchestrator.shell.points import Points
 from schemas.metrics import COMMITS_REFUSED, Metrics
 
-__all__ = ["Batch", "BatchConsumer", "BatchTransport", "Deck", "end_process"]
+__all__ = ["BatchConsumer", "BatchTransport", "Deck", "end_process"]
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +39,8 @@ _TWINS = "does another live worker use the same instance id?"
 
 #: Exit status of a worker that could not go on without losing something. A supervisor starts it again.
 EX_SOFTWARE = 70
+#: So long a poll lasts at most while some partitions wait for room: then it is looked for again.
+_LOOK_AGAIN_SECONDS = 0.05
 
 
 def end_process(reason: str) -> None:
@@ -59,45 +66,12 @@ class Deck(Protocol):
         ...
 
 
-class Batch:
-    """Records of one partition, fetched together, in order."""
-
-    __slots__ = ("__weakref__", "acked", "offset", "records", "refcount", "size", "tp")
-
-    def __init__(self, tp: Any, records: list[Any]) -> None:
-        self.tp = tp
-        self.records = records
-        self.acked = False
-        self.offset = records[0].offset
-        self.refcount = 1
-        #: Bytes of keys, values and headers.
-        self.size = sum(map(_size_of, records))
-
-    @property
-    def next_offset(self) -> int:
-        """Return the offset to commit when these records are done."""
-        return int(self.records[-1].offset) + 1
-
-    def as_records(self) -> Iterator[Record]:
-        """Yield the records in the shell's own form."""
-        return (Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, list(r.headers)) for r in self.records)
-
-    def __repr__(self) -> str:
-        return f"Batch({self.tp.topic}-{self.tp.partition}, {self.offset}..{self.next_offset - 1})"
-
-
-def _size_of(record: Any) -> int:
-    return len(record.key or b"") + len(record.value or b"") + sum(len(value or b"") for _, value in record.headers)
-
-
 class BatchConsumer(driver.Consumer):  # type: ignore[misc] # faust has no types
     """Hands over fetched batches; commits only what is done, from the front."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._waiting: deque[Batch] = deque()
+        self._waiting = FairQueue()
         self._taken: deque[Batch] = deque()
-        self._waiting_records = 0
-        self._waiting_bytes = 0
         self._done: dict[Any, int] = {}
         self._something = asyncio.Event()
         self._space = asyncio.Event()
@@ -115,10 +89,10 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc] # faust has no types
     # Fetching ------------------------------------------------------------------------------------------------------------
 
     async def _drain_messages(self, fetcher: Any) -> None:
-        """Replace the per-message callback: queue what was fetched, and stop fetching while the queue is full."""
+        """Replace the per-message callback: queue what was fetched, and stop fetching for what has no room."""
         try:
             while not (self.should_stop or fetcher.should_stop):
-                if self._is_full():
+                if self._waiting and not self._with_room(self._get_active_partitions()):
                     self._space.clear()
                     await self.wait_first(self._space.wait(), self.suspend_flow.wait())
                 records, active = await self._wait_next_records(1.0)
@@ -138,6 +112,23 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc] # faust has no types
             log.exception("fetching_failed")
             self.deck.die(f"fetching failed: {type(error).__name__}")
 
+    def _with_room(self, partitions: Iterable[Any]) -> set[Any]:
+        """Return those that may be fetched for: all while there is room, and always those of which nothing waits."""
+        is_full = self._waiting.is_full(self.deck.queue_records, self.deck.queue_bytes)
+        return {tp for tp in partitions if not (is_full and self._waiting.waits(tp))}
+
+    async def _getmany(self, active_partitions: set[Any] | None, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's
+        """Poll, for those first of which nothing waits; what has no room stays in the client and at the broker."""
+        active = active_partitions or set()
+        wanted = self._with_room(active)
+        empty = {tp for tp in wanted if not self._waiting.waits(tp)}
+        # An empty set would mean every partition to the client.
+        if empty and empty != wanted and (found := await super()._getmany(empty, 0.0)):
+            return found
+        if not wanted:
+            return {}
+        return await super()._getmany(wanted, timeout if len(wanted) == len(active) else _LOOK_AGAIN_SECONDS)
+
     async def _seek_back(self) -> None:
         """Drop what was fetched while the flow stood still; it is fetched again. A failed seek follows an assignment."""
         try:
@@ -153,35 +144,20 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc] # faust has no types
         new = [record for record in fetched if expected is None or record.offset >= expected]
         if new:
             self._read_offset[tp] = new[-1].offset + 1
-            batch = Batch(tp, new)
-            self._waiting.append(batch)
-            self._waiting_records += len(new)
-            self._waiting_bytes += batch.size
+            self._waiting.add(tp, new)
             self._something.set()
-
-    def _is_full(self) -> bool:
-        """Tell whether enough waits; the bytes count because a record may be a thousand times as large as another."""
-        return self._waiting_records >= self.deck.queue_records or self._waiting_bytes >= self.deck.queue_bytes
 
     # Handing over --------------------------------------------------------------------------------------------------------
 
     async def take(self, at_most: int) -> list[Batch]:
-        """Wait for batches and return some, in order; at least one, and no more than `at_most` records beyond the first."""
+        """Wait for records and return the next batch of them, in turns (`FairQueue.take`): no more than `at_most` records."""
         while not self._waiting:
             self._something.clear()
             await self._something.wait()
-        taken: list[Batch] = []
-        count = 0
-        while self._waiting and (not taken or count + len(self._waiting[0].records) <= at_most):
-            batch = self._waiting.popleft()
-            count += len(batch.records)
-            self._waiting_records -= len(batch.records)
-            self._waiting_bytes -= batch.size
-            self._unacked_messages.add(batch)
-            self._taken.append(batch)
-            taken.append(batch)
-        if not self._is_full():
-            self._space.set()
+        taken = self._waiting.take(at_most)
+        self._unacked_messages.update(taken)
+        self._taken.extend(taken)
+        self._space.set()
         return taken
 
     def ack_batches(self, batches: Iterable[Batch]) -> None:
@@ -200,8 +176,6 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc] # faust has no types
         """Drop what nobody has started on; it will be fetched again."""
         super().stop_flow()
         self._waiting.clear()
-        self._waiting_records = 0
-        self._waiting_bytes = 0
         self._space.set()
 
     # Committing ----------------------------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ def create_app(settings: AppSettings, inbox: Inbox, deck: WorkerDeck) -> faust.A
         processing_guarantee="at_least_once",  # its exactly-once cannot send to topics that are not copartitioned
         consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=settings.instance_id,
-        consumer_max_fetch_size=4 * 1024 * 1024,
+        consumer_max_fetch_size=1024 * 1024,  # so much stays in the client for each partition that has no room
         broker_max_poll_records=2_000,
         broker_commit_interval=settings.commit_interval_seconds,
         broker_session_timeout=settings.session_timeout_seconds,

@@ -62,8 +62,8 @@ class IntakeKeys:
         self._private: dict[str, IntakeKey] = {}
         self._known: tuple[ServiceKey, ...] = ()
         self._learnt_at: datetime | None = None
-        #: By key whose time is over: where the topic ended when that was seen first.
-        self._ends: dict[str, Mapping[int, int]] = {}
+        #: By key whose time is over: where the topics ended when that was seen first.
+        self._ends: dict[str, Mapping[tuple[str, int], int]] = {}
         self._ask_at: datetime | None = None
 
     @property
@@ -125,7 +125,7 @@ class IntakeKeys:
             log.warning("intake_keys_wait", action="retry", count=len(over), wait_seconds=_ASK_AGAIN.total_seconds())
             return
         for kid in over:
-            # What could need the key was in the topic when it was seen to be over: all of that must have been read since.
+            # What could need the key was in the topics when it was seen to be over: all of that must have been read since.
             wanted = self._ends.setdefault(kid, ends)
             if all(read.get(partition, 0) >= end for partition, end in wanted.items()):
                 await self._store.destroy_service_key(kid, now)

@@ -82,7 +82,7 @@ class Translator:
         self._keys = keys
         self._topics = topics
         self._accepted: Mapping[str, tuple[type[Message], ...]] = {
-            topics.requests: PORTAL_MESSAGES,
+            **dict.fromkeys(topics.all_requests, PORTAL_MESSAGES),
             topics.commands: COMMANDS,
             topics.reports: (FulfilmentReport,),
         }
@@ -96,7 +96,7 @@ class Translator:
         """Return the input in a record, or the record with the reason why there is none."""
         try:
             message = decode(record.value, record.headers, self._accepted[record.topic])
-            request: str = message.subject_request_id  # type: ignore[attr-defined] # all three topics' messages have it
+            request: str = message.subject_request_id  # type: ignore[attr-defined] # all these topics' messages have it
             _check_key(record, request)
             if self._speakers is not None:
                 self._speakers.check(record, message)

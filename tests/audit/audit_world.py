@@ -198,7 +198,7 @@ class World:
     def submit(self, right: Right = Right.ERASURE, **more: Any) -> str:
         """Publish a request; return its id."""
         message = self.submission(right, **more)
-        self.say(self.topics.requests, message)
+        self.say(self.topics.requests_for(message.right), message)
         return message.subject_request_id
 
     def command(self, model: type[Command], request: str, /, **fields: Any) -> LogRecord:

@@ -21,7 +21,7 @@ from orchestrator.audit.records import LogRecord, Place
 from orchestrator.core.deadlines import Extended, Paused, Received, Resumed, due
 from schemas.vocabulary import ExtensionReason, HoldKind
 
-INPUTS = {T.requests, T.commands, T.reports}
+INPUTS = {*T.all_requests, T.commands, T.reports}
 
 
 @dataclass(frozen=True)

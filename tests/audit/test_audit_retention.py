@@ -50,11 +50,11 @@ def _after(records: list[LogRecord], ends_at: datetime, cut_at: datetime, topics
 @pytest.mark.parametrize(
     "topics",
     [
-        {T.requests, *ORDERS},
-        {T.requests, *ORDERS, T.reports, T.commands, T.quarantine, T.status},
+        {*T.all_requests, *ORDERS},
+        {*T.all_requests, *ORDERS, T.reports, T.commands, T.quarantine, T.status},
         {T.quarantine},
         {T.commands},
-        {T.journal, T.requests, *ORDERS, T.reports, T.commands, T.quarantine, T.status},
+        {T.journal, *T.all_requests, *ORDERS, T.reports, T.commands, T.quarantine, T.status},
     ],
     ids=["a-week", "a-month", "quarantine-first", "commands-first", "years"],
 )
@@ -68,7 +68,7 @@ def test_what_is_gone_by_age_accuses_nobody(written, day: int, topics: set[str])
 def test_what_could_not_be_checked_is_counted(written):
     """The verdict says how many things it could not look at."""
     records, _, ends_at = written
-    verdict = _after(records, ends_at, datetime(2026, 4, 20, tzinfo=UTC), {T.requests, *ORDERS, T.reports})
+    verdict = _after(records, ends_at, datetime(2026, 4, 20, tzinfo=UTC), {*T.all_requests, *ORDERS, T.reports})
     counted = verdict.findings.unverified
     assert counted["orders"] > 0 and counted["inputs of journal entries"] > 0 and counted["reports cited in confirmations"] > 0
 
@@ -80,5 +80,7 @@ def test_what_is_left_is_still_judged(written):
         number, corrupt = next((n, c) for n, known, c in CORRUPTIONS if known == name)
         log = Broken(list(records), told)
         corrupt(log)
-        found = _after(log.records, ends_at, datetime(2026, 4, 20, tzinfo=UTC), {T.requests, *ORDERS, T.reports}).violations
+        found = _after(
+            log.records, ends_at, datetime(2026, 4, 20, tzinfo=UTC), {*T.all_requests, *ORDERS, T.reports}
+        ).violations
         assert {violation.invariant for violation in found} == {number}, name

@@ -23,7 +23,7 @@ from schemas.orders import FulfilmentOrder
 from schemas.requests import SubmitRequest
 from schemas.topics import Topics
 from schemas.trust import SigningKey
-from schemas.vocabulary import RequestResult
+from schemas.vocabulary import RequestResult, Right
 from schemas.wire import Headers, encode, headers_of
 from tests.chaos.forger import FORGED_COUNT, FORGERIES, expected, forged_headers, forged_withdrawal
 from tests.integration.worker_kit import request
@@ -34,6 +34,8 @@ __all__ = ["Confirmations", "Portal", "address", "forged_reports", "set_aside"]
 _POISON_EVERY, _REPEAT_EVERY = 40, 50
 #: After one request in so many somebody forges a withdrawal of it; with signatures only.
 _FORGED_EVERY = 20
+#: One request in so many is an objection, which goes by the urgent topic.
+_OBJECTION_EVERY = 10
 _RETRY_SECONDS = 0.5
 
 
@@ -70,12 +72,14 @@ class Portal:
             await asyncio.sleep(max(0.0, started + seconds * number / count - time.monotonic()))
             if number % _POISON_EVERY == _POISON_EVERY // 2:
                 await self._poison()
-            made = request(email=address(len(self.asked)))
+            right = Right.OBJECTION if number % _OBJECTION_EVERY == _OBJECTION_EVERY // 2 else Right.ERASURE
+            made = request(right, email=address(len(self.asked)))
+            topic = self._topics.requests_for(right)
             key, value, headers = made.subject_request_id.encode(), encode(made), self._headers(made)
-            await self._send(self._topics.requests, key, value, headers)
+            await self._send(topic, key, value, headers)
             self.asked.append(made.subject_request_id)
             if number % _REPEAT_EVERY == 0:
-                await self._send(self._topics.requests, key, value, headers)
+                await self._send(topic, key, value, headers)
             if number % _FORGED_EVERY == _FORGED_EVERY // 2:
                 await self._forge(made)
 
@@ -90,7 +94,7 @@ class Portal:
         wrong, withdrawn = forged_withdrawal(asked, len(self.forged))
         headers = forged_headers(wrong, self._topics.requests, withdrawn, *self._keys)
         value = encode(withdrawn)
-        await self._send(self._topics.requests, asked.subject_request_id.encode(), value, headers)
+        await self._send(self._topics.requests_for(asked.right), asked.subject_request_id.encode(), value, headers)
         self.forged[value] = FORGERIES[wrong]
 
     async def __aenter__(self) -> Self:
@@ -104,7 +108,7 @@ class Portal:
         key = self.asked[-1].encode() if self.asked and self._chance.random() < 0.5 else b"poison"
         value = self._chance.choice((b"\xff\xfe not text", b"{", b'{"type":"NoSuchMessage","version":1}', b""))
         headers = [("dsr-type", b"SubmitRequest"), ("dsr-version", b"1")]
-        topic = self._chance.choice((self._topics.requests, self._topics.reports))
+        topic = self._chance.choice((*self._topics.all_requests, self._topics.reports))
         value += str(len(self.poison)).encode()
         await self._send(topic, key, value, headers)
         self.poison.add(value)

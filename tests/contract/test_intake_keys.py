@@ -36,12 +36,16 @@ DAY = timedelta(days=1)
 ID = "6f0e4a3c-1b2d-4c3e-8f4a-5b6c7d8e9f00"
 
 
+#: A key is needed as long as either topic of requests holds what was sealed to it.
+FIRST, URGENT = (("t.requests.v1", 0), ("t.requests.urgent.v1", 0))
+
+
 class World:
-    """A clock, and a topic whose end and whose reader the test moves; both are what the ports promise."""
+    """A clock, and topics whose ends and whose reader the test moves; both are what the ports promise."""
 
     def __init__(self) -> None:
         self.at = datetime(2026, 3, 5, 9, 0, tzinfo=UTC)
-        self.end, self.read = {0: 10, 1: 5}, {0: 10, 1: 5}
+        self.end, self.read = {FIRST: 10, URGENT: 5}, {FIRST: 10, URGENT: 5}
         self.is_away = False
 
     def now(self) -> datetime:
@@ -50,7 +54,7 @@ class World:
     async def sleep(self, seconds: float) -> None:
         self.at += timedelta(seconds=seconds)
 
-    async def positions(self) -> tuple[Mapping[int, int], Mapping[int, int]]:
+    async def positions(self) -> tuple[Mapping[tuple[str, int], int], Mapping[tuple[str, int], int]]:
         if self.is_away:
             raise OrchestratorError("the broker is away")
         return dict(self.end), dict(self.read)
@@ -198,16 +202,16 @@ async def test_a_key_waits_while_a_record_from_before_is_unread(stores: tuple[Sq
     """Where the topic ended when the time was over must have been read, in every partition; what comes later does not count."""
     world = World()
     keys, old, new = await rotated(stores[0], world)
-    world.read = {0: 10, 1: 4}
+    world.read = {FIRST: 10, URGENT: 4}
     await keys.turn()
     assert await alive(stores[0]) == [old, new]
     world.at += DAY
-    world.end = {0: 500, 1: 7}
-    world.read = {0: 400}
+    world.end = {FIRST: 500, URGENT: 7}
+    world.read = {FIRST: 400}
     await keys.turn()
     assert await alive(stores[0]) == [old, new]
     assert overdue(keys) == 1
-    world.read = {0: 400, 1: 5}
+    world.read = {FIRST: 400, URGENT: 5}
     world.at += timedelta(minutes=1)
     await keys.turn()
     assert await alive(stores[0]) == [new]
@@ -233,13 +237,13 @@ async def test_a_worker_killed_between_two_turns_destroys_later_and_never_too_ea
     """What it knew of the topic's end dies with it: the next life notes the end anew, which is later, and waits for that."""
     world = World()
     keys, old, new = await rotated(stores[0], world)
-    world.read = {0: 9, 1: 5}
+    world.read = {FIRST: 9, URGENT: 5}
     await keys.turn()
-    world.end, world.read = {0: 20, 1: 5}, {0: 15, 1: 5}
+    world.end, world.read = {FIRST: 20, URGENT: 5}, {FIRST: 15, URGENT: 5}
     life = worker(stores[1], world)
     await life.turn()
     assert await alive(stores[1]) == [old, new]
-    world.read = {0: 20, 1: 5}
+    world.read = {FIRST: 20, URGENT: 5}
     world.at += timedelta(minutes=1)
     await life.turn()
     assert await alive(stores[1]) == [new]

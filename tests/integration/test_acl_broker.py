@@ -55,6 +55,7 @@ USERS = [principal_name(holder) for holder in WHO]
 TABLE = Topics(prefix="table")
 NAMES = {
     "requests": TABLE.requests,
+    "urgent requests": TABLE.urgent_requests,
     "commands": TABLE.commands,
     "reports": TABLE.reports,
     "status": TABLE.status,
@@ -69,14 +70,14 @@ MAY_WRITE = {
     "orchestrator": {"crm's orders", "newsletter's orders", "status", "confirmations", "journal", "quarantine"},
     "system-crm": {"reports", "quarantine"},
     "system-newsletter": {"reports", "quarantine"},
-    "portal-website": {"requests"},
-    "operator-alice": {"commands", "requests"},
+    "portal-website": {"requests", "urgent requests"},
+    "operator-alice": {"commands", "requests", "urgent requests"},
     "auditor-inspector": set(),
     "archive-vault": set(),
     "nobody": set(),
 }
 MAY_READ = {
-    "orchestrator": {"requests", "commands", "reports"},
+    "orchestrator": {"requests", "urgent requests", "commands", "reports"},
     "system-crm": {"crm's orders"},
     "system-newsletter": {"newsletter's orders"},
     "portal-website": {"status", "confirmations"},
@@ -250,17 +251,17 @@ def test_rules_are_made_checked_and_taken_away(secured, registry, topics, monkey
         before = run.invoke(app, ["acl", "check", "--json"])
         assert before.exit_code == 1
         told = json.loads(before.stdout)
-        assert len(told["missing"]) == 13 + 4 + 4
+        assert len(told["missing"]) == 14 + 4 + 5
         assert [rule["principal"] for rule in told["surplus"] + told["wider"]] == ["User:mallory"] * 2
         applied = run.invoke(app, ["acl", "apply"])
-        assert applied.exit_code == 1 and "21 added, 0 removed" in applied.stdout, applied.output
+        assert applied.exit_code == 1 and "23 added, 0 removed" in applied.stdout, applied.output
         assert "surplus: somebody may do more" in applied.stdout
         cleaned = run.invoke(app, ["acl", "apply", "--remove-surplus"])
         assert cleaned.exit_code == 1 and "0 added, 1 removed" in cleaned.stdout, cleaned.output
         assert "wider: a rule of somebody else's" in cleaned.stdout
         asyncio.run(acl.remove(secured.sasl, [wider], **secured.connection(ADMIN)))
         clean = run.invoke(app, ["acl", "check"])
-        assert clean.exit_code == 0 and "21 rules" in clean.stdout and "as the registry says" in clean.stdout
+        assert clean.exit_code == 0 and "23 rules" in clean.stdout and "as the registry says" in clean.stdout
     finally:
         asyncio.run(acl.remove(secured.sasl, [surplus, wider], **secured.connection(ADMIN)))
 

@@ -29,25 +29,25 @@ async def _coordinated(backlog: KafkaBacklog) -> None:
 
 
 async def test_ends_and_what_was_committed_in_each_partition(fresh_kafka: FreshKafka) -> None:
-    """Empty, unread, half read, read, and taken away by retention before anybody read it."""
-    topics = await fresh_kafka.create("crm", partitions=2)
+    """Of both topics of requests: empty, unread, half read, read, and taken away by retention before anybody read it."""
+    topics = await fresh_kafka.create("crm", partitions=1)
     group = topics.group("orchestrator")
-    backlog = KafkaBacklog(fresh_kafka.bootstrap, group, topics.requests)
+    backlog = KafkaBacklog(fresh_kafka.bootstrap, group, topics.all_requests)
+    first, second = (TopicPartition(topic, 0) for topic in topics.all_requests)
     await _coordinated(backlog)
-    assert await backlog.positions() == ({0: 0, 1: 0}, {0: 0, 1: 0})
+    assert await backlog.positions() == ({first: 0, second: 0}, {first: 0, second: 0})
     async with AIOKafkaProducer(bootstrap_servers=fresh_kafka.bootstrap) as producer:
-        for partition in (0, 0, 0, 1):
-            await producer.send_and_wait(topics.requests, b"x", partition=partition)
-    assert await backlog.positions() == ({0: 3, 1: 1}, {0: 0, 1: 0})
-    first, second = (TopicPartition(topics.requests, partition) for partition in (0, 1))
+        for topic in (*[topics.requests] * 3, topics.urgent_requests):
+            await producer.send_and_wait(topic, b"x")
+    assert await backlog.positions() == ({first: 3, second: 1}, {first: 0, second: 0})
     reader = AIOKafkaConsumer(bootstrap_servers=fresh_kafka.bootstrap, group_id=group, enable_auto_commit=False)
     reader.assign([first, second])
     await reader.start()
     try:
         await reader.commit({first: 2})
-        assert await backlog.positions() == ({0: 3, 1: 1}, {0: 2, 1: 0})
+        assert await backlog.positions() == ({first: 3, second: 1}, {first: 2, second: 0})
         await reader.commit({first: 3})
-        assert await backlog.positions() == ({0: 3, 1: 1}, {0: 3, 1: 0})
+        assert await backlog.positions() == ({first: 3, second: 1}, {first: 3, second: 0})
     finally:
         await reader.stop()
     admin = AIOKafkaAdminClient(bootstrap_servers=fresh_kafka.bootstrap)
@@ -56,11 +56,11 @@ async def test_ends_and_what_was_committed_in_each_partition(fresh_kafka: FreshK
         await admin.delete_records({second: RecordsToDelete(before_offset=1)})
     finally:
         await admin.close()
-    assert await backlog.positions() == ({0: 3, 1: 1}, {0: 3, 1: 1})
+    assert await backlog.positions() == ({first: 3, second: 1}, {first: 3, second: 1})
 
 
 async def test_a_broker_that_does_not_answer_is_told() -> None:
     """No answer is an error of its own, never an empty one."""
-    backlog = KafkaBacklog("127.0.0.1:1", "g", "t.requests.v1")
+    backlog = KafkaBacklog("127.0.0.1:1", "g", ["t.requests.v1"])
     with pytest.raises(OrchestratorError, match="did not tell its offsets"):
         await backlog.positions()

@@ -70,6 +70,7 @@ async def test_a_long_queue_keeps_the_rate_and_takes_no_memory(fresh_kafka, acme
             for first in range(2, ORDERS + 1, 500):
                 await wire.send(*(an_order(number) for number in range(first, min(first + 500, ORDERS + 1))))
             await wire.until(lambda: taken_by(journal) == ORDERS, 120)
+            taken = (ORDERS - 1) / (time.monotonic() - began)
             waiting = ORDERS - len(wire.final())
             rss[f"{ORDERS}, {waiting} of them not done"] = resident_mib(pid)
             await wire.until(lambda: len({report.order_id for report in wire.final()}) == ORDERS, 60 + 10 * ORDERS / PER_SECOND)
@@ -80,6 +81,7 @@ async def test_a_long_queue_keeps_the_rate_and_takes_no_memory(fresh_kafka, acme
     print("\n| orders taken | resident MiB |\n| --- | ---: |")
     for what, size in rss.items():
         print(f"| {what} | {size:.0f} |")
+    print(f"taken into the journal: {taken:,.0f} orders/s, publishing them included")
     most = most_within(acme.called_at, 1.0)
     print(f"allowed {PER_SECOND:g} calls/s, at most {most} in a second, {calls / took:.0f} on average")
     assert len(acme.started) == ORDERS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from connectors.sdk.conversation_kafka import KafkaConversation
@@ -70,6 +70,18 @@ async def test_words_that_retention_took_are_no_longer_heard(conversation, names
     await admin.close()
     await other.send_and_wait(names.confirmations, b"done", key=b"key")
     assert await values_of(conversation, b"key") == {names.confirmations: b"done"}
+
+
+async def test_a_topic_that_is_there_is_rather_spoken_on(conversation, names, other, fresh_kafka):
+    """Where their broker does not have it, the ordinary one takes the record: nothing is kept back, nothing is created."""
+    for topic in (names.urgent_requests, f"{names.prefix}.nowhere.v1", None):
+        await conversation.say(b"key", str(topic).encode(), [], rather_on=topic)
+    async with AIOKafkaConsumer(
+        *names.all_requests, bootstrap_servers=fresh_kafka.bootstrap, auto_offset_reset="earliest"
+    ) as consumer:
+        heard = {(await consumer.getone()).topic for _ in range(3)}
+        assert heard == set(names.all_requests)
+        assert f"{names.prefix}.nowhere.v1" not in await consumer.topics()
 
 
 async def test_a_missing_topic_is_named(fresh_kafka, names):

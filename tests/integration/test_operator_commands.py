@@ -260,9 +260,10 @@ async def test_withdraw_and_deny(desk: Desk) -> None:
     done = await desk.dsr("deny", denied, "--ground", "excessive", "--reason", "The third this week")
     assert "Deny: accepted; the request is closed" in done.out and "refused (excessive)" in done.out
     assert "illegal_move" in (await desk.dsr("deny", denied, "--ground", "excessive", "--reason", "Again", code=1)).out
-    stranger = await desk.submit(verified=False)
+    stranger = await desk.submit(verified=False, right="objection")
     await desk.until(stranger, phase="verifying")
-    await desk.dsr("identity", stranger, "--refused", "not_the_person")
+    said = await desk.dsr("identity", stranger, "--refused", "not_the_person", "--right", "objection", "--json")
+    assert str(said.json["place"]).startswith(desk.world.topics.urgent_requests)
     assert (await desk.until(stranger, phase="closed"))["result"] == "identity_not_confirmed"
 
 

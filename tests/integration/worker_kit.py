@@ -144,6 +144,8 @@ class World:
         #: Set it, and everybody signs what they say; the worker needs its settings to match.
         self.keyring: Keyring | None = None
         self.orders: list[FulfilmentOrder] = []
+        #: What was asked for, by request: everything that is said of it goes by the topic of its right.
+        self.rights: dict[str, Right] = {}
         self.confirmations: dict[str, list[bytes]] = defaultdict(list)
         self.records: dict[str, list[object]] = defaultdict(list)
         self.respond: Callable[[FulfilmentOrder], FulfilmentReport | None] = answer
@@ -189,11 +191,12 @@ class World:
 
     async def publish(self, message: Message, topic: str | None = None, *, partition: int | None = None) -> RecordMetadata:
         """Publish as a portal, operator or connector would; return where the record stands."""
-        names = {"SubmitRequest": self.topics.requests, "FulfilmentReport": self.topics.reports}
+        if isinstance(message, SubmitRequest):
+            self.rights[message.subject_request_id] = message.right
+        by_right = self.topics.requests_for(self.rights.get(message.subject_request_id, Right.ERASURE))
+        names = {"FulfilmentReport": self.topics.reports}
         target = (
-            topic
-            or names.get(type(message).__name__)
-            or (self.topics.requests if hasattr(message, "portal") else self.topics.commands)
+            topic or names.get(type(message).__name__) or (by_right if hasattr(message, "portal") else self.topics.commands)
         )
         plain = (target, message.subject_request_id.encode(), encode(message), headers_of(message))
         headers = plain[3]

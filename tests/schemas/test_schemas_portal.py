@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.ports import Record
+from orchestrator.shell.signing import Speakers
 from orchestrator.shell.translate import Arrival, Translator
 from schemas.errors import ConfigurationError, ProtocolViolation
 from schemas.intake import IntakeKeySet
-from schemas.portal import build_request, intake_key, record_of
+from schemas.portal import CHANGING, build_request, intake_key, record_of
 from schemas.requests import SubmitRequest, Verification, WithdrawRequest
 from schemas.sealed import SealingKey
 from schemas.topics import Topics
-from schemas.trust import ORCHESTRATOR, SigningKey, Trust
+from schemas.trust import ORCHESTRATOR, SigningKey, Trust, portal_principal
 from schemas.vocabulary import AssuranceLevel, IdentifierKind, Right
 from schemas.wire import PORTAL_MESSAGES, decode
 from tests.keys_kit import intake_of, request_keys
@@ -25,6 +28,16 @@ INTAKE = intake_of(ROOT)
 ID = "6f0e4a3c-1b2d-4c3e-8f4a-5b6c7d8e9f00"
 NOW = datetime(2026, 3, 5, 9, 0, tzinfo=UTC)
 SECRET = "someone@example.org"
+
+
+class Now:
+    """A clock that stands."""
+
+    def now(self) -> datetime:
+        return NOW
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError(seconds)
 
 
 def built(**changes: Any) -> SubmitRequest:
@@ -50,6 +63,31 @@ def test_the_orchestrator_reads_what_a_portal_builds() -> None:
     assert arrival.subject is not None
     assert arrival.subject.identifiers == {IdentifierKind.EMAIL: (SECRET,)}
     assert [(change.field, change.new) for change in arrival.subject.changes] == [("first_name", "Robin")]
+
+
+@pytest.mark.parametrize("right", Right)
+def test_everything_about_a_request_goes_by_the_topic_of_its_right(right: Right) -> None:
+    """Objections and unsubscriptions have one of their own; each topic takes every right, under the same signature."""
+    topics = Topics(prefix="acme")
+    is_urgent = right in {Right.OBJECTION, Right.UNSUBSCRIBE}
+    assert topics.requests_for(right) == topics.requests_for(right.value)
+    assert topics.requests_for(right) == ("acme.requests.urgent.v1" if is_urgent else "acme.requests.v1")
+    signer = SigningKey.new(portal_principal("website"))
+    changes = {"first_name": "Robin"} if right in CHANGING else {}
+    record = record_of(built(right=right, changes=changes), signer)
+    translator = Translator(request_keys(ROOT), topics, Speakers(Trust.of(signer), Now()))
+    for topic in topics.all_requests:
+        assert isinstance(translator.read(Record(topic, 0, 7, 0, *record)), Arrival)
+
+
+def test_the_portal_in_javascript_knows_the_same_topics() -> None:
+    """Its few words about topics are the rule's."""
+    source = (Path(__file__).resolve().parents[2] / "docs" / "examples" / "portal.mjs").read_text(encoding="utf-8")
+    found = re.search(r"topicOf = \(right\) => \(\[(.+?)\]\.includes\(right\) \? '(.+?)' : '(.+?)'\)", source)
+    assert found is not None
+    urgent = {word.strip(" '") for word in found[1].split(",")}
+    topics = Topics()
+    assert {right: found[2] if right in urgent else found[3] for right in Right} == {r: topics.requests_for(r) for r in Right}
 
 
 def test_the_same_request_is_the_same_bytes() -> None:

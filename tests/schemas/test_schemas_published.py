@@ -17,7 +17,7 @@ from orchestrator.cli import app
 from orchestrator.commands.schemas import published_folder
 from schemas import topics
 from schemas.publish import ASYNCAPI_FILE, published
-from schemas.wire import MESSAGES, encode
+from schemas.wire import MESSAGES, PORTAL_MESSAGES, encode
 
 FOLDER = published_folder()
 RUN = CliRunner()
@@ -139,9 +139,9 @@ def test_channels_are_the_topics():
 
 
 def test_every_message_travels_on_one_channel():
-    """Each message of the product is on exactly one channel, with its headers and the request's id as key."""
+    """Each message is on exactly one channel, a portal's on both of requests, with its headers and the request's id as key."""
     carried = [name for channel in DOCUMENT["channels"].values() for name in channel["messages"]]
-    assert sorted(carried) == sorted([*MESSAGES, "Quarantined"])
+    assert sorted(carried) == sorted([*MESSAGES, "Quarantined", *(model.__name__ for model in PORTAL_MESSAGES)])
     for name in MESSAGES:
         message = DOCUMENT["components"]["messages"][name]
         assert message["payload"]["schema"] == {"$ref": f"{name}.v1.json"}

@@ -158,12 +158,12 @@ def test_find_cycle_takes_diamonds():
 
 
 def test_manifest_has_every_topic_once():
-    """The manifest has the nine common topics and one for orders per system, each with writers, and readers but for one."""
+    """The manifest has the ten common topics and one for orders per system, each with writers, and readers but for one."""
     specs = topics.manifest(["newsletter", "crm"])
     names = [spec.name for spec in specs]
     assert names == [
-        topics.REQUESTS, topics.COMMANDS, topics.REPORTS, topics.STATUS, topics.CONFIRMATIONS, topics.JOURNAL,
-        topics.RELEASES, topics.QUARANTINE, "dsr.clock.v1", "dsr.orders.crm.v1", "dsr.orders.newsletter.v1",
+        topics.REQUESTS, topics.URGENT_REQUESTS, topics.COMMANDS, topics.REPORTS, topics.STATUS, topics.CONFIRMATIONS,
+        topics.JOURNAL, topics.RELEASES, topics.QUARANTINE, "dsr.clock.v1", "dsr.orders.crm.v1", "dsr.orders.newsletter.v1",
     ]  # fmt: skip
     assert len(set(names)) == len(names)
     for spec in specs:
@@ -176,7 +176,7 @@ def test_topics_with_identities_are_short_lived():
     """What carries sealed identities is deleted after days; the answer alone is kept for ever."""
     by_name = {spec.name: spec for spec in topics.manifest(["crm"])}
     week = 7 * 24 * 60 * 60 * 1000
-    for name in (topics.REQUESTS, topics.orders_topic("crm")):
+    for name in (topics.REQUESTS, topics.URGENT_REQUESTS, topics.orders_topic("crm")):
         assert by_name[name].cleanup == "delete"
         assert 0 < by_name[name].retention_ms <= week
     assert [spec.name for spec in by_name.values() if spec.cleanup == "compact"] == [topics.CONFIRMATIONS]

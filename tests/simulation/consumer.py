@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from orchestrator.shell.consumer import Batch, BatchConsumer
+from orchestrator.shell.consumer import BatchConsumer
+from orchestrator.shell.fair_queue import Batch, FairQueue
 from tests.simulation.broker import Group, Partition
 from tests.simulation.life import Life
 
@@ -22,7 +23,6 @@ class SimConsumer:
 
     take = BatchConsumer.take
     _queue = BatchConsumer._queue
-    _is_full = BatchConsumer._is_full
     _filter_tps_with_pending_acks = BatchConsumer._filter_tps_with_pending_acks
     _new_offset = BatchConsumer._new_offset
 
@@ -35,10 +35,8 @@ class SimConsumer:
         self._fetch_at_most = fetch_at_most
         self._mine: list[Partition] = []
         self._pending: tuple[int, list[Partition]] | None = None
-        self._waiting: deque[Batch] = deque()
+        self._waiting = FairQueue()
         self._taken: deque[Batch] = deque()
-        self._waiting_records = 0
-        self._waiting_bytes = 0
         self._done: dict[Partition, int] = {}
         self._something = asyncio.Event()
         self._space = asyncio.Event()
@@ -59,8 +57,6 @@ class SimConsumer:
         """Take part in a generation once what is at work is done (Faust's `stream_wait_empty`); begin nothing before."""
         self._mine = []
         self._waiting.clear()
-        self._waiting_records = 0
-        self._waiting_bytes = 0
         self._pending = generation, partitions
         if not self._taken:
             self._begin(generation, partitions)

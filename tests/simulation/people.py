@@ -112,11 +112,16 @@ class People:
             filed_by=filed_by,
         )
         self.submitted[request] = message
-        self._say(self.broker.topics.requests, message)
+        self._say(self._topic_of(request), message)
 
     def _submit_again(self, request: str) -> None:
         if request in self.submitted:
-            self._say(self.broker.topics.requests, self.submitted[request])
+            self._say(self._topic_of(request), self.submitted[request])
+
+    def _topic_of(self, request: str) -> str:
+        """Return where everything about a request is said; of one that was not filed, where one of its right might be."""
+        filed = self.submitted.get(request)
+        return self.broker.topics.requests if filed is None else self.broker.topics.requests_for(filed.right)
 
     def _verification(self) -> Verification:
         return Verification(method="mail_link", level=AssuranceLevel.SUBSTANTIAL, verified_at=self._now())
@@ -128,18 +133,18 @@ class People:
         else:
             reason = IdentityRefusalReason.NOT_THE_PERSON
             message = RefuseIdentity(subject_request_id=request, portal="website", reason=reason, refused_at=self._now())
-        self._say(self.broker.topics.requests, message)
+        self._say(self._topic_of(request), message)
 
     def _withdraw(self, request: str) -> None:
         self._say(
-            self.broker.topics.requests,
+            self._topic_of(request),
             WithdrawRequest(subject_request_id=request, portal="website", withdrawn_at=self._now()),
         )
 
     def _poison(self) -> None:
         topics = self.broker.topics
         topic = self.dice.choice(
-            (topics.requests, topics.commands, topics.reports, topics.orders(self.dice.choice(self.systems)))
+            (*topics.all_requests, topics.commands, topics.reports, topics.orders(self.dice.choice(self.systems)))
         )
         value = self.dice.choice((b"", b"{", b'{"type":"SubmitRequest"}', b'{"type":"Mystery","version":1}', bytes(range(256))))
         key = self.dice.choice((None, b"poison", *(request.encode() for request in self.submitted)))

@@ -236,7 +236,7 @@ def _add_connectors(world: World, dice: random.Random) -> None:
 
 def _add_workers(world: World, dice: random.Random, registry: Any) -> None:
     topics = world.broker.topics
-    group = world.broker.group(topics.group("orchestrator"), [topics.requests, topics.commands, topics.reports])
+    group = world.broker.group(topics.group("orchestrator"), [*topics.all_requests, topics.commands, topics.reports])
     setting = WorkerSetting(
         broker=world.broker,
         group=group,

@@ -104,8 +104,9 @@ class Child:
         return self._signatures.signer.derived("federation") if self._signatures else bytes(32)
 
     async def publish(self, request: SubmitRequest) -> None:
-        """Publish with the broker's ack."""
-        await self._conversation.say(*record_of(request, self._signatures.signer if self._signatures else None))
+        """Publish with the broker's ack, by the topic of its right; a child of an older release has one topic for all."""
+        record = record_of(request, self._signatures.signer if self._signatures else None)
+        await self._conversation.say(*record, rather_on=self._topics.requests_for(request.right))
 
     async def find(self, subject_request_id: str) -> Confirmation | StatusEvent | None:
         """Look both topics up. Raises `SystemRejected(verification_failed)` for what is no answer to this request."""
