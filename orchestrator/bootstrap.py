@@ -154,7 +154,8 @@ async def run_worker(
         grouping = await grouping_key(store, encryption, clock.now())
         await check_identities(store, encryption)
         keys = RequestKeys(encryption, intake=intake.private, grouping=grouping)
-        translator = Translator(keys, Topics(prefix=settings.topic_prefix), signatures.speakers)
+        sealed_to = settings.quarantine_key()
+        translator = Translator(keys, Topics(prefix=settings.topic_prefix), signatures.speakers, sealed_to)
         ground = Ground(
             store=store,
             keys=keys,

@@ -14,8 +14,10 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from orchestrator.core.policy import Policy
+from schemas.blobs import BlobKey
 from schemas.broker import BrokerReach
 from schemas.errors import ConfigurationError
+from schemas.set_aside import quarantine_key
 from schemas.topics import DEFAULT_PREFIX
 from schemas.trust import SigningKey, Trust
 
@@ -57,6 +59,9 @@ class Settings(BrokerSettings):
     intake_rotation: Annotated[timedelta, Field(gt=timedelta(0), description="So often portals get a new key to seal to")] = (
         timedelta(days=30)
     )
+    quarantine_key_file: Annotated[
+        Path | None, Field(description="Operators' public JWK, from `dsr keys quarantine`: what is set aside is sealed to it")
+    ] = None
     worker_id: Annotated[
         str, Field(min_length=1, max_length=80, description="Unique and stable per worker; the host's name by default")
     ] = Field(default_factory=socket.gethostname)
@@ -109,6 +114,15 @@ class Settings(BrokerSettings):
         if self.trust_file is None:
             return None
         return Trust.from_json(_content(self.trust_file, "DSR_TRUST_FILE"))
+
+    def quarantine_key(self) -> BlobKey | None:
+        """Return the key that quarantined records are sealed to, None if none is set. Raises `ConfigurationError`."""
+        if self.quarantine_key_file is None:
+            return None
+        try:
+            return quarantine_key(_content(self.quarantine_key_file, "DSR_QUARANTINE_KEY_FILE"))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"DSR_QUARANTINE_KEY_FILE: {error}") from None
 
     def wrapping_keys(self) -> str:
         """Return the text of the key-encryption keys, the current one first. Raises `ConfigurationError` if none is set."""

@@ -6,7 +6,8 @@ Room rules: pure functions of their arguments.
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated
+import re
+from typing import Annotated, TypeGuard
 
 from pydantic import StringConstraints
 
@@ -16,6 +17,7 @@ __all__ = [
     "SystemId",
     "confirmation_id",
     "digest",
+    "is_request_id",
     "order_id",
     "report_id",
 ]
@@ -26,6 +28,14 @@ SubjectRequestId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}-[0-9a
 SystemId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 #: A portal of the registry.
 PortalId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+
+
+_REQUEST_ID = re.compile(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def is_request_id(key: bytes | None) -> TypeGuard[bytes]:
+    """Tell whether a record's key is a request's id, which leads to nobody; anything else is whatever somebody published."""
+    return key is not None and _REQUEST_ID.fullmatch(key) is not None
 
 
 def digest(data: bytes) -> str:

@@ -22,12 +22,14 @@ from connectors.sdk.bus import Inbound, Outbound
 from connectors.sdk.journal import Entry, OrderState, Page
 from connectors.sdk.keys import CLOSED, UNREADABLE, OrderKeys
 from connectors.sdk.opening import open_order, read_order
+from schemas.blobs import BlobKey
 from schemas.errors import ProtocolViolation
-from schemas.ids import report_id
+from schemas.ids import is_request_id, report_id
 from schemas.order_keys import KeyStatus
 from schemas.orders import FulfilmentOrder
 from schemas.outcomes import Failed, ReportedOutcome
 from schemas.reports import FulfilmentReport
+from schemas.set_aside import SEALED_HEADER, seal_original
 from schemas.vocabulary import FailureReason, OutcomeCode
 
 __all__ = ["Batch", "opened", "parsed", "quarantined", "report_of", "take"]
@@ -94,8 +96,10 @@ def _unopened(order: FulfilmentOrder, keys: OrderKeys) -> ProtocolViolation | No
     return None
 
 
-def quarantined(topic: str, record: Inbound, violation: ProtocolViolation, now: datetime) -> Outbound:
-    """Return the quarantine record: the original bytes, and in the headers why, where from and when."""
+def quarantined(
+    topic: str, record: Inbound, violation: ProtocolViolation, now: datetime, sealed_to: BlobKey | None = None
+) -> Outbound:
+    """Return the quarantine record: the original bytes, or their seal, and in the headers why, where from and when."""
     origin = {
         "dsr-reason": violation.code,
         "dsr-field": violation.field,
@@ -106,7 +110,11 @@ def quarantined(topic: str, record: Inbound, violation: ProtocolViolation, now: 
         "dsr-at": now.isoformat(),
     }
     headers = [(name, str(value).encode()) for name, value in origin.items()]
-    return Outbound(topic, record.key or b"", record.value or b"", headers)
+    if sealed_to is None:
+        return Outbound(topic, record.key or b"", record.value or b"", headers)
+    headers.append((SEALED_HEADER, sealed_to.kid.encode()))
+    sealed = seal_original(record.key, record.value, record.headers, sealed_to)
+    return Outbound(topic, record.key if is_request_id(record.key) else b"", sealed, headers)
 
 
 def take(page: Page, batch: Batch, now: datetime) -> list[FulfilmentOrder]:

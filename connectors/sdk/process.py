@@ -136,6 +136,7 @@ def _runtime(
         metrics=metrics,
         quota=quota,
         signer=signer,
+        quarantine_key=settings.quarantine_key(),
         limits=Limits(
             retry=Backoff(settings.backoff_base_seconds, settings.backoff_max_seconds),
             poll=Backoff(settings.poll_base_seconds, settings.poll_max_seconds),

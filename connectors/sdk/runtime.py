@@ -35,6 +35,7 @@ from connectors.sdk.retry import Backoff
 from connectors.sdk.speaking import outbound_reports
 from connectors.sdk.throttle import Gate
 from connectors.sdk.turns import Turns
+from schemas.blobs import BlobKey
 from schemas.errors import ConnectorError, OrchestratorError
 from schemas.metric_labels import TopicPartition
 from schemas.metrics import (
@@ -89,8 +90,13 @@ class Runtime:
         failures_kept: timedelta = timedelta(days=400),
         grace_seconds: float = 20.0,
         signer: SigningKey | None = None,
+        quarantine_key: BlobKey | None = None,
     ) -> None:
-        """Without `signer` reports go out unsigned: for installations that have signatures off."""
+        """Without `signer` reports go out unsigned: for installations that have signatures off.
+
+        What is set aside is sealed to `quarantine_key`; without, it stands there as it came.
+        """
+        self._quarantine_key = quarantine_key
         self._signer = signer
         self._system = system
         self._bus = bus
@@ -185,7 +191,8 @@ class Runtime:
         self._stop_if_all_is_poison(batch)
         now = self._clock.now()
         if batch.quarantined:
-            await self._bus.publish([quarantined(self._topics.quarantine, r, v, now) for r, v in batch.quarantined])
+            topic, key = self._topics.quarantine, self._quarantine_key
+            await self._bus.publish([quarantined(topic, r, v, now, key) for r, v in batch.quarantined])
         with self._journal.transaction() as page:
             new = take(page, batch, now)
         await self._bus.commit(records)

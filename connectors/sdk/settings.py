@@ -11,8 +11,10 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from schemas.blobs import BlobKey
 from schemas.broker import BrokerReach
 from schemas.errors import ConfigurationError
+from schemas.set_aside import quarantine_key
 from schemas.topics import DEFAULT_PREFIX, Topics
 from schemas.trust import SigningKey
 
@@ -69,6 +71,9 @@ class RuntimeSettings(BrokerReach, SigningSettings):
         ),
     ]
     keys_ca_file: Annotated[Path | None, Field(description="PEM file of who signs the workers' certificates")] = None
+    quarantine_key_file: Annotated[
+        Path | None, Field(description="Operators' public JWK, from `dsr keys quarantine`: what is set aside is sealed to it")
+    ] = None
     state_dir: Annotated[Path, Field(description="Folder of the journal and of exported data")] = Path(".dsr")
     quota_url: Annotated[
         SecretStr | None,
@@ -97,6 +102,15 @@ class RuntimeSettings(BrokerReach, SigningSettings):
     def topics(self) -> Topics:
         """Return the names of this installation's topics."""
         return Topics(prefix=self.topic_prefix)
+
+    def quarantine_key(self) -> BlobKey | None:
+        """Return the key that quarantined records are sealed to, None if none is set. Raises `ConfigurationError`."""
+        if self.quarantine_key_file is None:
+            return None
+        try:
+            return quarantine_key(content_of(self.quarantine_key_file, "DSR_QUARANTINE_KEY_FILE"))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"DSR_QUARANTINE_KEY_FILE: {error}") from None
 
     @property
     def keys_urls(self) -> list[str]:

@@ -100,7 +100,8 @@ class Auditor:
         if record.place.topic == self._ground.topics.releases:
             self._feed_releases(record)
             return
-        key = record.key or b""
+        # Keys that are no request's are one: in quarantine, a sealed record has none.
+        key = record.key if record.key and _REQUEST.fullmatch(record.key) else b""
         note = self._notes.take(record) if self._only is None or key in self._only else None
         if note is not None:
             self._learn_progress(note)

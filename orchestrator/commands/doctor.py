@@ -164,7 +164,7 @@ def _wrapping_key(premises: Premises) -> Iterator[Finding]:
 def _files(premises: Premises) -> Iterator[Finding]:
     settings = premises.settings
     for name, file in _files_of(settings):
-        if name.endswith(("KEY_FILE", "PASSWORD_FILE", "SECRET_FILE")):
+        if name.endswith(("KEY_FILE", "PASSWORD_FILE", "SECRET_FILE")) and name != "DSR_QUARANTINE_KEY_FILE":
             yield from _kept_private(name, file, "a secret")
         else:
             yield from _kept_from_writers(name, file)
@@ -262,6 +262,16 @@ def _intake(premises: Premises) -> Iterator[Finding]:
         )
 
 
+def _quarantine(premises: Premises) -> Iterator[Finding]:
+    if premises.settings.quarantine_key_file is None:
+        yield Finding(
+            NOTICE,
+            "DSR_QUARANTINE_KEY_FILE",
+            "what is set aside stands in quarantine for a month as it came: a portal that seals nothing names people there",
+            "make a key with `dsr keys quarantine`, and set it for workers and connectors",
+        )
+
+
 def _policy(premises: Premises) -> Iterator[Finding]:
     if premises.registry is None:
         return
@@ -289,6 +299,7 @@ _CHECKS: tuple[Callable[[Premises], Iterator[Finding]], ...] = (
     _trusted,
     _running,
     _intake,
+    _quarantine,
     _policy,
 )
 

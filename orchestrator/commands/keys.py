@@ -17,6 +17,7 @@ from orchestrator.commands.audit import counting, usage
 from orchestrator.commands.intake_keys import intake_command
 from orchestrator.commands.reading import JsonOutput, print_json
 from orchestrator.commands.status import print_table, table_of
+from schemas.blobs import BlobSecret
 from schemas.errors import ConfigurationError
 from schemas.trust import SigningKey, Trust, TrustedKey, valid_principal
 
@@ -49,12 +50,29 @@ def new(
     known = _members(trust) if trust is not None and trust.exists() else []
     key = SigningKey.new(principal)
     file = out or Path(f"{principal.replace(':', '-')}.jwk")
-    _write_private(file, key)
+    _write_private(file, key.to_json())
     if trust is None:
         print(json.dumps(key.public()))
     else:
         _replace(trust, json.dumps({"keys": [*known, key.public()]}, indent=2) + "\n")
     typer.echo(f"{key.kid} of {principal}: private key in {file}; set DSR_SIGNING_KEY_FILE to it", err=True)
+
+
+@keys_app.command("quarantine")
+def quarantine_command(
+    out: Annotated[Path, typer.Option(help="New file for the private key; only who looks into quarantine has it")],
+) -> None:
+    """Make the operators' key that quarantined records are sealed to: the public JWK is printed, for DSR_QUARANTINE_KEY_FILE.
+
+    To rotate, make another and give workers and connectors its public half; keep this one for a month, as long as quarantine.
+
+    Example: dsr keys quarantine --out quarantine.jwk > quarantine-public.jwk
+    """
+    with usage():
+        secret = BlobSecret.generate()
+        _write_private(out, json.dumps(secret.unsafe_jwk()))
+    print(secret.public.model_dump_json())
+    typer.echo(f"{secret.kid}: private key in {out}; keep it away from workers and connectors", err=True)
 
 
 @keys_app.command("list")
@@ -136,7 +154,7 @@ def _members(trust: Path) -> list[Any]:
     return members
 
 
-def _write_private(file: Path, key: SigningKey) -> None:
+def _write_private(file: Path, text: str) -> None:
     """Write a new file that nobody else can read, not even for the moment between making and protecting it."""
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -145,7 +163,7 @@ def _write_private(file: Path, key: SigningKey) -> None:
     except OSError as error:
         raise ConfigurationError(f"{file} cannot be written ({type(error).__name__}): name another with --out") from None
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(key.to_json() + "\n")
+        stream.write(text + "\n")
 
 
 def _replace(file: Path, text: str) -> None:

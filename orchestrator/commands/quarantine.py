@@ -22,7 +22,9 @@ import typer
 
 from orchestrator.commands.audit import topics_of, usage
 from orchestrator.commands.kafka import current_bootstrap, current_connection
-from schemas.errors import ConfigurationError, DsrError
+from schemas.blobs import BlobSecret
+from schemas.errors import ConfigurationError, DsrError, ProtocolViolation
+from schemas.set_aside import SEALED_HEADER, Original, open_original
 from schemas.signatures import SIGNATURE_HEADER
 from schemas.topics import DEFAULT_PREFIX, Topics
 from schemas.vocabulary import QuarantineReason
@@ -45,6 +47,11 @@ _Bootstrap = Annotated[
     typer.Option(help="host:port of the broker", envvar="DSR_KAFKA_BOOTSTRAP", show_default="the one `dsr kafka up` started"),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead")]
+
+
+_KeyFile = Annotated[
+    Path | None, typer.Option("--key", help="The private JWK that the record is sealed to", envvar="DSR_QUARANTINE_PRIVATE_KEY")
+]
 
 
 class As(StrEnum):
@@ -88,6 +95,7 @@ def show(
             "--unsafe-value", help="Write the original bytes to this new file: they may name a person", metavar="FILE"
         ),
     ] = None,
+    key: _KeyFile = None,
     written_as: Annotated[As, typer.Option("--as", help="The bytes as they are, or in hexadecimal")] = As.TEXT,
     prefix: _Prefix = DEFAULT_PREFIX,
     bootstrap: _Bootstrap = None,
@@ -95,19 +103,13 @@ def show(
 ) -> None:
     """Show one record that was set aside: its headers, and its value only into a file that you name.
 
-    Example: dsr quarantine show 0-17 --unsafe-value record.bin
+    Example: dsr quarantine show 0-17 --unsafe-value record.bin --key quarantine.jwk
     """
     with usage():
-        found = re.fullmatch(r"(\d+)-(\d+)", place)
-        if found is None:
-            raise ConfigurationError(f"{place}: give PARTITION-OFFSET as `dsr quarantine list` shows it, for instance 0-17")
-        wanted = int(found[1]), int(found[2])
-        records = asyncio.run(_read(bootstrap or current_bootstrap(), topics_of(prefix), wanted))
-        if not records:
-            raise ConfigurationError(f"{place}: no such record in quarantine; `dsr quarantine list` shows what is there")
-        row = _row(records[0])
+        record = asyncio.run(_one(bootstrap or current_bootstrap(), topics_of(prefix), place))
+        row = _row(record)
         if unsafe_value is not None:
-            _write(unsafe_value, records[0].value or b"", written_as)
+            _write(unsafe_value, _original(record, key).value or b"", written_as)
     if as_json:
         _print_json(row)
         return
@@ -124,6 +126,7 @@ def replay(
     ] = None,
     *,
     reason: Annotated[QuarantineReason | None, typer.Option(help="All that were set aside for this reason")] = None,
+    key: _KeyFile = None,
     wait: Annotated[float, typer.Option(help="Wait so many seconds for what becomes of them")] = 30.0,
     prefix: _Prefix = DEFAULT_PREFIX,
     bootstrap: _Bootstrap = None,
@@ -149,7 +152,8 @@ def replay(
         for row, _ in chosen:
             if row["topic"] not in {*topics.all_requests, topics.commands, topics.reports}:
                 raise ConfigurationError(f"{row['place']} came from {row['topic']}: send an order again with `dsr retry`")
-        answers = asyncio.run(_say_again(bootstrap or current_bootstrap(), topics, chosen, wait))
+        again = [(str(row["topic"]), _original(record, key)) for row, record in chosen]
+        answers = asyncio.run(_say_again(bootstrap or current_bootstrap(), topics, again, wait))
     for (row, _), answer in zip(chosen, answers, strict=True):
         print(f"{row['place']:<12} {row['topic']}-{row['partition']}-{row['offset']}  {answer}")
     print(f"{len(chosen)} records published again")
@@ -160,22 +164,20 @@ def replay(
 _ASIDE = "set aside again"
 
 
-async def _say_again(
-    bootstrap: str, topics: Topics, chosen: list[tuple[dict[str, Any], LogRecord]], seconds: float
-) -> list[str]:
+async def _say_again(bootstrap: str, topics: Topics, again: list[tuple[str, Original]], seconds: float) -> list[str]:
     """Publish the records one after the other, and return what became of each within so many seconds."""
     from orchestrator.adapters.conversation import conversation
     from orchestrator.commands.acting import refusal_of
     from schemas.journal import JournalEntry
 
-    if not chosen:
+    if not again:
         return []
     answers: dict[str, str] = {}
     hears = (topics.journal, topics.quarantine)
     async with conversation(bootstrap, topics.requests, hears, current_connection()) as talk:
-        for row, record in chosen:
-            headers = [(name, value) for name, value in record.headers if name in _GOES_AGAIN]
-            place = await talk.say(row["topic"], record.key or b"", record.value or b"", headers)
+        for topic, original in again:
+            headers = [(name, value) for name, value in original.headers if name in _GOES_AGAIN]
+            place = await talk.say(topic, original.key or b"", original.value or b"", headers)
             answers[place] = "published; no answer yet, or it says nothing new"
         open_ = set(answers)
         async for heard in talk.hear(seconds):
@@ -242,6 +244,37 @@ async def _read(bootstrap: str, topics: Topics, wanted: tuple[int, int] | None =
         return [record async for record in log.read(extent)]
 
 
+async def _one(bootstrap: str, topics: Topics, place: str) -> LogRecord:
+    found = re.fullmatch(r"(\d+)-(\d+)", place)
+    if found is None:
+        raise ConfigurationError(f"{place}: give PARTITION-OFFSET as `dsr quarantine list` shows it, for instance 0-17")
+    records = await _read(bootstrap, topics, (int(found[1]), int(found[2])))
+    if not records:
+        raise ConfigurationError(f"{place}: no such record in quarantine; `dsr quarantine list` shows what is there")
+    return records[0]
+
+
+def _original(record: LogRecord, key: Path | None) -> Original:
+    """Return the record that was set aside. Raises `ConfigurationError` if it is sealed, and not to this key."""
+    headers = dict(record.headers)
+    if SEALED_HEADER not in headers:
+        kept = tuple((name, value) for name, value in record.headers if name in _GOES_AGAIN)
+        return Original(key=record.key, value=record.value, headers=kept)
+    named = headers[SEALED_HEADER].decode("ascii", "replace")[:80]
+    if key is None:
+        raise ConfigurationError(f"the record is sealed to the operators' key {named}: name its private half with --key")
+    try:
+        secret = BlobSecret.from_jwk(json.loads(key.read_bytes()))
+    except OSError as error:
+        raise ConfigurationError(f"--key: cannot be read ({type(error).__name__}): name a file that exists") from None
+    except ValueError:
+        raise ConfigurationError("--key: this is no JSON: name the file that `dsr keys quarantine` made") from None
+    try:
+        return open_original(record.value or b"", secret)
+    except ProtocolViolation:
+        raise ConfigurationError(f"--key: this is the key {secret.kid}, and does not open what is sealed to {named}") from None
+
+
 def _row(record: LogRecord) -> dict[str, Any]:
     """Return what may be shown of a record: words of ours, places and sizes."""
     headers = {name: value.decode("utf-8", "replace") for name, value in record.headers}
@@ -259,6 +292,7 @@ def _row(record: LogRecord) -> dict[str, Any]:
         "type": kind if kind in MESSAGES else "",
         "key_bytes": len(record.key or b""),
         "value_bytes": len(record.value or b""),
+        "sealed_to": headers.get(SEALED_HEADER, ""),
     }
 
 

@@ -13,14 +13,16 @@ from orchestrator.core.effects import Input, Opened, Publish, PublishConfirmatio
 from orchestrator.ports import Keys, OutRecord, Record
 from orchestrator.shell.signing import Speakers
 from schemas.base import Message
+from schemas.blobs import BlobKey
 from schemas.confirmations import Confirmation
 from schemas.errors import ProtocolViolation
-from schemas.ids import digest
+from schemas.ids import digest, is_request_id
 from schemas.journal import JournalEntry
 from schemas.orders import FulfilmentOrder, order_terms
 from schemas.reports import FulfilmentReport
 from schemas.requests import SubmitRequest
 from schemas.sealed import Sealed, SealingKey
+from schemas.set_aside import SEALED_HEADER, seal_original
 from schemas.signatures import SIGNATURE_HEADER
 from schemas.subject import Identifiers, SubjectData, in_form
 from schemas.topics import Topics
@@ -28,6 +30,7 @@ from schemas.vocabulary import QuarantineReason
 from schemas.wire import (
     COMMANDS,
     MAX_VALUE_BYTES,
+    MESSAGES,
     PORTAL_MESSAGES,
     TYPE_HEADER,
     VERSION_HEADER,
@@ -39,7 +42,6 @@ from schemas.wire import (
 
 __all__ = ["Arrival", "SetAside", "Translator", "merged"]
 
-_MAX_KEY = 64
 #: Stands in an order until its terms are known, to which its seal is bound.
 _UNSEALED = Sealed.trusted(kid="none", nonce="", ciphertext="")
 #: What a quarantined record keeps of its own headers: enough to read it again and to see who signed it.
@@ -68,16 +70,22 @@ class SetAside:
 
     @property
     def subject_request_id(self) -> str:
-        """Return the record's key, if it looks like one of ours; it is the only hint at whom to tell."""
+        """Return the record's key, if it is a request's id; it is the only hint at whom to tell, and must name nobody."""
         key = self.record.key or b""
-        return key.decode("ascii", "replace") if len(key) <= _MAX_KEY else ""
+        return key.decode("ascii") if is_request_id(key) else ""
 
 
 class Translator:
     """Reads and writes records for one installation."""
 
-    def __init__(self, keys: Keys, topics: Topics, speakers: Speakers | None = None) -> None:
-        """Without `speakers` whoever can write to a topic is believed: for installations that have signatures off."""
+    def __init__(
+        self, keys: Keys, topics: Topics, speakers: Speakers | None = None, quarantine_key: BlobKey | None = None
+    ) -> None:
+        """Without `speakers` whoever can write to a topic is believed: for installations that have signatures off.
+
+        What is set aside is sealed to `quarantine_key`; without, it stands there as it came.
+        """
+        self._quarantine_key = quarantine_key
         self._speakers = speakers
         self._keys = keys
         self._topics = topics
@@ -125,10 +133,10 @@ class Translator:
         return replace(arrival, given=given, subject=subject)
 
     def quarantined(self, record: Record, violation: ProtocolViolation, at: str) -> OutRecord:
-        """Return the record for the quarantine topic: the very bytes, and why and where from in the headers."""
+        """Return the record for the quarantine topic: the very bytes, or their seal, and why and where from in the headers."""
+        # A header's value may be null on the wire, whatever the client's types say.
+        kept = [(name, value or b"") for name, value in record.headers if name in _KEPT_HEADERS]
         headers: Headers = [
-            # A header's value may be null on the wire, whatever the client's types say.
-            *((name, value or b"") for name, value in record.headers if name in _KEPT_HEADERS),
             ("dsr-reason", violation.code.encode()),
             ("dsr-field", violation.field.encode()),
             ("dsr-remedy", violation.remedy.encode()),
@@ -137,7 +145,13 @@ class Translator:
             ("dsr-origin-offset", str(record.offset).encode()),
             ("dsr-at", at.encode()),
         ]
-        return OutRecord(self._topics.quarantine, record.key or b"", record.value or b"", headers)
+        to = self._quarantine_key
+        if to is None:
+            return OutRecord(self._topics.quarantine, record.key or b"", record.value or b"", [*kept, *headers])
+        named = [(name, value) for name, value in kept if name == TYPE_HEADER and value.decode("ascii", "replace") in MESSAGES]
+        sealed = seal_original(record.key, record.value, record.headers, to)
+        key = record.key if is_request_id(record.key) else b""
+        return OutRecord(self._topics.quarantine, key, sealed, [*named, *headers, (SEALED_HEADER, to.kid.encode())])
 
     def order(self, effect: SendOrder, subject: SubjectData, key: SealingKey) -> OutRecord:
         """Return the order's record: no more identifiers than the system needs, in the form it needs them, sealed for it."""

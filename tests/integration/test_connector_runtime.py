@@ -39,6 +39,8 @@ EMAIL = "ada.lovelace@example.org"
 class Process:
     """`dsr-connector run`, as an operator starts it."""
 
+    system = "crm"
+
     def __init__(self, name, fresh_kafka, folder, **settings):
         self.name, self.folder = name, folder
         self.environment = (
@@ -65,7 +67,7 @@ class Process:
         code = "from connectors.sdk.cli import main; main()"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", code, "run", self.name, "--system", "crm"],
+                [sys.executable, "-c", code, "run", self.name, "--system", self.system],
                 env=self.environment,
                 stdout=log,
                 stderr=log,

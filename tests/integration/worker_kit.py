@@ -104,10 +104,13 @@ def settings_for(tmp_path: Path, bootstrap: str, topics: Topics, **changes: obje
     return settings
 
 
-def request(right: Right = Right.ERASURE, email: str = "person@example.org", **fields: object) -> SubmitRequest:
+def request(
+    right: Right = Right.ERASURE, email: str = "person@example.org", *, changes: tuple[FieldChange, ...] = (), **fields: object
+) -> SubmitRequest:
     """Return a verified request, sealed as a portal would."""
     made = str(uuid.uuid4())
-    changes = (FieldChange(field="first_name", new="Robin"),) if right is Right.RECTIFICATION else ()
+    if right is Right.RECTIFICATION and not changes:
+        changes = (FieldChange(field="first_name", new="Robin"),)
     data = SubjectData(identifiers={IdentifierKind.EMAIL: (email,)}, changes=changes)
     now = datetime.now(UTC)
     given: dict[str, object] = {

@@ -16,10 +16,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaProducer
 
 from orchestrator.adapters.local_kafka import LocalKafka
 from orchestrator.demo.people import Person, people
+from tests.privacy.canary import contents, in_base64, leaks_in, leaks_in_records, records_of
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -33,58 +34,10 @@ def needles(known: Iterable[Person], marker: str) -> dict[bytes, str]:
     for person in known:
         for value in person.secrets:
             plain = value.encode()
-            forms = {plain, plain.upper(), plain.hex().encode(), quote(value, safe="").encode(), *_base64(plain)}
+            forms = {plain, plain.upper(), plain.hex().encode(), quote(value, safe="").encode(), *in_base64(plain)}
             found |= dict.fromkeys(forms, f"{person.alias}: {value}")
         found |= {value.encode(): f"{person.alias}: a hash of the address" for value in person.hashes}
     return found
-
-
-def _base64(plain: bytes) -> Iterator[bytes]:
-    """Yield what is certain of the value's base64 at each of the three alignments, in both alphabets."""
-    for shift in range(3):
-        coded = base64.b64encode(b"\0" * shift + plain)
-        inner = coded[(shift * 8 + 5) // 6 : (shift + len(plain)) * 8 // 6]
-        if len(inner) >= 10:
-            yield inner
-            yield inner.replace(b"+", b"-").replace(b"/", b"_")
-
-
-def leaks_in_files(folder: Path, wanted: dict[bytes, str]) -> set[str]:
-    """Return where in a folder somebody can be read; the vendors' data is left out."""
-    found = set()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        place = path.relative_to(folder).as_posix()
-        with contextlib.suppress(FileNotFoundError):
-            # Kafka lays out its indexes as megabytes of nothing.
-            written = path.read_bytes().rstrip(b"\0") if path.stat().st_blocks else b""
-            content = written + place.encode()
-            if not place.startswith(VENDORS):
-                found |= {f"{place}: {what}" for needle, what in wanted.items() if needle in content}
-    return found
-
-
-async def records_of(bootstrap: str, prefix: str) -> list[tuple[str, bytes]]:
-    """Return every record of the installation, whole: key, value, headers."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest")
-    async with consumer:
-        topics = [topic for topic in await consumer.topics() if topic.startswith(f"{prefix}.")]
-        consumer.subscribe(topics)
-        while not consumer.assignment():
-            await consumer.getmany(timeout_ms=100)
-        await consumer.seek_to_beginning()
-        ends = await consumer.end_offsets(consumer.assignment())
-        found: list[tuple[str, bytes]] = []
-        while any([await consumer.position(part) < end for part, end in ends.items()]):
-            for records in (await consumer.getmany(timeout_ms=500)).values():
-                for record in records:
-                    headers = b"".join(name.encode() + b"=" + value for name, value in record.headers)
-                    found.append((record.topic, b"|".join((record.key or b"", record.value or b"", headers))))
-        return found
-
-
-def leaks_in_records(records: Iterable[tuple[str, bytes]], wanted: dict[bytes, str]) -> set[str]:
-    """Return in which topic somebody can be read."""
-    return {f"{topic}: {what}" for topic, record in records for needle, what in wanted.items() if needle in record}
 
 
 @contextlib.contextmanager
@@ -124,14 +77,15 @@ async def test_nobody_can_be_read_outside_the_systems(tmp_path: Path) -> None:
         assert (folder / "store.sqlite-wal").stat().st_size > 0
         assert list(folder.glob("connectors/*.journal.sqlite")) and list(folder.glob("connectors/*.results/**/*.sealed"))
         assert leaks_in_records(records, wanted) == set()
-        assert leaks_in_files(folder, wanted) == set()
-        assert leaks_in_files(broker, wanted) == set()
+        assert leaks_in(contents(folder), wanted, but=VENDORS) == set()
+        assert leaks_in(contents(broker), wanted) == set()
         assert not any(needle in said.read_bytes() for needle in wanted)
         # The search reaches what it should: the vendors' own data holds everybody, under other names of files.
         assert marker.encode() in (folder / "vendors/accounts/company.db").read_bytes()
         await _plant(folder, kafka.bootstrap, f"{prefix}.status.v1", people(marker)["Ada"])
-        found = leaks_in_records(await records_of(kafka.bootstrap, prefix), wanted) | leaks_in_files(folder, wanted)
-        found |= {f"broker: {leak}" for leak in leaks_in_files(broker, wanted)}
+        found = leaks_in_records(await records_of(kafka.bootstrap, prefix), wanted)
+        found |= leaks_in(contents(folder), wanted, but=VENDORS)
+        found |= {f"broker: {leak}" for leak in leaks_in(contents(broker), wanted)}
     ada = people(marker)["Ada"]
     for leak in (
         f"{prefix}.status.v1: Ada: {ada.phone}",

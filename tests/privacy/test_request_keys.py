@@ -259,7 +259,7 @@ def test_every_request_has_fresh_randomness() -> None:
 @given(st.lists(st.text(max_size=30).filter(str.isprintable), min_size=1, max_size=5).map(tuple), st.uuids(), st.uuids())
 def test_whatever_is_stored_comes_back_and_only_there(values: tuple[str, ...], request: object, other: object) -> None:
     """Finds of any text come back in their order, under their own request only."""
-    finds = tuple(SubjectData(identifiers={IdentifierKind.ACCOUNT_ID: (value or "x",)}) for value in values)
+    finds = tuple(SubjectData(identifiers={IdentifierKind.ACCOUNT_ID: (value.strip() or "x",)}) for value in values)
     stored = KEYS.seal_stored(str(request), KEY, finds)
     assert KEYS.open_stored(str(request), stored)[1] == finds
     if request != other:
