@@ -10,7 +10,7 @@ Room rules: counts and orders the work; the checks stand in files of their own.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -52,11 +52,16 @@ Progress = Callable[[int], None]
 
 @dataclass(slots=True)
 class Verdict:
-    """What an audit found. `duplicates` are byte-identical records of ours beyond the first, by topic: allowed, but few."""
+    """What an audit found. `duplicates` are byte-identical records of ours beyond the first, by topic: allowed, but few.
+
+    `again` tells of which batches they are: the journal entries that one save wrote carry one instant, so by instant and
+    entry how often it came again.
+    """
 
     findings: Findings
     records: Counter[str] = field(default_factory=Counter)
     duplicates: Counter[str] = field(default_factory=Counter)
+    again: dict[datetime, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     requests: int = 0
     closed: int = 0
     quarantined: int = 0
@@ -69,6 +74,16 @@ class Verdict:
         return sorted(
             set(self.findings.violations), key=lambda v: (v.invariant, v.request, v.place or Place("", 0, 0), v.meaning)
         )
+
+    @property
+    def batches_again(self) -> int:
+        """Return how many times a batch was published again, whole or in part: a crash should do that once."""
+        return sum(max(entries.values()) for entries in self.again.values())
+
+    @property
+    def largest_again(self) -> int:
+        """Return how many different journal entries the largest of these batches doubled."""
+        return max(map(len, self.again.values()), default=0)
 
     @property
     def is_clean(self) -> bool:
@@ -152,6 +167,8 @@ class Auditor:
     def _count_duplicate(self, note: Note) -> None:
         if isinstance(note, JournalNote | ConfirmationNote | OrderNote):
             self.verdict.duplicates[note.place.topic] += 1
+        if isinstance(note, JournalNote):
+            self.verdict.again[note.entry.at][note.print] += 1
 
     def _try_to_freeze(self, key: bytes, dossier: Dossier) -> None:
         findings, story = _examine(dossier, self._ground)

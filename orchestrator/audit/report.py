@@ -45,8 +45,16 @@ def _counts(verdict: Verdict, searched: str) -> Iterator[str]:
     yield f"  set aside   {verdict.quarantined} records in quarantine, {verdict.findings.waiting} inputs not processed yet"
     yield f"  due dates   {_dates(verdict)}"
     yield f"  duplicates  {_listed(verdict.duplicates) or 'none'} (byte-identical orders, confirmations, journal entries)"
+    yield f"  again       {_again(verdict)}"
     yield f"  unverified  {_listed(verdict.findings.unverified) or 'nothing'} (deleted by age before the audit)"
     yield f"  identities  {searched}"
+
+
+def _again(verdict: Verdict) -> str:
+    if not verdict.again:
+        return "no batch was published again"
+    times = f"{verdict.batches_again} time{'' if verdict.batches_again == 1 else 's'}"
+    return f"a batch was published again {times}, the largest of {verdict.largest_again} journal entries"
 
 
 def _dates(verdict: Verdict) -> str:
@@ -74,6 +82,7 @@ def as_document(verdict: Verdict, *, searched: str) -> dict[str, Any]:
             {"rule": rule, "checked": str(how), "count": count} for (rule, how), count in sorted(verdict.findings.dates.items())
         ],
         "duplicates": dict(sorted(verdict.duplicates.items())),
+        "published_again": {"batches": verdict.batches_again, "largest": verdict.largest_again},
         "unverified": dict(sorted(verdict.findings.unverified.items())),
         "identities": searched,
         "violations": [

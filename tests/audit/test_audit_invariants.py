@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -56,6 +59,26 @@ def test_a_clean_log_is_clean(story: Story):
     assert verdict.quarantined == len([r for r in story.records if r.place.topic == T.quarantine])
     assert verdict.findings.waiting == 0
     assert verdict.duplicates == {T.confirmations: 2}  # asked for by a repeated submission and a repeated withdrawal
+
+
+def test_batches_that_were_published_again_are_counted(story: Story):
+    """Entries of one instant are of one batch: one of them twice more is two times, two of them once more is one time."""
+    assert (story.judge(story.records).batches_again, story.judge(story.records).largest_again) == (0, 0)
+    entries = [r for r in story.records if r.place.topic == T.journal]
+    by_instant: dict[str, list[LogRecord]] = {}
+    for record in entries:
+        by_instant.setdefault(json.loads(record.value or b"")["at"], []).append(record)
+    one, other = [found for found in by_instant.values() if len(found) > 1][:2]
+    ends = Counter[tuple[str, int]]()
+    for record in story.records:
+        ends[record.place[:2]] = max(ends[record.place[:2]], record.place.offset + 1)
+    again = list(story.records)
+    for record in (one[0], one[0], *other[:2]):
+        again.append(replace(record, place=record.place._replace(offset=ends[record.place[:2]])))
+        ends[record.place[:2]] += 1
+    verdict = story.judge(again)
+    assert verdict.violations == []
+    assert (verdict.batches_again, verdict.largest_again) == (3, 2)
 
 
 def test_the_log_has_one_of_everything(story: Story):

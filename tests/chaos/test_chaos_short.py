@@ -141,8 +141,12 @@ ASIDE = {b"x": {"not_json"}, b"f": {"signature_broken"}}
 
 def good() -> Account:
     """Return the account of a run in which all went well."""
-    found = {"violations": [], "inputs_not_processed_yet": 0, "requests": {"closed": 2}, "quarantined": 1, "duplicates": {}}
+    found = {
+        "violations": [], "inputs_not_processed_yet": 0, "requests": {"closed": 2}, "quarantined": 1,
+        "duplicates": {"t.journal.v1": 5}, "published_again": {"batches": 2, "largest": 3},
+    }  # fmt: skip
     return Account(
+        hits=[Hit("all workers SIGKILL", "worker-1+worker-2", 1.0), Hit("worker SIGTERM", "worker-1", 2.0)],
         asked=["a", "b"],
         poison={b"x"},
         forged={b"f": "signature_broken"},
@@ -162,7 +166,9 @@ def good() -> Account:
         {"set_aside": {b"x": {"not_json"}}},
         {"set_aside": ASIDE | {b"f": {"not_json"}}},
         {"set_aside": ASIDE | {b"a good one": {"not_json"}}},
-        {"hits": [Hit("stop took too long", "worker-1", 1.0)]},
+        {"hits": [*good().hits, Hit("stop took too long", "worker-1", 1.0)]},
+        {"hits": [Hit("worker SIGKILL", "worker-1", 1.0), Hit("worker SIGTERM", "worker-1", 2.0)]},
+        {"found": good().found | {"published_again": {"batches": 3, "largest": 1}}},
         {"found": good().found | {"inputs_not_processed_yet": 1}},
         {"found": good().found | {"requests": {"closed": 1}}},
         {"found": good().found | {"violations": [{"invariant": 6, "meaning": "broken", "topic": "t", "offset": 1}]}},

@@ -27,6 +27,8 @@ def violations(account: Account) -> list[str]:
         said.append(f"{found['inputs_not_processed_yet']} inputs were never processed")
     if found["requests"]["closed"] != len(account.asked):
         said.append(f"the journal has closed {found['requests']['closed']} requests of {len(account.asked)}")
+    if (again := found["published_again"]["batches"]) > (ends := _ends(account)):
+        said.append(f"a batch was published again {again} times, though workers' lives were cut short only {ends} times")
     if account.swayed:
         said.append(f"{len(account.swayed)} requests were answered by forged words")
     aside, wanted = account.set_aside, account.poison | account.forged.keys()
@@ -40,6 +42,11 @@ def violations(account: Account) -> list[str]:
         said.append(f"{len(wrong)} forged records were set aside with another code than theirs")
     said += [f"{hit.who}: {hit.kind}" for hit in account.hits if hit.kind == "stop took too long"]
     return said
+
+
+def _ends(account: Account) -> int:
+    """Return how often a worker's life was cut short, or held up until another took its place: each may double one batch."""
+    return sum(name.startswith("worker") for hit in account.hits if "SIGTERM" not in hit.kind for name in hit.who.split("+"))
 
 
 def _waits(account: Account) -> Iterator[tuple[str, float, float]]:
@@ -78,6 +85,11 @@ def as_lines(plan: Plan, account: Account) -> Iterator[str]:
     yield f"distinct confirmations doubled   {len(account.doubled)}"
     doubled = ", ".join(f"{topic} {count}" for topic, count in _duplicates(account).items())
     yield f"duplicate records                {doubled or 'none'}"
+    again = account.found["published_again"]
+    yield (
+        f"batches published again          {again['batches']} after {_ends(account)} ends of workers,"
+        f" the largest of {again['largest']} journal entries"
+    )
     yield f"poison                           {len(account.poison)}, records in quarantine {account.found['quarantined']}"
     codes = ", ".join(f"{code} {count}" for code, count in sorted(Counter(account.forged.values()).items()))
     yield f"forged                           {codes or 'none: signatures are off'}"
@@ -107,6 +119,9 @@ def as_json(plan: Plan, account: Account, control_lost: int | None) -> dict[str,
         "violations": len(violations(account)),
         "hits": dict(sorted(Counter(hit.kind for hit in account.hits).items())),
         "duplicates": _duplicates(account),
+        "batches_published_again": account.found["published_again"]["batches"],
+        "largest_published_again": account.found["published_again"]["largest"],
+        "worker_ends": _ends(account),
         "poison": len(account.poison),
         "forged": dict(sorted(Counter(account.forged.values()).items())),
         "quarantined": account.found["quarantined"],
