@@ -73,6 +73,7 @@ class Account:
     progress: list[tuple[float, int]] = field(default_factory=list)
     found: dict[str, Any] = field(default_factory=dict)
     heal_seconds: float = 0.0
+    workers: int = 1
 
 
 class _Striker:
@@ -111,7 +112,7 @@ class _Striker:
 
 async def run(plan: Plan, kafka: LocalKafka, postgres: Postgres | None, folder: Path, say: Say) -> Account:
     """Carry out a plan on a broker and a store of one's own."""
-    account = Account()
+    account = Account(workers=plan.workers)
     store_url = postgres.url if postgres else f"sqlite:///{folder / 'chaos.sqlite'}"
     started = time.time()
 

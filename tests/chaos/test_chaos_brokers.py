@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
+from connectors.sdk.bus import Outbound
+from connectors.sdk.kafka import KafkaBus
 from connectors.sdk.loader import build_standin
+from connectors.sdk.settings import RuntimeSettings
 from connectors.sdk.standin import serve
 from connectors.systems.hubspot.standin import TOKEN
 from orchestrator.adapters.local_kafka import LocalKafka
+from orchestrator.adapters.producer import KafkaPublisher
+from orchestrator.adapters.topics import apply
 from orchestrator.demo.stage import free_port
+from orchestrator.ports import OutRecord
+from schemas.topics import TopicSpec
 from tests.chaos.outside import Confirmations, Portal
 from tests.chaos.proxy import Proxy
 from tests.chaos.servers import Cluster
@@ -157,6 +167,75 @@ async def test_the_death_of_a_leader_loses_nothing(tmp_path: Path) -> None:
                 await asyncio.to_thread(leader.start)
                 await _until(lambda: _in_sync(cluster.bootstrap, topic))
                 await flow.more()
+    finally:
+        await asyncio.to_thread(cluster.__exit__)
+
+
+#: Longer than a follower waits for the answer to its last question.
+_ASLEEP_SECONDS = 1.5
+_TOLD_SECONDS = 2.0
+
+
+@contextlib.asynccontextmanager
+async def _publishing(bootstrap: str, topic: str) -> AsyncIterator[dict[str, Callable[[bytes], Awaitable[object]]]]:
+    """Give how the orchestrator, a connector, and somebody who believes the leader alone publish a value."""
+    publisher = KafkaPublisher(bootstrap)
+    bus = KafkaBus(RuntimeSettings(kafka_bootstrap=bootstrap, keys_url="http://127.0.0.1:1"), topic=topic, group=f"{topic}.g")
+    credulous = AIOKafkaProducer(bootstrap_servers=bootstrap, acks=1)
+    parts = (publisher.start, publisher.aclose), (bus.start, bus.stop), (credulous.start, credulous.stop)
+    async with contextlib.AsyncExitStack() as stack:
+        for start, stop in parts:
+            await start()
+            stack.push_async_callback(stop)
+        yield {
+            "orchestrator": lambda value: publisher.publish([OutRecord(topic, b"k", value)]),
+            "connector": lambda value: bus.publish([Outbound(topic, b"k", value, [])]),
+            "credulous": lambda value: credulous.send_and_wait(topic, value, key=b"k"),
+        }
+
+
+async def _values(bootstrap: str, topic: str) -> set[bytes]:
+    """Return everything that stands in a topic."""
+    async with AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest") as consumer:
+        found: set[bytes] = set()
+        async with asyncio.timeout(_LATE_SECONDS):
+            ends = await consumer.end_offsets(consumer.assignment())
+            while any([await consumer.position(partition) < end for partition, end in ends.items()]):
+                for records in (await consumer.getmany(timeout_ms=500)).values():
+                    found |= {record.value for record in records}
+    return found
+
+
+async def test_what_was_acknowledged_outlives_a_leader_that_dies_alone(tmp_path: Path) -> None:
+    """The followers sleep when the leader takes a record, and it dies before they wake: we are not told that it is safe.
+
+    Whoever believes the leader alone is told so, and the record is gone: the same schedule shows a loss where there is one.
+    """
+    topic = TopicSpec(name="alone", partitions=1, cleanup="delete", retention_ms=-1, writers=(), readers=())
+    cluster = await asyncio.to_thread(Cluster(tmp_path).__enter__)
+    try:
+        await apply(cluster.bootstrap, [topic], replication=3)
+        async with _publishing(cluster.bootstrap, topic.name) as ways:
+            for name, publish in ways.items():
+                await publish(b"first " + name.encode())
+            await _until(lambda: _in_sync(cluster.bootstrap, topic.name))
+            leader = (await _partitions(cluster.bootstrap, topic.name))[0]["leader"]
+            followers = [broker.pid for node, broker in cluster.brokers.items() if node != leader]
+            for pid in followers:
+                os.kill(pid or 0, signal.SIGSTOP)
+            await asyncio.sleep(_ASLEEP_SECONDS)
+            said = {name: asyncio.ensure_future(publish(name.encode())) for name, publish in ways.items()}
+            told, _ = await asyncio.wait(said.values(), timeout=_TOLD_SECONDS)
+            await asyncio.to_thread(cluster.brokers[leader].kill)
+            for pid in followers:
+                os.kill(pid or 0, signal.SIGCONT)
+            assert told == {said["credulous"]}, "told that it is safe, by a leader whose followers sleep"
+            await asyncio.wait(said.values(), timeout=_LATE_SECONDS)
+            safe = {name.encode() for name, one in said.items() if one.done() and one.exception() is None}
+        kept = await _values(cluster.bootstrap, topic.name)
+        assert b"credulous" not in kept, "the schedule loses nothing: it could not have seen a loss"
+        assert safe - {b"credulous"} <= kept
+        assert {b"first " + name.encode() for name in said} <= kept
     finally:
         await asyncio.to_thread(cluster.__exit__)
 

@@ -181,6 +181,14 @@ def test_whatever_is_wrong_is_a_violation(changes: dict[str, Any]) -> None:
     assert not as_json(PLAN, replace(good(), **changes), 5)["clean"]
 
 
+def test_a_server_that_goes_away_delays_each_of_several_workers() -> None:
+    """Another worker may then adopt a batch that is still being published; a worker that is alone has nobody who would."""
+    again = good().found | {"published_again": {"batches": 4, "largest": 1}}
+    hits = [*good().hits, Hit("broker SIGKILL", "broker", 3.0)]
+    assert violations(replace(good(), found=again, hits=hits))
+    assert not violations(replace(good(), found=again, hits=hits, workers=2))
+
+
 def test_a_control_that_lost_nothing_is_a_failure() -> None:
     """If the worker that must lose requests lost none, the run proves nothing."""
     assert as_json(PLAN, good(), 5)["clean"] and not as_json(PLAN, good(), 0)["clean"]
