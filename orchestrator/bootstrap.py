@@ -26,6 +26,7 @@ from orchestrator.adapters.metrics import WorkerMetrics
 from orchestrator.adapters.producer import KafkaPublisher
 from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import SqlStore, make_engine
+from orchestrator.adapters.vault import VaultTransit, is_wrapped
 from orchestrator.core.deadlines import check_calendar, rules_for
 from orchestrator.core.intake_keys import IntakePolicy
 from orchestrator.gateway.health import Check, Listening, Tls, health_app, serve
@@ -54,7 +55,7 @@ from schemas.topics import Topics, manifest
 from schemas.trust import ORCHESTRATOR, SigningKey, Trust
 from schemas.vocabulary import Right
 
-__all__ = ["Worker", "load_registry", "open_store", "rewrap_keys", "run_worker", "topic_manifest"]
+__all__ = ["Worker", "key_encryption", "load_registry", "open_store", "rewrap_keys", "run_worker", "topic_manifest", "vault_of"]
 
 log = structlog.get_logger(__name__)
 
@@ -99,9 +100,40 @@ def open_store(settings: Settings, *, upgrade: bool) -> SqlStore:
     return SqlStore(engine)
 
 
+def vault_of(settings: Settings) -> VaultTransit:
+    """Return the transit engine of the settings. Raises `ConfigurationError` if none is set."""
+    if settings.vault_addr is None or not settings.vault_addr.startswith(("https://", "http://")):
+        raise ConfigurationError("DSR_VAULT_ADDR is not set: a key of the key file is wrapped by Vault; give https://host:8200")
+    return VaultTransit(
+        settings.vault_addr,
+        settings.vault_secret(),
+        mount=settings.vault_mount,
+        key=settings.vault_key,
+        namespace=settings.vault_namespace,
+        ca_file=settings.vault_ca_file,
+    )
+
+
+async def key_encryption(settings: Settings) -> KeyEncryption:
+    """Return the key-encryption keys, those that Vault wrapped opened by it in one call.
+
+    Raises `ConfigurationError`, and `StoreUnavailable` if Vault stays away.
+    """
+    lines = settings.wrapping_keys().split()
+    wrapped = [line for line in lines if is_wrapped(line)]
+    if not wrapped:
+        return KeyEncryption.from_text(" ".join(lines))
+    vault = vault_of(settings)
+    try:
+        opened = dict(zip(wrapped, await vault.unwrapped(wrapped), strict=True))
+    finally:
+        await vault.aclose()
+    return KeyEncryption.from_text(" ".join(opened.get(line, line) for line in lines))
+
+
 async def rewrap_keys(settings: Settings, tell: Callable[[int], None]) -> Rewrapped:
     """Wrap every stored key anew under the current key-encryption key. Raises as `orchestrator.shell.rewrapping.rewrap`."""
-    encryption = KeyEncryption.from_text(settings.wrapping_keys())
+    encryption = await key_encryption(settings)
     store = open_store(settings, upgrade=False)
     try:
         await check_identities(store, encryption)
@@ -149,7 +181,7 @@ async def run_worker(
         publisher = KafkaPublisher(settings.kafka_bootstrap, security=connection_to(settings))
         await publisher.start()
         stack.push_async_callback(publisher.aclose)
-        encryption = KeyEncryption.from_text(settings.wrapping_keys())
+        encryption = await key_encryption(settings)
         intake = await _intake_keys(settings, store, encryption, clock, metrics)
         grouping = await grouping_key(store, encryption, clock.now())
         await check_identities(store, encryption)

@@ -46,6 +46,15 @@ class Settings(BrokerSettings):
         SecretStr | None, Field(description="Wraps every other key: base64 of 32 bytes; older ones may follow, to unwrap only")
     ] = None
     key_encryption_key_file: Annotated[Path | None, Field(description="The same, in a file")] = None
+    vault_addr: Annotated[
+        str | None, Field(description="Vault or OpenBao, https://host:8200: opens the keys of the file that it has wrapped")
+    ] = None
+    vault_token: Annotated[SecretStr | None, Field(description="Its token")] = None
+    vault_token_file: Annotated[Path | None, Field(description="The same, in a file, as an agent writes it")] = None
+    vault_namespace: Annotated[str | None, Field(description="The namespace, where there are some")] = None
+    vault_mount: Annotated[str, Field(min_length=1, description="Where the transit engine is mounted")] = "transit"
+    vault_key: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,80}$", description="Name of the transit engine's key")] = "dsr"
+    vault_ca_file: Annotated[Path | None, Field(description="PEM of who signed its certificate")] = None
     signatures: Annotated[
         Literal["required", "off"], Field(description="off believes whoever can write to a topic: laptops and tests only")
     ] = "required"
@@ -133,6 +142,14 @@ class Settings(BrokerSettings):
         raise ConfigurationError(
             "DSR_KEY_ENCRYPTION_KEY_FILE is not set: name a file made with `openssl rand -base64 32`, the same for all workers"
         )
+
+    def vault_secret(self) -> str:
+        """Return Vault's token. Raises `ConfigurationError` if none is set."""
+        if self.vault_token is not None:
+            return self.vault_token.get_secret_value()
+        if self.vault_token_file is not None:
+            return _content(self.vault_token_file, "DSR_VAULT_TOKEN_FILE").decode("utf-8", "replace").strip()
+        raise ConfigurationError("DSR_VAULT_TOKEN_FILE is not set: name the file with the token for DSR_VAULT_ADDR")
 
     def signer(self) -> SigningKey | None:
         """Return the key that this process or person signs with, None if none is set. Raises `ConfigurationError`."""

@@ -22,6 +22,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.adapters.vault import is_wrapped
 from orchestrator.settings import Settings, load_settings
 from schemas.registry import Registry
 from schemas.trust import ORCHESTRATOR, Trust, portal_principal, system_principal
@@ -150,7 +151,7 @@ def _wrapping_key(premises: Premises) -> Iterator[Finding]:
     if not file.exists():
         yield Finding(DANGER, "DSR_KEY_ENCRYPTION_KEY_FILE", "the file is not there: no worker starts", "put it back")
     store = premises.settings.store_url
-    if store.startswith("sqlite"):
+    if store.startswith("sqlite") and not _is_wrapped_whole(file):
         folder = Path(store.partition("///")[2]).resolve().parent
         if file.resolve().is_relative_to(folder):
             yield Finding(
@@ -161,10 +162,43 @@ def _wrapping_key(premises: Premises) -> Iterator[Finding]:
             )
 
 
+def _is_wrapped_whole(file: Path) -> bool:
+    """Tell whether Vault has wrapped every key of the file: then it opens nothing by itself."""
+    try:
+        lines = file.read_text("utf-8", "replace").split()
+    except OSError:
+        return False
+    return bool(lines) and all(map(is_wrapped, lines))
+
+
+def _vault(premises: Premises) -> Iterator[Finding]:
+    settings = premises.settings
+    file = settings.key_encryption_key_file
+    if settings.vault_addr is None:
+        return
+    place = urlsplit(settings.vault_addr)
+    if place.scheme != "https" and (place.hostname or "") not in _LOCAL:
+        yield Finding(
+            DANGER,
+            "DSR_VAULT_ADDR",
+            "the token and the keys come over the network in clear",
+            "use https, and DSR_VAULT_CA_FILE",
+        )
+    if settings.vault_token is None and settings.vault_token_file is None:
+        yield Finding(DANGER, "DSR_VAULT_TOKEN_FILE", "there is no token for Vault: no worker starts", "name the agent's file")
+    if file is not None and file.exists() and not _is_wrapped_whole(file):
+        yield Finding(
+            NOTICE,
+            "DSR_KEY_ENCRYPTION_KEY_FILE",
+            "a key stands in the file in clear, although Vault could hold it",
+            "put what `dsr keys vault` prints in front, run `dsr keys rewrap`, then take the clear one out",
+        )
+
+
 def _files(premises: Premises) -> Iterator[Finding]:
     settings = premises.settings
     for name, file in _files_of(settings):
-        if name.endswith(("KEY_FILE", "PASSWORD_FILE", "SECRET_FILE")) and name != "DSR_QUARANTINE_KEY_FILE":
+        if name.endswith(("KEY_FILE", "PASSWORD_FILE", "SECRET_FILE", "TOKEN_FILE")) and name != "DSR_QUARANTINE_KEY_FILE":
             yield from _kept_private(name, file, "a secret")
         else:
             yield from _kept_from_writers(name, file)
@@ -294,6 +328,7 @@ _CHECKS: tuple[Callable[[Premises], Iterator[Finding]], ...] = (
     _pages,
     _store,
     _wrapping_key,
+    _vault,
     _files,
     _inline_secrets,
     _trusted,

@@ -75,6 +75,42 @@ def quarantine_command(
     typer.echo(f"{secret.kid}: private key in {out}; keep it away from workers and connectors", err=True)
 
 
+@keys_app.command("vault")
+def vault_command(
+    *,
+    again: Annotated[
+        bool, typer.Option("--again", help="Print the key file's lines wrapped by the newest version of Vault's key instead")
+    ] = False,
+) -> None:
+    """Print a line for the key file: a new key-encryption key that only Vault (or OpenBao) opens. Reads DSR_VAULT_*.
+
+    Nobody sees the key. Put the line in front of the others and go on as after any new key: `dsr keys rewrap`. With --again the
+    keys stay as they are: replace the file by what is printed before you raise min_decryption_version.
+
+    Example: DSR_VAULT_ADDR=https://vault.example.org:8200 DSR_VAULT_TOKEN_FILE=token dsr keys vault > kek.txt
+    """
+    from orchestrator.adapters.vault import VaultTransit, is_wrapped
+    from orchestrator.bootstrap import vault_of
+    from orchestrator.settings import load_settings
+
+    async def ask(vault: VaultTransit, lines: list[str]) -> list[str]:
+        try:
+            if not again:
+                return [await vault.new_key()]
+            wrapped = [line for line in lines if is_wrapped(line)]
+            anew = dict(zip(wrapped, await vault.rewrapped(wrapped), strict=True)) if wrapped else {}
+            return [anew.get(line, line) for line in lines]
+        finally:
+            await vault.aclose()
+
+    with usage():
+        settings = load_settings()
+        lines = settings.wrapping_keys().split() if again else []
+        said = asyncio.run(ask(vault_of(settings), lines))
+    for line in said:
+        print(line)
+
+
 @keys_app.command("list")
 def list_keys(
     trust: Annotated[Path, typer.Argument(help="The trust file", envvar="DSR_TRUST_FILE", show_default=False)],

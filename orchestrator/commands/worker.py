@@ -21,7 +21,7 @@ def worker_command(
     """Run a worker: read requests, commands and reports, write orders, status and confirmations.
 
     Stops on SIGTERM after finishing what it has started. Exit codes: 0 stopped, 2 refused to start on a wrong base, 70 could
-    not go on without losing something (start it again: it replays).
+    not go on without losing something, or the store or Vault stayed away (start it again: it replays).
 
     Example: DSR_KAFKA_BOOTSTRAP=127.0.0.1:9092 DSR_KEY_ENCRYPTION_KEY_FILE=key dsr worker --worker-id worker-1
     """
