@@ -24,7 +24,7 @@ from schemas.errors import ConfigurationError
 from schemas.metrics import BATCH_RECORDS, BATCH_SECONDS, Metrics
 
 if TYPE_CHECKING:
-    from orchestrator.shell.consumer import Batch
+    from orchestrator.shell.fair_queue import Batch
 
 __all__ = ["AppSettings", "WorkerDeck", "create_app", "credentials"]
 
