@@ -29,6 +29,7 @@ __all__ = [
     "ByRight",
     "BySystem",
     "ByType",
+    "CancelResult",
     "DaysLeft",
     "KeyRefusal",
     "KeyState",
@@ -39,6 +40,7 @@ __all__ = [
     "RightDaysLeft",
     "RightResult",
     "StoreOperation",
+    "SystemCancelResult",
     "SystemFailure",
     "SystemKeyRefusal",
     "SystemOutcome",
@@ -208,6 +210,26 @@ class SystemRightOutcome(NamedTuple):
     system: str
     right: Right
     outcome: OutcomeCode
+
+
+class CancelResult(StrEnum):
+    """What became of an order that was over before it was reported."""
+
+    #: It had not begun, or nothing had come of it: let go here.
+    DROPPED = "dropped"
+    #: The system was told, and does not go on with it.
+    CALLED_OFF = "called_off"
+    #: The system had done it, or did it in spite of being told.
+    DONE_ALL_THE_SAME = "done_all_the_same"
+    #: The system could not be told: a person must look.
+    GIVEN_UP = "given_up"
+
+
+class SystemCancelResult(NamedTuple):
+    """Labels of orders that were called off."""
+
+    system: str
+    result: CancelResult
 
 
 class SystemFailure(NamedTuple):

@@ -30,6 +30,7 @@ from schemas.metric_labels import (
     ReasonSystem,
     RightDaysLeft,
     RightResult,
+    SystemCancelResult,
     SystemFailure,
     SystemKeyRefusal,
     SystemOutcome,
@@ -49,6 +50,7 @@ __all__ = [
     "COMMITS_REFUSED",
     "COMMIT_AGE",
     "CONNECTOR_CALL_SECONDS",
+    "CONNECTOR_CANCELLED",
     "CONNECTOR_JOBS_OPEN",
     "CONNECTOR_KEYS_UNAVAILABLE",
     "CONNECTOR_LAG",
@@ -265,6 +267,9 @@ BUILD_INFO = GaugeSpec("dsr_build_info", "1; the labels name what runs.", Build)
 CONNECTOR_ORDERS = CounterSpec("dsr_connector_orders_total", "Orders taken into the journal, repeats left out.", SystemRight)
 CONNECTOR_OUTCOMES = CounterSpec("dsr_connector_outcomes_total", "Reports published.", SystemRightOutcome)
 CONNECTOR_RETRIES = CounterSpec("dsr_connector_retries_total", "Attempts that are tried again.", SystemFailure)
+CONNECTOR_CANCELLED = CounterSpec(
+    "dsr_connector_orders_cancelled_total", "Orders that were over before they were reported.", SystemCancelResult
+)
 CONNECTOR_CALL_SECONDS = HistogramSpec(
     "dsr_connector_call_seconds", "One call of a connector's method, throttle wait left out.", SystemRight, _CALL
 )
@@ -303,7 +308,8 @@ WORKER_METRICS: tuple[MetricSpec[..., Any], ...] = (
 )  # fmt: skip
 #: Everything a connector exposes.
 CONNECTOR_METRICS: tuple[MetricSpec[..., Any], ...] = (
-    CONNECTOR_ORDERS, CONNECTOR_OUTCOMES, CONNECTOR_RETRIES, CONNECTOR_CALL_SECONDS, CONNECTOR_ORDERS_WAITING,
+    CONNECTOR_ORDERS, CONNECTOR_OUTCOMES, CONNECTOR_RETRIES, CONNECTOR_CANCELLED, CONNECTOR_CALL_SECONDS,
+    CONNECTOR_ORDERS_WAITING,
     CONNECTOR_JOBS_OPEN, CONNECTOR_QUOTA_REMAINING, CONNECTOR_PAUSE_SECONDS, CONNECTOR_QUARANTINED, CONNECTOR_LAG,
     CONNECTOR_KEYS_UNAVAILABLE, CONNECTOR_ORDERS_LATE,
 )  # fmt: skip

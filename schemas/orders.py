@@ -1,6 +1,6 @@
 """What the orchestrator asks of one system, on `dsr.orders.<system>.v1`.
 
-Room rules: an order holds only what the registry says that system needs.
+Room rules: an order holds only what the registry says that system needs, and the word that it is over nothing of the person.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from schemas.blobs import BlobKey
 from schemas.ids import SubjectRequestId, SystemId
 from schemas.requests import Verification
 from schemas.sealed import Sealed
-from schemas.vocabulary import Right
+from schemas.vocabulary import CancellationReason, Right
 
-__all__ = ["FulfilmentOrder", "order_binding", "order_terms"]
+__all__ = ["FulfilmentOrder", "OrderCancelled", "order_binding", "order_terms"]
 
 
 class FulfilmentOrder(Message):
@@ -42,6 +42,23 @@ class FulfilmentOrder(Message):
         Verification | None,
         Field(description="How the portal made sure who asks; an older orchestrator does not say"),
     ] = None
+
+
+class OrderCancelled(Message):
+    """An order that was sent is over before its system has answered: nobody waits for it any more.
+
+    It stands behind the order on the system's topic and names nobody. It bears no seal, as the request's key is gone by then: a
+    connector believes it once the key desk says that nothing is open (410). It does not imply that nothing was done.
+    """
+
+    type: Literal["OrderCancelled"] = "OrderCancelled"
+    order_id: Annotated[str, Field(pattern=r"^ord_[0-9a-f]{32}$")]
+    subject_request_id: SubjectRequestId
+    system: SystemId
+    right: Right
+    attempt: Annotated[int, Field(ge=1, le=10_000, description="The last one that was sent")]
+    reason: CancellationReason
+    cancelled_at: Instant
 
 
 def order_binding(subject_request_id: str, system: str, order_id: str) -> str:

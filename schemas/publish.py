@@ -19,7 +19,6 @@ from schemas.base import Message
 from schemas.confirmations import Confirmation
 from schemas.journal import JournalEntry
 from schemas.order_keys import KeysReleased
-from schemas.orders import FulfilmentOrder
 from schemas.registry import Registry
 from schemas.reports import FulfilmentReport
 from schemas.status import StatusEvent
@@ -40,7 +39,7 @@ from schemas.topics import (
     manifest,
     orders_topic,
 )
-from schemas.wire import COMMANDS, MESSAGES, PORTAL_MESSAGES, TYPE_HEADER, VERSION_HEADER
+from schemas.wire import COMMANDS, MESSAGES, ORDER_MESSAGES, PORTAL_MESSAGES, TYPE_HEADER, VERSION_HEADER
 
 __all__ = ["ASYNCAPI_FILE", "published"]
 
@@ -58,7 +57,11 @@ _CHANNELS: Mapping[str, tuple[str, str, Sequence[type[Message]]]] = {
         PORTAL_MESSAGES,
     ),
     COMMANDS_TOPIC: ("commands", "What operators decide", COMMANDS),
-    orders_topic(_SYSTEM): ("orders", "What one system's connector must do; one topic per system", (FulfilmentOrder,)),
+    orders_topic(_SYSTEM): (
+        "orders",
+        "What one system's connector must do, or leave undone; one topic per system",
+        ORDER_MESSAGES,
+    ),
     REPORTS: ("reports", "What connectors answer, signed", (FulfilmentReport,)),
     STATUS: ("status", "What portals hear while a request is open", (StatusEvent,)),
     CONFIRMATIONS: ("confirmations", "The one final answer per request, signed", (Confirmation,)),

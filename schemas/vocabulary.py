@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 __all__ = [
     "AssuranceLevel",
+    "CancellationReason",
     "EscalationReason",
     "ExtensionReason",
     "FailureReason",
@@ -283,6 +284,17 @@ class StatusCode(_Word):
     REJECTED = "rejected"
     ESCALATED = "escalated"
     RETENTION_ENDED = "retention_ended"
+
+
+class CancellationReason(_Word):
+    """Why an order that was sent is over before its system has answered."""
+
+    #: The person took the request back.
+    WITHDRAWN = "withdrawn"
+    #: The controller refused the request.
+    DENIED = "denied"
+    #: A person decided that this system need not answer. It is still what the data subject wants.
+    WAIVED = "waived"
 
 
 class QuarantineReason(_Word):

@@ -22,7 +22,7 @@ from schemas.confirmations import Confirmation
 from schemas.errors import ProtocolViolation
 from schemas.journal import JournalEntry
 from schemas.order_keys import KeysReleased
-from schemas.orders import FulfilmentOrder
+from schemas.orders import FulfilmentOrder, OrderCancelled
 from schemas.reports import FulfilmentReport
 from schemas.requests import ConfirmIdentity, RefuseIdentity, SubmitRequest, WithdrawRequest
 from schemas.status import StatusEvent
@@ -55,7 +55,7 @@ MAX_VALUE_BYTES = 128 * 1024
 PORTAL_MESSAGES: tuple[type[Message], ...] = (SubmitRequest, ConfirmIdentity, RefuseIdentity, WithdrawRequest)
 COMMANDS: tuple[type[Message], ...] = (Deny, Extend, Hold, Resume, Waive, Retry, Add, Approve, Withdraw)
 #: What travels on a system's topic of orders.
-ORDER_MESSAGES: tuple[type[Message], ...] = (FulfilmentOrder,)
+ORDER_MESSAGES: tuple[type[Message], ...] = (FulfilmentOrder, OrderCancelled)
 _FROM_US_AND_CONNECTORS: tuple[type[Message], ...] = (
     *ORDER_MESSAGES,
     FulfilmentReport,

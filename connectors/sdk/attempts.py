@@ -49,7 +49,7 @@ from schemas.outcomes import Accepted, Failed, NotApplicable
 from schemas.reports import FulfilmentReport
 from schemas.vocabulary import FailureReason, IdentifierKind
 
-__all__ = ["Attempts", "Limits"]
+__all__ = ["Attempts", "Limits", "defect_of", "reason_of"]
 
 _log = structlog.get_logger("dsr.connector")
 
@@ -142,7 +142,7 @@ class Attempts:
             return self._tomorrow(entry, order)
         if isinstance(error, SystemUnavailable | Throttled):
             return self._again(entry, order, error)
-        return self._failed(entry, order, _reason(error))
+        return self._failed(entry, order, reason_of(error))
 
     async def _call(self, entry: Entry, order: FulfilmentOrder) -> tuple[Result, _JobWork]:
         if order.right in EXPORTING:
@@ -204,7 +204,7 @@ class Attempts:
         return self._conclusion(entry, order, columns, report_of(order, entry.attempt, result.outcome, now))
 
     def _again(self, entry: Entry, order: FulfilmentOrder, error: SystemUnavailable | Throttled) -> Conclusion:
-        now, reason = self._clock.now(), _reason(error)
+        now, reason = self._clock.now(), reason_of(error)
         asked = error.retry_after_seconds if isinstance(error, Throttled) else None
         at = self._limits.retry.after(now, order.order_id, entry.tries, at_least_seconds=asked)
         if isinstance(error, Throttled):
@@ -280,7 +280,8 @@ def _open_state(entry: Entry) -> OrderState:
     return OrderState.WAITING if entry.handle is None else OrderState.POLLING
 
 
-def _reason(error: ConnectorError) -> FailureReason:
+def reason_of(error: ConnectorError) -> FailureReason:
+    """Return the reason that a report gives for an error."""
     return FailureReason(error.reason) if error.reason in set(FailureReason) else FailureReason.SYSTEM_ERROR
 
 
@@ -288,8 +289,13 @@ def _verdict(error: ConnectorError) -> Verdict:
     """Tell what an error says of the system: one that answers, though not as we would like, is up."""
     if isinstance(error, Throttled):
         return Verdict.NEUTRAL
-    is_silent = isinstance(error, SystemUnavailable) and _reason(error) is not FailureReason.VERIFICATION_FAILED
+    is_silent = isinstance(error, SystemUnavailable) and reason_of(error) is not FailureReason.VERIFICATION_FAILED
     return Verdict.DOWN if is_silent or isinstance(error, CredentialsRefused) else Verdict.UP
+
+
+def defect_of(error: Exception) -> dict[str, Any]:
+    """Return what the log may say of an error that a connector did not name: its class and where it happened."""
+    return {"error_type": type(error).__name__, "frames": _frames(error)}
 
 
 def _frames(error: Exception) -> list[str]:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from connectors.sdk.breaker import Verdict
+from connectors.sdk.ending import has_begun, let_go
 from connectors.sdk.journal import OrderState, Page
 from schemas.ids import report_id
 from schemas.outcomes import Failed
@@ -39,11 +40,16 @@ def settle(page: Page, conclusion: Conclusion, now: datetime) -> None:
     known = page.find(conclusion.order_id)
     assert known is not None, "an order under way is in the journal"
     report = conclusion.report
+    if not conclusion.drop and _must_be_tried_again(conclusion) and page.cancellations.find(conclusion.order_id) is not None:
+        page.drop(conclusion.order_id)  # nothing came of it, and nobody waits for it any more
+        return
     if _must_be_tried_again(conclusion) and known.attempt > conclusion.attempt:
         state = OrderState.WAITING if known.handle is None else OrderState.POLLING
         page.set(conclusion.order_id, state=state, not_before=now, tries=0)
         return
     if conclusion.drop:
+        if has_begun(page, known, tries=2):  # this try did not reach the system
+            page.cancellations.put(conclusion.order_id, now, ended=None, has_begun=True)
         page.drop(conclusion.order_id)
         return
     page.set(conclusion.order_id, **conclusion.columns)
@@ -51,6 +57,7 @@ def settle(page: Page, conclusion: Conclusion, now: datetime) -> None:
         new_id = report_id(report.order_id, known.attempt, report.outcome.code)
         numbered = report.model_copy(update={"attempt": known.attempt, "report_id": new_id})
         page.add_report(numbered, conclusion.right, final=conclusion.final)
+    let_go(page, conclusion.order_id)
 
 
 def _must_be_tried_again(overtaken: Conclusion) -> bool:

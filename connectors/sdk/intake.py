@@ -26,11 +26,11 @@ from schemas.blobs import BlobKey
 from schemas.errors import ProtocolViolation
 from schemas.ids import is_request_id, report_id
 from schemas.order_keys import KeyStatus
-from schemas.orders import FulfilmentOrder
+from schemas.orders import FulfilmentOrder, OrderCancelled
 from schemas.outcomes import Failed, ReportedOutcome
 from schemas.reports import FulfilmentReport
 from schemas.set_aside import SEALED_HEADER, seal_original
-from schemas.vocabulary import FailureReason, OutcomeCode
+from schemas.vocabulary import FailureReason, OutcomeCode, QuarantineReason
 
 __all__ = ["Batch", "opened", "parsed", "quarantined", "report_of", "take"]
 
@@ -49,10 +49,12 @@ class Batch:
     closed: list[FulfilmentOrder] = field(default_factory=list)
     #: Records behind the last good one.
     bad_at_end: int = 0
+    #: Orders that the orchestrator calls off, and of which its key desk says the same.
+    cancelled: list[OrderCancelled] = field(default_factory=list)
 
 
-#: A record, and the order in it or why there is none.
-Parsed = tuple[Inbound, "FulfilmentOrder | ProtocolViolation"]
+#: A record, and what it says or why it says nothing.
+Parsed = tuple[Inbound, "FulfilmentOrder | OrderCancelled | ProtocolViolation"]
 
 
 def parsed(records: Sequence[Inbound], system: str) -> list[Parsed]:
@@ -60,19 +62,29 @@ def parsed(records: Sequence[Inbound], system: str) -> list[Parsed]:
     return [(record, _parsed(record, system)) for record in records]
 
 
-def _parsed(record: Inbound, system: str) -> FulfilmentOrder | ProtocolViolation:
+def _parsed(record: Inbound, system: str) -> FulfilmentOrder | OrderCancelled | ProtocolViolation:
     try:
         return read_order(record, system)
     except ProtocolViolation as violation:
         return violation
 
 
-def opened(read: Sequence[Parsed], keys: OrderKeys, refused: Mapping[str, KeyStatus]) -> Batch:
-    """Tell the records apart. `refused` says, by order id, which orders there is no key for, and why."""
+def opened(
+    read: Sequence[Parsed], keys: OrderKeys, refused: Mapping[str, KeyStatus], over: Mapping[str, KeyStatus] | None = None
+) -> Batch:
+    """Tell the records apart. `refused` says, by order id, which orders there is no key for, and why.
+
+    `over` is what the key desk says of orders that are called off: nobody else vouches for a word without a seal.
+    """
     batch = Batch()
     for record, order in read:
         violation = order if isinstance(order, ProtocolViolation) else None
-        if not isinstance(order, ProtocolViolation):
+        if isinstance(order, OrderCancelled):
+            if (over or {}).get(order.order_id) == CLOSED:
+                batch.cancelled.append(order)
+            else:
+                violation = _NOT_OVER
+        elif not isinstance(order, ProtocolViolation):
             if refused.get(order.order_id) == CLOSED:
                 batch.closed.append(order)
                 batch.bad_at_end = 0
@@ -86,6 +98,13 @@ def opened(read: Sequence[Parsed], keys: OrderKeys, refused: Mapping[str, KeySta
             batch.quarantined.append((record, violation))
             batch.bad_at_end += 1
     return batch
+
+
+_NOT_OVER = ProtocolViolation(
+    QuarantineReason.ILLEGAL_MOVE,
+    field="order_id",
+    remedy="call off what is over: the key desk says that this order is open, or does not know it",
+)
 
 
 def _unopened(order: FulfilmentOrder, keys: OrderKeys) -> ProtocolViolation | None:
@@ -163,7 +182,9 @@ def _asked_again(page: Page, known: Entry, order: FulfilmentOrder, now: datetime
     return True
 
 
-def report_of(order: FulfilmentOrder, attempt: int, outcome: ReportedOutcome, now: datetime) -> FulfilmentReport:
+def report_of(
+    order: FulfilmentOrder | OrderCancelled, attempt: int, outcome: ReportedOutcome, now: datetime
+) -> FulfilmentReport:
     """Return the bare report of an outcome; its id is the same for the same order, attempt and outcome code."""
     return FulfilmentReport(
         report_id=report_id(order.order_id, attempt, outcome.code),

@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from connectors.sdk.breaker import Pause
 from connectors.sdk.forecast import Pace
+from connectors.sdk.journal_cancelled import Cancellations
 from connectors.sdk.journal_tables import IS_OPEN, IS_PROMPT, ORDERS, PACE, PAUSE, REPORTS, OrderState, create
 from connectors.sdk.protocol import Throttle
 from connectors.sdk.sqlite_file import prepare
@@ -84,6 +85,11 @@ class Page:
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
+
+    @property
+    def cancellations(self) -> Cancellations:
+        """Return what is kept of orders that are over before they were reported."""
+        return Cancellations(self._connection)
 
     def find(self, order_id: str) -> Entry | None:
         """Return an order, None if never taken (or forgotten since)."""
@@ -267,6 +273,7 @@ class Page:
         may yet ask again, and then the job may still run, and the record in which the finds stood may be gone.
         """
         holds_nothing = sa.and_(ORDERS.c.handle.is_(None), ORDERS.c.found.is_(None))
+        self.cancellations.forget_before(moment, unfinished=moment if unfinished is None else unfinished)
         given_up = ORDERS.c.taken_ms < _ms(moment if unfinished is None else unfinished)
         is_past = sa.and_(ORDERS.c.taken_ms < _ms(moment), ORDERS.c.not_before_ms < _ms(moment))
         is_old = sa.and_(is_past, sa.or_(holds_nothing, given_up))

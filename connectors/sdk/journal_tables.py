@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from schemas.topics import PROMPT_RIGHTS
 
-__all__ = ["IS_OPEN", "IS_PROMPT", "ORDERS", "PACE", "PAUSE", "REPORTS", "OrderState", "create"]
+__all__ = ["CANCELLATIONS", "IS_OPEN", "IS_PROMPT", "ORDERS", "PACE", "PAUSE", "REPORTS", "OrderState", "create"]
 
 
 class OrderState(StrEnum):
@@ -64,6 +64,20 @@ REPORTS = sa.Table(
     sa.Column("final", sa.Boolean, nullable=False),
     sa.Column("sent", sa.Boolean, nullable=False),
     sa.Column("report_bytes", sa.LargeBinary, nullable=False),
+)
+#: Orders that are over before they were reported; without bytes while only the key desk has said so.
+CANCELLATIONS = sa.Table(
+    "cancellations",
+    _META,
+    sa.Column("order_id", sa.Text, primary_key=True),
+    sa.Column("cancelled_bytes", sa.LargeBinary),
+    sa.Column("has_begun", sa.Boolean, nullable=False),
+    sa.Column("open", sa.Boolean, nullable=False),
+    sa.Column("taken_ms", sa.Integer, nullable=False),
+    sa.Column("not_before_ms", sa.Integer, nullable=False),
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("polls", sa.Integer, nullable=False),
+    sa.Index("cancellations_by_turn", "open", "not_before_ms"),
 )
 #: One row while the system is left alone, none while it works.
 PAUSE = sa.Table(

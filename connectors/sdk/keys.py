@@ -35,7 +35,7 @@ from schemas.order_keys import (
     audience_of,
     root_from_text,
 )
-from schemas.orders import FulfilmentOrder
+from schemas.orders import FulfilmentOrder, OrderCancelled
 from schemas.sealed import SealingKey
 from schemas.trust import SigningKey
 from schemas.vocabulary import QuarantineReason
@@ -68,6 +68,10 @@ class OrderKeys(Protocol):
 
         Raises `KeysUnavailable`; then it is not known of any.
         """
+        ...
+
+    async def standing(self, orders: Sequence[OrderCancelled]) -> Mapping[str, KeyStatus]:
+        """Return, by order id, what the orchestrator says of these now, whatever is at hand. Raises `KeysUnavailable`."""
         ...
 
     def key_for(self, order: FulfilmentOrder, purpose: Purpose = Purpose.ORDER) -> SealingKey:
@@ -133,6 +137,11 @@ class HttpOrderKeys:
                     refused[answer.order_id] = answer.status
         return refused
 
+    async def standing(self, orders: Sequence[OrderCancelled]) -> Mapping[str, KeyStatus]:
+        """Ask, and keep nothing of the answer but the status."""
+        some = [orders[start : start + MOST_ORDERS] for start in range(0, len(orders), MOST_ORDERS)]
+        return {answer.order_id: answer.status for part in some for answer in await self._answers(part)}
+
     def key_for(self, order: FulfilmentOrder, purpose: Purpose = Purpose.ORDER) -> SealingKey:
         """Derive from the order's root."""
         root = self._held.get(order.order_id) or self._roots.get(order.order_id)
@@ -162,7 +171,7 @@ class HttpOrderKeys:
         while len(self._roots) > _REMEMBERED:
             self._roots.popitem(last=False)
 
-    async def _answers(self, orders: Sequence[FulfilmentOrder | WantedKey]) -> Sequence[KeyAnswer]:
+    async def _answers(self, orders: Sequence[FulfilmentOrder | OrderCancelled | WantedKey]) -> Sequence[KeyAnswer]:
         wanted = [WantedKey(subject_request_id=one.subject_request_id, order_id=one.order_id) for one in orders]
         answer = await self._ask(wanted)
         try:

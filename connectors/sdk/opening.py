@@ -15,21 +15,24 @@ from connectors.sdk.keys import OrderKeys, Purpose
 from connectors.sdk.protocol import Job
 from schemas.errors import ProtocolViolation
 from schemas.ids import order_id
-from schemas.orders import FulfilmentOrder, order_binding, order_terms
+from schemas.orders import FulfilmentOrder, OrderCancelled, order_binding, order_terms
 from schemas.sealed import Sealed, seal, unsafe_reveal
 from schemas.subject import SubjectData
 from schemas.vocabulary import IdentifierKind, QuarantineReason
-from schemas.wire import decode
+from schemas.wire import ORDER_MESSAGES, decode
 
 __all__ = ["as_job", "merged", "open_note", "open_order", "read_order", "seal_note", "seal_subject", "unsafe_open_found"]
 
 Found = Mapping[IdentifierKind, tuple[str, ...]]
 
 
-def read_order(record: Inbound, system: str) -> FulfilmentOrder:
-    """Return the order in a record. Raises `ProtocolViolation` if it is none, or is not for this system."""
-    order = decode(record.value, record.headers, [FulfilmentOrder])
-    assert isinstance(order, FulfilmentOrder)
+def read_order(record: Inbound, system: str) -> FulfilmentOrder | OrderCancelled:
+    """Return the order in a record, or the word that one is over.
+
+    Raises `ProtocolViolation` if it is neither, or is not for this system.
+    """
+    order = decode(record.value, record.headers, ORDER_MESSAGES)
+    assert isinstance(order, FulfilmentOrder | OrderCancelled)
     if order.system != system:
         raise ProtocolViolation(QuarantineReason.FOREIGN_SYSTEM, field="system", remedy="publish it on its own system's topic")
     if record.key != order.subject_request_id.encode():

@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from schemas.outcomes import Accepted, Fulfilled, NotApplicable, NothingHeld, Notified, Retained
 from schemas.requests import Verification
 from schemas.subject import FieldChange
 from schemas.vocabulary import IdentifierKind, Right
 
-__all__ = ["METHODS", "Connector", "Exported", "Job", "Result", "Throttle"]
+__all__ = ["METHODS", "Cancels", "Connector", "Ended", "Exported", "Job", "Result", "Throttle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,22 @@ class Job:
     def every(self, kind: IdentifierKind) -> tuple[str, ...]:
         """Return all known values of a kind; empty if none."""
         return self.identifiers.get(kind, ())
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An order that is over before it was reported, because the request was withdrawn or denied. Holds no identity.
+
+    `has_begun`: it is known here that the system was asked. False does not imply that it was not: a journal may be lost.
+    """
+
+    order_id: str
+    subject_request_id: str
+    right: Right
+    attempt: int
+    now: datetime
+    cancelled_at: datetime
+    has_begun: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +122,20 @@ class Connector(Protocol):
 
     async def aclose(self) -> None:
         """Close what was opened."""
+        ...
+
+
+@runtime_checkable
+class Cancels(Protocol):
+    """A connector whose system can be told that an order is over. Optional: without it jobs that run there go on."""
+
+    async def cancel(self, ended: Ended) -> Result | None:
+        """Call the order off at the system, and tell what came of it. May be repeated at any point, also long after the end.
+
+        None: nothing is under way there any more, and nothing was done that was not done before. `Accepted`: not known yet, or
+        too late and it goes on: the runtime asks again. A final outcome: it was done all the same. Raises `ConnectorError`;
+        what may be tried again is, and of the rest a person is told.
+        """
         ...
 
 

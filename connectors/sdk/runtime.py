@@ -13,9 +13,10 @@ Room rules: Kafka stands behind `Bus`, time behind `Clock`; no right and no outc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 import structlog
 
@@ -23,13 +24,15 @@ from connectors.sdk.attempts import Attempts, Limits
 from connectors.sdk.blobs import BlobStore
 from connectors.sdk.breaker import Breaker
 from connectors.sdk.bus import Bus, Inbound
+from connectors.sdk.cancelling import Cancelling
 from connectors.sdk.clock import Clock
 from connectors.sdk.conclusion import Conclusion, settle
+from connectors.sdk.ending import end, let_go
 from connectors.sdk.forecast import Pace, forecast, late
 from connectors.sdk.intake import Batch, opened, parsed, quarantined, take
 from connectors.sdk.journal import Entry, Journal, OrderState, Page
 from connectors.sdk.keys import KeysUnavailable, OrderKeys
-from connectors.sdk.protocol import Connector
+from connectors.sdk.protocol import Cancels, Connector
 from connectors.sdk.quota import QuotaBook
 from connectors.sdk.retry import Backoff
 from connectors.sdk.speaking import outbound_reports
@@ -37,8 +40,9 @@ from connectors.sdk.throttle import Gate
 from connectors.sdk.turns import Turns
 from schemas.blobs import BlobKey
 from schemas.errors import ConnectorError, OrchestratorError
-from schemas.metric_labels import TopicPartition
+from schemas.metric_labels import CancelResult, TopicPartition
 from schemas.metrics import (
+    CONNECTOR_CANCELLED,
     CONNECTOR_JOBS_OPEN,
     CONNECTOR_KEYS_UNAVAILABLE,
     CONNECTOR_LAG,
@@ -53,7 +57,7 @@ from schemas.metrics import (
     Metrics,
 )
 from schemas.order_keys import KeyStatus
-from schemas.orders import FulfilmentOrder
+from schemas.orders import FulfilmentOrder, OrderCancelled
 from schemas.topics import Topics
 from schemas.trust import SigningKey
 from schemas.vocabulary import FailureReason, QuarantineReason, Right
@@ -66,6 +70,7 @@ _PUBLISH_AT_ONCE = 500
 _HOUSEKEEPING_SECONDS = 15.0
 _LONGEST_SLEEP = timedelta(seconds=60)
 _LONGEST_EXPIRY = timedelta(days=1)
+Asked = TypeVar("Asked", FulfilmentOrder, OrderCancelled)
 _KEYS_BACKOFF = Backoff(base_seconds=1.0, max_seconds=30.0)
 
 
@@ -131,6 +136,18 @@ class Runtime:
         self._concluded: list[Conclusion] = []
         self._has_work = asyncio.Event()
         self._has_reports = asyncio.Event()
+        self._cancelling = None
+        if isinstance(connector, Cancels):
+            self._cancelling = Cancelling(
+                system,
+                connector,
+                journal=journal,
+                gate=self._gate,
+                clock=clock,
+                limits=self._limits,
+                metrics=metrics,
+                reported=self._has_reports.set,
+            )
         self._stopping = asyncio.Event()
         #: Set once the bus has been joined and the journal's leftovers are back in the queue.
         self.started = asyncio.Event()
@@ -150,12 +167,16 @@ class Runtime:
         """Run until `stop`. Raises what must end the process: `AckLost`, `StoreUnavailable`, the bus's own errors."""
         with self._journal.transaction() as page:
             resumed = page.requeue_interrupted()
+            for order_id in page.cancellations.still_open_orders():
+                let_go(page, order_id)
         await self._bus.start()
         _log.info("started", system=self._system, resumed=resumed)
         try:
             async with asyncio.TaskGroup() as group:
                 feeding = [group.create_task(self._receive()), group.create_task(self._dispatch(group))]
                 serving = [group.create_task(self._publish_always()), group.create_task(self._keep_house())]
+                if self._cancelling is not None:
+                    serving.append(group.create_task(self._cancelling.run()))
                 self._has_work.set()
                 self._has_reports.set()
                 self.started.set()
@@ -186,8 +207,9 @@ class Runtime:
 
     async def _take_in(self, records: Sequence[Inbound]) -> None:
         read = parsed(records, self._system)
-        refused = await self._keys_of([order for _, order in read if isinstance(order, FulfilmentOrder)])
-        batch = opened(read, self._keys, refused)
+        refused = await self._asked(self._keys.fetch, [order for _, order in read if isinstance(order, FulfilmentOrder)])
+        over = await self._asked(self._keys.standing, [order for _, order in read if isinstance(order, OrderCancelled)])
+        batch = opened(read, self._keys, refused, over)
         self._stop_if_all_is_poison(batch)
         now = self._clock.now()
         if batch.quarantined:
@@ -195,7 +217,13 @@ class Runtime:
             await self._bus.publish([quarantined(topic, r, v, now, key) for r, v in batch.quarantined])
         with self._journal.transaction() as page:
             new = take(page, batch, now)
+            let = [one for one in batch.cancelled if end(page, one, now, can_call_off=self._cancelling is not None)]
         await self._bus.commit(records)
+        for one in batch.cancelled:
+            _log.info("order_cancelled", system=self._system, order_id=one.order_id, attempt=one.attempt, reason=one.reason)
+        for one in let:
+            self._keys.forget(one.order_id)
+            self._metrics.count(CONNECTOR_CANCELLED, system=self._system, result=CancelResult.DROPPED)
         for _, violation in batch.quarantined:
             _log.warning("quarantined", system=self._system, reason=violation.code, field=violation.field)
             self._metrics.count(CONNECTOR_QUARANTINED, system=self._system, reason=QuarantineReason(violation.code))
@@ -205,13 +233,20 @@ class Runtime:
             self._metrics.count(CONNECTOR_ORDERS, system=self._system, right=order.right)
         self._has_work.set()
         self._has_reports.set()
+        self._tell_cancelling()
 
-    async def _keys_of(self, orders: Sequence[FulfilmentOrder]) -> Mapping[str, KeyStatus]:
-        """Wait until the orchestrator has answered about the keys of these orders: without it nothing can be taken in."""
+    def _tell_cancelling(self) -> None:
+        if self._cancelling is not None:
+            self._cancelling.has_work.set()
+
+    async def _asked(
+        self, ask: Callable[[Sequence[Asked]], Awaitable[Mapping[str, KeyStatus]]], orders: Sequence[Asked]
+    ) -> Mapping[str, KeyStatus]:
+        """Wait until the orchestrator has answered about these orders: without it nothing can be taken in."""
         tries = 0
-        while True:
+        while orders:
             try:
-                refused = await self._keys.fetch(orders)
+                answers = await ask(orders)
             except KeysUnavailable as error:
                 tries += 1
                 self._metrics.count(CONNECTOR_KEYS_UNAVAILABLE, system=self._system)
@@ -220,11 +255,12 @@ class Runtime:
                 await self._clock.sleep(_KEYS_BACKOFF.seconds(self._system, tries))
             else:
                 self.waits_for_keys = False
-                return refused
+                return answers
+        return {}
 
     def _stop_if_all_is_poison(self, batch: Batch) -> None:
         """Raise before anything of the batch is committed: a wrong key or a bad release would send every order there."""
-        self._in_a_row = batch.bad_at_end + (0 if batch.orders or batch.closed else self._in_a_row)
+        self._in_a_row = batch.bad_at_end + (0 if batch.orders or batch.closed or batch.cancelled else self._in_a_row)
         if self._in_a_row >= self._limits.quarantined_in_a_row:
             raise OrchestratorError(
                 f"{self._in_a_row} records in a row were no order for {self._system}: check who writes to the topic and "
@@ -299,6 +335,7 @@ class Runtime:
             for conclusion in concluded:
                 settle(page, conclusion, self._clock.now())
         self._has_reports.set()
+        self._tell_cancelling()
 
     async def _publish_always(self) -> None:
         while True:

@@ -27,7 +27,7 @@ import pytest
 
 from connectors.sdk.clock import ManualClock
 from connectors.sdk.perform import perform
-from connectors.sdk.protocol import METHODS, Connector, Job, Result
+from connectors.sdk.protocol import METHODS, Cancels, Connector, Ended, Job, Result
 from schemas.ids import order_id
 from schemas.requests import Verification
 from schemas.subject import FieldChange
@@ -301,6 +301,40 @@ class ConnectorContract:
         text = "".join(str(export.content) for export in result.exports)
         assert traces_in(text, ADA)
         assert not traces_in(text, BOB)
+
+    # What is over.
+
+    async def test_an_order_that_is_over_is_called_off(self, connector: Connector, system: Any, clock: ManualClock) -> None:
+        """A connector that can call off does: what is not done yet stays undone, however often it is asked, and for nothing."""
+        if not isinstance(connector, Cancels):
+            pytest.skip(f"{connector.name} cannot call off: the runtime drops what has not begun")
+        assert await self._called_off(connector, clock, has_begun=False) is None
+        self.plant(system, ADA)
+        result = await perform(connector, job_for(Right.ERASURE, self.identifiers(connector, ADA), now=clock.now()))
+        assert result.outcome.code is OutcomeCode.ACCEPTED, "what is done at once cannot be called off"
+        assert await self._called_off(connector, clock, has_begun=True) is None
+        assert self.holds(system, ADA)
+        clock.advance(30 * 86_400)
+        assert await self._called_off(connector, clock, has_begun=True) is None
+        assert self.holds(system, ADA)
+
+    async def _called_off(self, connector: Cancels, clock: ManualClock, *, has_begun: bool) -> Result | None:
+        job = job_for(Right.ERASURE, {})
+        for _ in range(200):
+            ended = Ended(
+                order_id=job.order_id,
+                subject_request_id=job.subject_request_id,
+                right=job.right,
+                attempt=job.attempt,
+                now=clock.now(),
+                cancelled_at=NOW,
+                has_begun=has_begun,
+            )
+            result = await connector.cancel(ended)
+            if result is None or result.outcome.code is not OutcomeCode.ACCEPTED:
+                return result
+            clock.advance(3600)
+        raise AssertionError("the system never said what came of it")
 
     # What never shows.
 

@@ -115,6 +115,8 @@ _SYSTEM_OWNER = (
           (Query(_quantile(m.CONNECTOR_CALL_SECONDS, 0.95, by="system, right", selector=_SYSTEM), "{{system}}: {{right}}"),)),
     Panel("Tries again", "Attempts that did not work out and are repeated, by reason, per second.", "ops",
           (Query(_per_second(m.CONNECTOR_RETRIES, "system, reason", _SYSTEM), "{{system}}: {{reason}}"),)),
+    Panel("Over before they were reported", "Orders called off, and what came of it, over the last day.", "short",
+          (Query(_within(m.CONNECTOR_CANCELLED, "1d", "system, result", _SYSTEM), "{{system}}: {{result}}"),)),
     Panel("Quota left", "Calls left in the system's day. At 0 orders wait for tomorrow.", "short",
           (Query(f"min by (system) ({m.CONNECTOR_QUOTA_REMAINING.name}{{{_SYSTEM}}})", "{{system}}"),)),
     Panel("Left alone", "How long the system is still left alone after failures in a row.", "s",

@@ -30,6 +30,7 @@ from orchestrator.audit.findings import Findings, Violation
 from orchestrator.audit.ground import Case, Ground
 from orchestrator.audit.identity import IdentitySearch
 from orchestrator.audit.notes import (
+    CancellationNote,
     ConfirmationNote,
     JournalNote,
     Note,
@@ -165,7 +166,7 @@ class Auditor:
             self.reopened.add(key)
 
     def _count_duplicate(self, note: Note) -> None:
-        if isinstance(note, JournalNote | ConfirmationNote | OrderNote):
+        if isinstance(note, JournalNote | ConfirmationNote | OrderNote | CancellationNote):
             self.verdict.duplicates[note.place.topic] += 1
         if isinstance(note, JournalNote):
             self.verdict.again[note.entry.at][note.print] += 1

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.audit.ground import Case
-from orchestrator.audit.notes import InputNote, JournalNote, OrderNote, parse_source
+from orchestrator.audit.notes import CancellationNote, InputNote, JournalNote, OrderNote, parse_source
 from orchestrator.audit.records import Place
 from schemas.ids import order_id
 from schemas.wire import COMMANDS, PORTAL_MESSAGES
@@ -34,9 +34,36 @@ def check_3_orders(case: Case) -> None:
                 case.unverified("orders")
             else:
                 case.violated(3, step.note.place, f"it says that an order went to {system}, and the topic has none such")
+    _check_cancellations(case)
     for note in case.dossier.inputs:
         if note.kind == _REPORT and _counts(case, note) and not _answers(case, note):
             _answers_nothing(case, note)
+
+
+def _check_cancellations(case: Case) -> None:
+    """What systems were told to leave undone is what the journal says they were told, and was sent to them before."""
+    story = case.story
+    for note in case.dossier.cancellations:
+        _check_cancellation(case, note)
+    told = {note.system for note in case.dossier.cancellations}
+    for system, steps in story.cancelled.items():
+        if system in told:
+            continue
+        if case.ground.may_be_expired(case.ground.topics.orders(system), steps[0].note.entry.at):
+            case.unverified("orders")
+        else:
+            case.violated(3, steps[0].note.place, f"it says that {system} was told that its order is over, and it was not")
+
+
+def _check_cancellation(case: Case, note: CancellationNote) -> None:
+    story, said = case.story, (note.attempt, note.reason)
+    right = story.received.details.get("right") if story.received else None
+    if note.order_id != order_id(case.dossier.request, note.system):
+        case.violated(3, note.place, "its order id is not the one that follows from request and system")
+    elif said not in [(step.details["attempt"], step.details["reason"]) for step in story.cancelled.get(note.system, ())]:
+        case.violated(3, note.place, f"{note.system} was told that its order is over, and the journal does not say so")
+    elif note.attempt != story.attempts(note.system) or note.right != right:
+        case.violated(3, note.place, "it calls off another attempt, or another right, than was sent")
 
 
 def _answers_nothing(case: Case, note: InputNote) -> None:

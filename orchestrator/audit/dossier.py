@@ -11,6 +11,7 @@ from datetime import datetime
 
 from orchestrator.audit.findings import Violation
 from orchestrator.audit.notes import (
+    CancellationNote,
     ConfirmationNote,
     InputNote,
     JournalNote,
@@ -50,6 +51,7 @@ class Dossier:
 
     __slots__ = (
         "answer_by",
+        "cancellations",
         "confirmations",
         "inputs",
         "journal",
@@ -66,6 +68,7 @@ class Dossier:
         self.request = request
         self.inputs: list[InputNote] = []
         self.orders: list[OrderNote] = []
+        self.cancellations: list[CancellationNote] = []
         self.journal: dict[int, JournalNote] = {}
         self.confirmations: list[ConfirmationNote] = []
         self.quarantined: set[Place] = set()
@@ -104,10 +107,12 @@ class Dossier:
             self._add_ours(note)
         return is_new
 
-    def _add_ours(self, note: OrderNote | JournalNote | ConfirmationNote | Unreadable) -> None:
+    def _add_ours(self, note: OrderNote | CancellationNote | JournalNote | ConfirmationNote | Unreadable) -> None:
         match note:
             case OrderNote():
                 self.orders.append(note)
+            case CancellationNote():
+                self.cancellations.append(note)
             case ConfirmationNote():
                 self.confirmations.append(note)
             case JournalNote():

@@ -18,13 +18,14 @@ from schemas.confirmations import Confirmation
 from schemas.errors import ProtocolViolation
 from schemas.journal import JournalEntry
 from schemas.order_keys import KeysReleased
-from schemas.orders import FulfilmentOrder
+from schemas.orders import FulfilmentOrder, OrderCancelled
 from schemas.reports import FulfilmentReport
 from schemas.status import StatusEvent
 from schemas.topics import Topics
-from schemas.wire import COMMANDS, PORTAL_MESSAGES, decode
+from schemas.wire import COMMANDS, ORDER_MESSAGES, PORTAL_MESSAGES, decode
 
 __all__ = [
+    "CancellationNote",
     "ConfirmationNote",
     "InputNote",
     "JournalNote",
@@ -71,6 +72,19 @@ class OrderNote:
     respond_by: datetime
     #: Method, level and moment, as JSON has them; empty if it says nothing of who asks.
     verification: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CancellationNote:
+    """The word to a system that an order is over."""
+
+    place: Place
+    print: int
+    system: str
+    attempt: int
+    order_id: str
+    right: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +147,18 @@ class Unreadable:
 
 
 Note: TypeAlias = (
-    InputNote | OrderNote | JournalNote | ConfirmationNote | StatusNote | QuarantineNote | ReleaseNote | Unreadable
+    InputNote
+    | OrderNote
+    | CancellationNote
+    | JournalNote
+    | ConfirmationNote
+    | StatusNote
+    | QuarantineNote
+    | ReleaseNote
+    | Unreadable
 )
 
+_OURS = (JournalEntry, Confirmation, FulfilmentOrder, OrderCancelled)
 _SOURCE = re.compile(r"^(?P<topic>.+)-(?P<partition>\d+)-(?P<offset>\d+)$")
 
 
@@ -189,12 +212,12 @@ class NoteTaker:
         if topic == self._topics.quarantine:
             return QuarantineNote(record.place, printed, origin_of(dict(record.headers)))
         if topic == self._topics.journal:
-            return self._ours(record, printed, JournalEntry, 6)
+            return self._ours(record, printed, (JournalEntry,), 6)
         if topic == self._topics.confirmations:
-            return self._ours(record, printed, Confirmation, 1)
+            return self._ours(record, printed, (Confirmation,), 1)
         if topic == self._topics.status:
-            return self._ours(record, printed, StatusEvent, 0)
-        return self._ours(record, printed, FulfilmentOrder, 3) if self.is_orders(topic) else None
+            return self._ours(record, printed, (StatusEvent,), 0)
+        return self._ours(record, printed, ORDER_MESSAGES, 3) if self.is_orders(topic) else None
 
     def releases(self, record: LogRecord) -> list[tuple[str, ReleaseNote]] | Unreadable:
         """Return the notes of a record of released keys, each with the request it is of: the record's key is the system."""
@@ -225,29 +248,29 @@ class NoteTaker:
         digest = sha256(record.value or b"").hexdigest() if isinstance(message, FulfilmentReport) else ""
         return InputNote(record.place, printed, written_at, type(message).__name__, ident, fields, digest)
 
-    def _ours(self, record: LogRecord, printed: int, model: type[Message], invariant: int) -> Note | None:
+    def _ours(self, record: LogRecord, printed: int, models: tuple[type[Message], ...], invariant: int) -> Note | None:
         place = record.place
         try:
-            message = decode(record.value, record.headers, (model,))
+            message = decode(record.value, record.headers, models)
         except ProtocolViolation as violation:
-            why = f"the record is no {model.__name__} ({violation.code} {violation.field})".replace(" )", ")")
+            why = f"the record is no {models[0].__name__} ({violation.code} {violation.field})".replace(" )", ")")
             return Unreadable(place, printed, invariant, why) if invariant else None
         if isinstance(message, StatusEvent):
             return StatusNote(place, printed, message.code, message.answer_by)
-        assert isinstance(message, JournalEntry | Confirmation | FulfilmentOrder), "the models above are all there are"
+        assert isinstance(message, _OURS), "the models above are all there are"
         if record.key != message.subject_request_id.encode():
             return Unreadable(place, printed, invariant, "the record's key is not the request it speaks of")
-        match message:
-            case JournalEntry():
-                return JournalNote(place, printed, sha256(record.value or b"").hexdigest(), message)
-            case Confirmation():
-                return ConfirmationNote(place, printed, message.model_copy(update={"text": {}}))
-            case FulfilmentOrder():
-                return self._order(place, printed, message)
+        if isinstance(message, JournalEntry):
+            return JournalNote(place, printed, sha256(record.value or b"").hexdigest(), message)
+        if isinstance(message, Confirmation):
+            return ConfirmationNote(place, printed, message.model_copy(update={"text": {}}))
+        return self._order(place, printed, message)
 
-    def _order(self, place: Place, printed: int, order: FulfilmentOrder) -> Note:
+    def _order(self, place: Place, printed: int, order: FulfilmentOrder | OrderCancelled) -> Note:
         if place.topic != self._topics.orders(order.system):
             return Unreadable(place, printed, 3, "the order stands on another system's topic")
+        if isinstance(order, OrderCancelled):
+            return CancellationNote(place, printed, order.system, order.attempt, order.order_id, order.right, order.reason)
         kept = order.model_copy(
             update={"attempt": 1, "issued_at": order.received_at, "respond_by": order.received_at, "due_on": _NO_DATE}
             # Invariant 3 speaks of it; an orchestrator that was brought up to date in between says it from then on.

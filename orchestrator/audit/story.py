@@ -34,6 +34,8 @@ class Story:
     plan: dict[str, Step] = field(default_factory=dict)
     sent: dict[str, list[Step]] = field(default_factory=dict)
     settled: dict[str, list[Step]] = field(default_factory=dict)
+    #: Systems that were told that their order is over.
+    cancelled: dict[str, list[Step]] = field(default_factory=dict)
     #: Last thing known of the promise or failure of a system that is not settled.
     promised: dict[str, Step] = field(default_factory=dict)
     escalated: list[Step] = field(default_factory=list)
@@ -111,6 +113,8 @@ def _fold_order(story: Story, fact: str, step: Step) -> None:
             story.promised.pop(details["system"], None)
         case "order_accepted" | "order_failed":
             story.promised[details["system"]] = step
+        case "order_cancelled":
+            story.cancelled.setdefault(details["system"], []).append(step)
         case "order_settled":
             story.settled.setdefault(details["system"], []).append(step)
         case "escalated":

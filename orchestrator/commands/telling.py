@@ -136,6 +136,7 @@ FACTS: Mapping[str, _Sentence] = {
     "order_accepted": lambda d: f"{d['system']}: has taken it, done by {moment(d['expected_by'])} UTC",
     "order_failed": lambda d: f"{d['system']}: failed ({d['reason']}) at attempt {d['attempt']}",
     "order_settled": lambda d: f"{d['system']}: {d['outcome']}",
+    "order_cancelled": lambda d: f"{d['system']}: told that it is over ({d['reason']})",
     "identifiers_yielded": lambda d: f"found more to look for: {_list(d, 'kinds')}",
     "late_report": lambda d: f"{d['system']}: reported {d['outcome']} after its end; what stood before stands",
     "escalated": lambda d: f"a person was told: {d['reason']}" + (f" at {d['system']}" if d["system"] else ""),

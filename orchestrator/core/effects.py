@@ -17,9 +17,10 @@ from schemas.errors import ProtocolViolation
 from schemas.journal import JournalFact
 from schemas.requests import Verification
 from schemas.subject import Need
-from schemas.vocabulary import IdentifierKind, RequestResult, Right
+from schemas.vocabulary import CancellationReason, IdentifierKind, RequestResult, Right
 
 __all__ = [
+    "CancelOrder",
     "Decision",
     "Effect",
     "Follow",
@@ -154,6 +155,19 @@ class SendOrder:
     blob_key: BlobKey | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelOrder:
+    """Tell the system that an order which was sent is over."""
+
+    order_id: str
+    subject_request_id: str
+    system: str
+    right: Right
+    attempt: int
+    reason: CancellationReason
+    cancelled_at: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class Publish:
     """Send a status event or a journal entry; `value` where the bytes exist already."""
@@ -188,7 +202,7 @@ class Forget:
     """Destroy every identity of this request, in the same transaction."""
 
 
-Effect: TypeAlias = SendOrder | Publish | PublishConfirmation | Tell | KeepIdentifiers | Forget
+Effect: TypeAlias = SendOrder | CancelOrder | Publish | PublishConfirmation | Tell | KeepIdentifiers | Forget
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from orchestrator.core.state import HoldState, RequestState, evolve
 from schemas.errors import ProtocolViolation
 from schemas.requests import ConfirmIdentity, RefuseIdentity, SubmitRequest, Verification, WithdrawRequest
 from schemas.vocabulary import (
+    CancellationReason,
     EscalationReason,
     HoldKind,
     IdentityRefusalReason,
@@ -247,5 +248,5 @@ def withdraw_by(draft: Draft, actor: str, reason: str) -> None:
         draft.fact("withdrawal_too_late", actor=actor, done=list(done))
         draft.say(StatusCode.TOO_LATE, done=done)
         return
-    abandon(draft, NotApplicableReason.WITHDRAWN, by=actor, why=reason)
+    abandon(draft, NotApplicableReason.WITHDRAWN, CancellationReason.WITHDRAWN, by=actor, why=reason)
     close(draft, RequestResult.WITHDRAWN, results_of(draft), carried_out=False)

@@ -18,12 +18,13 @@ from orchestrator.core.order_lifecycle import OrderEvent, allows
 from orchestrator.core.plan import planned_order
 from orchestrator.core.progress import abandon, close, started_irreversibly
 from orchestrator.core.relations import relate_added
-from orchestrator.core.settling import send, settle
+from orchestrator.core.settling import call_off, send, settle
 from orchestrator.core.state import HoldState, OrderState
 from schemas.commands import Add, Approve, Command, Deny, Extend, Hold, Resume, Retry, Waive, Withdraw
 from schemas.errors import ProtocolViolation
 from schemas.outcomes import Failed, Waived
 from schemas.vocabulary import (
+    CancellationReason,
     HoldKind,
     NotApplicableReason,
     OrderPhase,
@@ -48,7 +49,7 @@ def _refuse(field: str, remedy: str, code: QuarantineReason = QuarantineReason.I
 def _deny(draft: Draft, message: Deny) -> None:
     if started_irreversibly(draft):
         raise _refuse("type", "something irreversible was started already: waive the systems that are left instead")
-    abandon(draft, NotApplicableReason.REFUSED, by=message.actor, why=message.reason)
+    abandon(draft, NotApplicableReason.REFUSED, CancellationReason.DENIED, by=message.actor, why=message.reason)
     draft.set(refusal_ground=message.ground)
     draft.fact("denied", actor=message.actor, ground=message.ground, reason=message.reason)
     close(draft, RequestResult.REFUSED, results_of(draft), carried_out=False)
@@ -111,6 +112,7 @@ def _waive(draft: Draft, message: Waive) -> None:
     order = _planned(draft, message.system)
     failed = order.outcome.reason if isinstance(order.outcome, Failed) else None
     settle(draft, order, Waived(by=message.actor, why=message.reason, failed=failed))
+    call_off(draft, order, CancellationReason.WAIVED)
     draft.fact("waived", actor=message.actor, system=message.system, reason=message.reason)
     draft.changed("waived", actor=message.actor, reason=message.reason, system=message.system)
 

@@ -10,11 +10,12 @@ from orchestrator.core.draft import Draft
 from orchestrator.core.effects import Forget
 from orchestrator.core.order_lifecycle import OrderEvent
 from orchestrator.core.plan import meets, missing_for_good
-from orchestrator.core.settling import send, settle
+from orchestrator.core.settling import call_off, send, settle
 from orchestrator.core.state import OrderState
 from schemas.confirmations import SystemResult
 from schemas.outcomes import NotApplicable, Retained, Waived
 from schemas.vocabulary import (
+    CancellationReason,
     EscalationReason,
     NotApplicableReason,
     OrderPhase,
@@ -80,13 +81,14 @@ def started_irreversibly(draft: Draft) -> bool:
     return any(order.attempt > 0 and draft.is_irreversible(order) for order in draft.state.orders)
 
 
-def abandon(draft: Draft, unsent: NotApplicableReason, *, by: str, why: str) -> None:
-    """Settle everything that is open, because a person ended the request: nothing more is sent or awaited."""
+def abandon(draft: Draft, unsent: NotApplicableReason, reason: CancellationReason, *, by: str, why: str) -> None:
+    """Settle what is open, because a person ended the request: nothing more is sent or awaited, and systems are told."""
     for order in draft.state.orders:
         if order.phase is OrderPhase.WAITING:
             settle(draft, order, NotApplicable(reason=unsent))
         elif order.phase is not OrderPhase.SETTLED:
             settle(draft, order, Waived(by=by, why=why))
+            call_off(draft, order, reason)
 
 
 def close(draft: Draft, result: RequestResult, results: tuple[SystemResult, ...], *, carried_out: bool = True) -> None:

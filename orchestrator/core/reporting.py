@@ -15,9 +15,9 @@ from orchestrator.core.settling import escalate_order, settle
 from orchestrator.core.state import OrderState, evolve
 from schemas.errors import ProtocolViolation
 from schemas.ids import order_id
-from schemas.outcomes import Accepted, Failed, NotApplicable, ReportedOutcome, Waived
+from schemas.outcomes import Accepted, Failed, NotApplicable, NothingHeld, ReportedOutcome, Waived
 from schemas.reports import FulfilmentReport
-from schemas.vocabulary import EscalationReason, NotApplicableReason, OrderPhase, QuarantineReason
+from schemas.vocabulary import EscalationReason, NotApplicableReason, OrderPhase, QuarantineReason, RequestResult
 
 __all__ = ["report"]
 
@@ -114,12 +114,21 @@ def _keep_yield(draft: Draft, opened: Opened) -> None:
 
 
 def _late(draft: Draft, order: OrderState, message: FulfilmentReport) -> None:
-    """Note a report after the end of its order; a person sees it if it says something else than what stands."""
+    """Note a report after the end of its order; a person sees it if it says something else than what stands.
+
+    Of a waived one nobody was waiting for an answer, unless the whole request was ended: then something was done, or could not
+    be called off, that the person was told is not.
+    """
     if isinstance(message.outcome, Accepted):
         return
     if order.outcome is not None and message.outcome.code == order.outcome.code:
         return
     draft.put(order)
     draft.fact("late_report", system=order.system, outcome=message.outcome.code, report=message.report_id)
-    if not isinstance(order.outcome, Waived):
+    if not isinstance(order.outcome, Waived) or _contradicts_the_end(draft, message.outcome):
         draft.escalate(EscalationReason.LATE_REPORT, system=order.system)
+
+
+def _contradicts_the_end(draft: Draft, outcome: ReportedOutcome) -> bool:
+    ended = draft.state.result in {RequestResult.WITHDRAWN, RequestResult.REFUSED}
+    return ended and not isinstance(outcome, NothingHeld | NotApplicable)

@@ -1,4 +1,4 @@
-"""How an order gets its final outcome, and how it leaves: the two things several rules do.
+"""How an order gets its final outcome, how it leaves, and how it is called off: what several rules do.
 
 Room rules: no choice is made here; whoever calls has made it.
 """
@@ -8,15 +8,15 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from orchestrator.core.draft import Draft
-from orchestrator.core.effects import SendOrder
+from orchestrator.core.effects import CancelOrder, SendOrder
 from orchestrator.core.order_lifecycle import OrderEvent, advance
 from orchestrator.core.state import OrderState
 from schemas.blobs import EXPORTING
 from schemas.ids import order_id
 from schemas.outcomes import FinalOutcome
-from schemas.vocabulary import EscalationReason
+from schemas.vocabulary import CancellationReason, EscalationReason
 
-__all__ = ["escalate_order", "send", "settle"]
+__all__ = ["call_off", "escalate_order", "send", "settle"]
 
 
 def settle(draft: Draft, order: OrderState, outcome: FinalOutcome, *, report: str | None = None, **changes: object) -> None:
@@ -82,6 +82,25 @@ def send(draft: Draft, order: OrderState, event: OrderEvent) -> None:
             needs=system.needs,
             finds=finds,
             blob_key=draft.context.registry.blob_key(state.portal) if state.right in EXPORTING else None,
+        )
+    )
+
+
+def call_off(draft: Draft, order: OrderState, reason: CancellationReason) -> None:
+    """Tell the system that an order is over which it has not answered for good; one that was never sent needs no word."""
+    if order.attempt == 0:
+        return
+    state = draft.state
+    draft.fact("order_cancelled", system=order.system, attempt=order.attempt, reason=reason)
+    draft.do(
+        CancelOrder(
+            order_id=order_id(state.subject_request_id, order.system),
+            subject_request_id=state.subject_request_id,
+            system=order.system,
+            right=state.right,
+            attempt=order.attempt,
+            reason=reason,
+            cancelled_at=draft.now,
         )
     )
 

@@ -8,7 +8,8 @@
 
 Journal entries, status events, confirmations and records of released keys are signed as `orchestrator`. Orders are not: their
 identity part is sealed with a key that only the orchestrator and the one connector have, so nobody else can make one that
-opens. Quarantine repeats what others wrote and vouches for none of it.
+opens; the word that an order is over names nobody, and is believed once the key desk says the same. Quarantine repeats what
+others wrote and vouches for none of it.
 
 Room rules: no decision about a request; a signature is right or the record is set aside.
 """

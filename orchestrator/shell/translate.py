@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from orchestrator.core.effects import Input, Opened, Publish, PublishConfirmation, SendOrder
+from orchestrator.core.effects import CancelOrder, Input, Opened, Publish, PublishConfirmation, SendOrder
 from orchestrator.ports import Keys, OutRecord, Record
 from orchestrator.shell.signing import Speakers
 from schemas.base import Message
@@ -18,7 +18,7 @@ from schemas.confirmations import Confirmation
 from schemas.errors import ProtocolViolation
 from schemas.ids import digest, is_request_id
 from schemas.journal import JournalEntry
-from schemas.orders import FulfilmentOrder, order_terms
+from schemas.orders import FulfilmentOrder, OrderCancelled, order_terms
 from schemas.reports import FulfilmentReport
 from schemas.requests import SubmitRequest
 from schemas.sealed import Sealed, SealingKey
@@ -180,6 +180,19 @@ class Translator:
         sealed = self._keys.seal_order(*ids, key, data, terms=order_terms(order))
         order = order.model_copy(update={"sealed": sealed})
         return self._record(self._topics.orders(effect.system), effect.subject_request_id, order)
+
+    def cancellation(self, effect: CancelOrder) -> OutRecord:
+        """Return the record that calls an order off, on the topic where the order stands."""
+        message = OrderCancelled.trusted(
+            order_id=effect.order_id,
+            subject_request_id=effect.subject_request_id,
+            system=effect.system,
+            right=effect.right,
+            attempt=effect.attempt,
+            reason=effect.reason,
+            cancelled_at=effect.cancelled_at,
+        )
+        return self._record(self._topics.orders(effect.system), effect.subject_request_id, message)
 
     def published(self, effect: Publish) -> OutRecord:
         """Return the record of a status event or a journal entry."""

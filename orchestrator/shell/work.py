@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from orchestrator.core.decide import decide, rejection
 from orchestrator.core.effects import (
+    CancelOrder,
     Decision,
     Forget,
     Input,
@@ -295,6 +296,8 @@ class UnitOfWork:
                 case SendOrder():
                     subject = await self._subject(request, effect.finds)
                     self.change.records.append(self._translator.order(effect, subject, self._request_keys[request]))
+                case CancelOrder():
+                    self.change.records.append(self._translator.cancellation(effect))
                 case Publish():
                     self.change.records.append(self._translator.published(effect))
                 case PublishConfirmation():

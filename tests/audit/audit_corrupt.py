@@ -232,6 +232,25 @@ def order_on_another_systems_topic(log: Broken) -> None:
 
 
 @breaks(3)
+def cancellation_lost(log: Broken) -> None:
+    log.drop(next(r for r in log.of(T.orders("newsletter"), "waived") if b"OrderCancelled" in (r.value or b"")))
+
+
+@breaks(3)
+def cancellation_that_the_journal_does_not_know(log: Broken) -> None:
+    request = log.told["erasure"]
+    like = next(r for r in log.of(T.orders("newsletter"), "waived") if b"OrderCancelled" in (r.value or b""))
+    new = log.append(like, subject_request_id=request, order_id=order_id(request, "newsletter"))
+    log.put(new, replace(new, key=request.encode()))
+
+
+@breaks(3)
+def cancellation_for_another_reason(log: Broken) -> None:
+    told = next(r for r in log.of(T.orders("newsletter"), "waived") if b"OrderCancelled" in (r.value or b""))
+    log.edit(told, reason="denied")
+
+
+@breaks(3)
 def order_for_another_right(log: Broken) -> None:
     log.edit(log.of(T.orders("newsletter"), "erasure")[0], right="access")
 

@@ -37,7 +37,7 @@ from schemas.sealed import SealingKey, seal
 from schemas.subject import FieldChange, Need, SubjectData
 from schemas.topics import Topics
 from schemas.vocabulary import AssuranceLevel, IdentifierKind, Right, Role
-from schemas.wire import encode, headers_of
+from schemas.wire import ORDER_MESSAGES, decode, encode, headers_of
 from tests.keys_kit import intake_of, request_keys
 
 __all__ = ["CANARY", "REGISTRY", "START", "MemoryLog", "World", "world"]
@@ -242,7 +242,9 @@ class World:
     def _publish(self, out: OutRecord) -> None:
         self.put(out.topic, out.key, out.value, out.headers)
         if out.topic.startswith(f"{self.topics.prefix}.orders."):
-            self._orders.append(FulfilmentOrder.model_validate_json(out.value))
+            order = decode(out.value, out.headers, ORDER_MESSAGES)
+            if isinstance(order, FulfilmentOrder):
+                self._orders.append(order)
 
     async def publish(self, records: Sequence[OutRecord]) -> None:
         """Append what the key desk writes down."""

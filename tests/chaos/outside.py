@@ -24,7 +24,7 @@ from schemas.requests import SubmitRequest
 from schemas.topics import Topics
 from schemas.trust import SigningKey
 from schemas.vocabulary import RequestResult, Right
-from schemas.wire import Headers, encode, headers_of
+from schemas.wire import ORDER_MESSAGES, Headers, decode, encode, headers_of
 from tests.chaos.forger import FORGED_COUNT, FORGERIES, expected, forged_headers, forged_withdrawal
 from tests.integration.worker_kit import request
 
@@ -203,5 +203,6 @@ async def set_aside(bootstrap: str, topics: Topics) -> dict[bytes, set[str]]:
 async def forged_reports(bootstrap: str, topics: Topics, systems: Iterable[str]) -> dict[bytes, str]:
     """Return the forged reports that the orders in the log led to, with the code that each must be set aside with."""
     async with connected(bootstrap, topics, only=[topics.orders(system) for system in systems]) as log:
-        orders = [FulfilmentOrder.model_validate_json(record.value or b"") async for record in log.read(await log.extent())]
+        read = [decode(record.value, record.headers, ORDER_MESSAGES) async for record in log.read(await log.extent())]
+    orders = [order for order in read if isinstance(order, FulfilmentOrder)]
     return expected(orders)

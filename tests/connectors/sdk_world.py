@@ -48,6 +48,8 @@ class ScriptedKeys:
         self.key = key
         #: By order id: 403, 404 or 410.
         self.refused = {}
+        #: Ids of orders that are over, though their keys are still at hand.
+        self.over = set()
         #: What is raised instead of an answer, the first one first.
         self.failures = []
         self.asked = []
@@ -58,6 +60,12 @@ class ScriptedKeys:
         if self.failures:
             raise self.failures.pop(0)
         return {order.order_id: self.refused[order.order_id] for order in orders if order.order_id in self.refused}
+
+    async def standing(self, orders):
+        self.asked.append([order.order_id for order in orders])
+        if self.failures:
+            raise self.failures.pop(0)
+        return {one.order_id: 410 if one.order_id in self.over else self.refused.get(one.order_id, 200) for one in orders}
 
     def key_for(self, order, purpose=Purpose.ORDER):
         if order.order_id in self.refused:

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from connectors.sdk.clock import ManualClock
 from connectors.sdk.health import served
 from connectors.sdk.perform import perform
+from connectors.sdk.protocol import Ended, Result
 from connectors.sdk.testing import ADA, BOB, NOW, ConnectorContract, job_for, traces_in
 from connectors.systems.federation.answer import ended_as, result_of
 from connectors.systems.federation.connector import FederationConnector, FederationSettings, build, child_request_id
@@ -26,7 +27,17 @@ from schemas.errors import ConfigurationError, SystemRejected, SystemUnavailable
 from schemas.intake import IntakeKey, IntakeKeySet
 from schemas.outcomes import Accepted, Fulfilled, NotApplicable, NothingHeld, Notified, Retained, Waived
 from schemas.trust import ORCHESTRATOR, SigningKey, Trust
-from schemas.vocabulary import AssuranceLevel, IdentifierKind, NotApplicableReason, RequestResult, RetentionGround, Right, Role
+from schemas.vocabulary import (
+    AssuranceLevel,
+    IdentifierKind,
+    NotApplicableReason,
+    QuarantineReason,
+    RequestResult,
+    RetentionGround,
+    Right,
+    Role,
+    StatusCode,
+)
 
 SETTINGS = FederationSettings(
     kafka_bootstrap="127.0.0.1:9",
@@ -116,6 +127,62 @@ async def test_a_child_that_is_away_is_told_again_with_the_same_bytes(child, con
     await connector.poll(a_job(), child_request_id(a_job()))
     assert len(child.taken) == 1
     assert len(child.log) == 3
+
+
+def over(*, has_begun=True, right=Right.ERASURE, now=NOW):
+    job = a_job(right=right)
+    return Ended(job.order_id, job.subject_request_id, right, 1, now, NOW, has_begun)
+
+
+async def test_a_withdrawal_waits_behind_the_request_that_nobody_has_read(child, connector):
+    """The child is away: it is told behind its request, the same each time, and takes neither for anything else."""
+    child.seed({"records": [{"email": ADA.email}]})
+    child.switches["away"] = True
+    await connector.erase(a_job())
+    for _ in range(3):
+        assert isinstance((await connector.cancel(over())).outcome, Accepted)
+    assert len(set(child.log)) == 2
+    child.switches["away"] = False
+    assert await connector.cancel(over()) is None
+    child.clock.advance(1_000_000)
+    assert await connector.cancel(over(now=child.clock.now())) is None
+    assert child.records
+
+
+async def test_a_child_that_was_never_asked_is_told_nothing(child, connector):
+    """No request there, and none known here: nothing is said. One that may lie on the topic is withdrawn all the same."""
+    assert await connector.cancel(over(has_begun=False)) is None
+    assert child.log == []
+    assert isinstance((await connector.cancel(over())).outcome, Accepted)
+    assert await connector.cancel(over()) is None, "the child knows of no such request, and says so"
+    assert len(child.log) == 1
+
+
+async def test_what_the_child_does_all_the_same_is_told(child, connector):
+    """Too late there: it is said once, waited for, and comes back as what was done. Places of data stay there."""
+    child.seed({"records": [{"email": ADA.email}]})
+    child.switches["irreversible"] = True
+    await connector.access(a_job(right=Right.ACCESS))
+    for _ in range(3):
+        assert isinstance((await connector.cancel(over(right=Right.ACCESS))).outcome, Accepted)
+    assert len(child.log) == 2
+    child.clock.advance(3600)
+    result = await connector.cancel(over(right=Right.ACCESS))
+    assert result == Result(Fulfilled(count=1), notes=("confirmed_there", "results_there"))
+
+
+async def test_a_child_that_does_not_take_the_withdrawal_is_a_persons_matter(child, connector):
+    """It goes on there, and our word was set aside: somebody must look."""
+    await connector.erase(a_job())
+    said = await child.find(child_request_id(a_job()))
+    refused = said.model_copy(update={"code": StatusCode.REJECTED, "rejected": QuarantineReason.SIGNATURE_EXPIRED})
+
+    async def find(_):
+        return refused
+
+    child.find = find
+    with pytest.raises(SystemRejected, match="does not take the withdrawal: signature_expired"):
+        await connector.cancel(over())
 
 
 async def test_counts_are_summed_and_the_latest_date_counts(child, connector):
@@ -362,7 +429,7 @@ async def test_a_new_key_of_the_child_asks_again_under_the_same_id(child, connec
     child.switches["work_seconds"] = 7200
     await connector.erase(a_job())
     monkeypatch.setattr(child, "intake_key", lambda: asyncio.sleep(0, IntakeKey.new("newer").public))
-    await child.publish(await connector._request(a_job(), child_request_id(a_job())))
+    await child.publish(await connector._request(a_job(), child_request_id(a_job())), Right.ERASURE)
     result = await connector.poll(a_job(), child_request_id(a_job()))
     assert isinstance(result.outcome, Accepted)
     assert len(set(child.log)) == 2 and len(child.taken) == 1

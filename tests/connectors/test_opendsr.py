@@ -17,7 +17,7 @@ from opendsr_kit import WithSubsidiary, job, planted, to_the_end
 
 from connectors.sdk.clock import Clock, ManualClock
 from connectors.sdk.perform import perform
-from connectors.sdk.protocol import Connector
+from connectors.sdk.protocol import Connector, Ended, Result
 from connectors.sdk.standin import Fault, StandIn
 from connectors.sdk.testing import ADA, BOB, NOW, Person, job_for, traces_in
 from connectors.sdk.testing_http import HttpConnectorContract
@@ -82,6 +82,29 @@ class TestRequests(WithSubsidiary):
         assert result.outcome == Fulfilled(count=3)
         assert not standin.holds(ADA.email)
         assert standin.holds(BOB.email)
+
+    async def test_what_is_over_is_cancelled_while_it_is_pending(
+        self, make: Any, standin: SubsidiaryStandIn, clock: ManualClock
+    ) -> None:
+        """Pending: cancelled, and nothing is done. In progress: too late, and what was done in the end comes back."""
+        standin.seed({"people": [planted(ADA, records=3)]})
+        connector, asked = make(), job(Right.ERASURE)
+
+        def over() -> Ended:
+            return Ended(asked.order_id, asked.subject_request_id, asked.right, 1, clock.now(), NOW, has_begun=True)
+
+        assert await connector.cancel(over()) is None, "nobody has asked"
+        await perform(connector, asked)
+        assert await connector.cancel(over()) is None
+        assert {entry["state"] for entry in standin.state()["requests"].values()} == {"cancelled"}
+        standin.requests.clear()
+        await perform(connector, asked)
+        clock.advance(3600)
+        late = await connector.cancel(over())
+        assert isinstance(late.outcome, Accepted)
+        clock.advance(3600 * 2)
+        assert await connector.cancel(over()) == Result(Fulfilled(count=3))
+        assert not standin.holds(ADA.email)
 
     async def test_the_request_is_as_the_specification_wants_it(self, make: Any, standin: SubsidiaryStandIn) -> None:
         """Lower-case version-4 id, the moment the person asked, regulation, and no identity beyond what discovery takes."""

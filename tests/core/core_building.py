@@ -14,6 +14,7 @@ from pydantic_core import TzInfo
 
 from orchestrator.core.decide import decide
 from orchestrator.core.effects import (
+    CancelOrder,
     Decision,
     Forget,
     Input,
@@ -128,6 +129,7 @@ class World:
         self.states: dict[str, RequestState] = {}
         self.names: dict[str, str] = {}
         self.sent: list[SendOrder] = []
+        self.cancelled: list[CancelOrder] = []
         self.said: list[StatusEvent] = []
         self.journal: dict[str, list[tuple[JournalEntry, bytes]]] = {}
         self.confirmations: dict[str, list[str]] = {}
@@ -242,6 +244,11 @@ class World:
                 assert request in self.kept and request not in self.forgotten, "an order needs the identity"
                 self._check_turn(effect)
                 self.sent.append(effect)
+            case CancelOrder():
+                last = [sent.attempt for sent in self.sent if sent.order_id == effect.order_id][-1]
+                assert effect.attempt == last, "what was never sent is called off, or another attempt"
+                assert effect.order_id not in {one.order_id for one in self.cancelled}, "called off twice"
+                self.cancelled.append(effect)
             case PublishConfirmation():
                 self.confirmations.setdefault(request, []).append(effect.value)
             case Publish(message, value) if isinstance(message, JournalEntry):

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from typing import Any
 
 import pytest
-from core_building import FAILED, START, World, command, confirm, later, registry, rid, system, withdrawal
+from core_building import DONE, FAILED, NOTHING, START, World, command, confirm, later, registry, rid, system, withdrawal
 
 from orchestrator.core.effects import Input, PublishConfirmation, Wake
 from schemas.commands import Add, Approve, Deny, Extend, Hold, Resume, Retry, Waive, Withdraw
 from schemas.outcomes import NotApplicable, Waived
-from schemas.vocabulary import HoldKind, Language, NotApplicableReason, OrderPhase, Phase, RefusalGround, RequestResult, Right
+from schemas.vocabulary import (
+    CancellationReason,
+    HoldKind,
+    Language,
+    NotApplicableReason,
+    OrderPhase,
+    Phase,
+    RefusalGround,
+    RequestResult,
+    Right,
+)
 
 
 def _world(**more: object) -> World:
@@ -53,6 +64,30 @@ def test_a_withdrawal_in_time_stops_everything() -> None:
     again = world.say(withdrawal("a", START + timedelta(hours=1)))
     assert [type(effect) for effect in again.effects] == [PublishConfirmation], "said again: the same confirmation"
     assert "too_late" not in world.codes("a")
+    (told,) = world.cancelled
+    assert (told.system, told.attempt, told.reason) == ("crm", 1, CancellationReason.WITHDRAWN), (
+        "what was not sent needs no word"
+    )
+    world.report("a", "crm", NOTHING)
+    assert "late_report" not in world.codes("a")
+    world.report("a", "crm", DONE)
+    assert world.codes("a").count("late_report") == 1, "it was done all the same: somebody must know"
+    assert world.confirmation("a") == closed
+
+
+@pytest.mark.parametrize(("kind", "reason"), [(Deny, CancellationReason.DENIED), (Waive, CancellationReason.WAIVED)])
+def test_who_was_asked_is_told_that_it_is_over(kind: Any, reason: CancellationReason) -> None:
+    """Denied or waived: each system with an order that is out is told, with the attempt it has; who has answered is not."""
+    world = World(registry(*(system(name, irreversible=()) for name in ("crm", "shop"))))
+    world.submit("a")
+    world.report("a", "crm")
+    world.pass_time(timedelta(hours=6))
+    more = {"ground": RefusalGround.EXCESSIVE} if kind is Deny else {"system": "shop"}
+    world.do(kind, "a", **more)
+    (told,) = world.cancelled
+    assert (told.system, told.reason) == ("shop", reason)
+    assert told.attempt == max(attempt for name, attempt in world.orders("a") if name == "shop") > 1
+    assert world.facts("a").count("order_cancelled") == 1
 
 
 def test_a_withdrawal_too_late_lists_what_is_done() -> None:

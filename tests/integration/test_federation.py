@@ -8,6 +8,7 @@ import secrets
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -20,11 +21,12 @@ from connectors.systems.federation.connector import child_request_id
 from orchestrator.adapters.topics import apply
 from orchestrator.demo.keyring import Keyring
 from orchestrator.settings import Settings
+from schemas.commands import Deny
 from schemas.orders import FulfilmentOrder
 from schemas.reports import FulfilmentReport
-from schemas.requests import SubmitRequest
+from schemas.requests import SubmitRequest, WithdrawRequest
 from schemas.topics import Topics, manifest
-from schemas.vocabulary import AssuranceLevel, OutcomeCode, RequestResult
+from schemas.vocabulary import AssuranceLevel, OutcomeCode, RefusalGround, RequestResult
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
@@ -33,17 +35,20 @@ version: parent-1
 controller: {title: Example parent, zone: Europe/Amsterdam, calendar: NL, regime: eu.gdpr}
 portals: [{id: website, title: Website, owner: Web team}]
 systems:
-  - {id: crm, title: CRM, role: processor, owner: Sales, connector: test, rights: [erasure], needs: [{kind: email}]}
+  - {id: crm, title: CRM, role: processor, owner: Sales, connector: test,
+     rights: [erasure], irreversible: [], needs: [{kind: email}]}
   - {id: daughter, title: Example daughter, role: controller, owner: Privacy office, connector: federation,
-     rights: [erasure], needs: [{kind: email}]}
+     rights: [erasure], irreversible: [], needs: [{kind: email}]}
 """
 CHILD_REGISTRY = """
 version: child-1
 controller: {title: Example daughter, zone: Europe/Amsterdam, calendar: NL, regime: eu.gdpr}
 portals: [{id: parent, title: Parent company, owner: Parent}]
 systems:
-  - {id: shop, title: Shop, role: processor, owner: Shop, connector: test, rights: [erasure], needs: [{kind: email}]}
-  - {id: mail, title: Mail, role: processor, owner: Mail, connector: test, rights: [erasure], needs: [{kind: email}]}
+  - {id: shop, title: Shop, role: processor, owner: Shop, connector: test,
+     rights: [erasure], irreversible: [], needs: [{kind: email}]}
+  - {id: mail, title: Mail, role: processor, owner: Mail, connector: test,
+     rights: [erasure], irreversible: [], needs: [{kind: email}]}
 """
 CONNECTOR = ("-c", "from connectors.sdk.cli import main; main()", "run", "federation", "--system", "daughter")
 
@@ -282,3 +287,74 @@ async def forget(bootstrap, topic):
         await admin.delete_records({one: RecordsToDelete(before_offset=-1) for one in partitions})
     finally:
         await admin.close()
+
+
+async def test_a_withdrawal_is_passed_on(companies):
+    """Withdrawn or denied while the connector is dead: the child closes it as withdrawn, and tells its own systems."""
+    parent, child = companies.parent, companies.child
+    parent.respond = lambda order: None
+    async with companies.child_worker():
+        async with companies.connector() as first_life:
+            asked, kept, denied = await companies.ask(3)
+            await until(lambda: all_accepted(companies, [asked, kept, denied]))
+            first_life.process.kill()
+            first_life.process.wait()
+        await parent.publish(withdrawal(asked))
+        await parent.publish(denial(denied))
+        await parent.until(lambda: len(parent.confirmations) == 2)
+        assert parent.confirmation(asked.subject_request_id).result is RequestResult.WITHDRAWN
+        ids = {one.subject_request_id: child_request_id(job_of(one)) for one in parent.orders if one.system == "daughter"}
+        async with companies.connector():
+            theirs = {ids[one.subject_request_id] for one in (asked, denied)}
+            await child.until(lambda: set(child.confirmations) == theirs)
+            assert {child.confirmation(one).result for one in theirs} == {RequestResult.WITHDRAWN}
+            await child.until(lambda: len(child.cancelled) == 4)
+            await child.until(lambda: {one.subject_request_id for one in child.cancelled} == theirs)
+            await companies.child_answers()
+            await child.until(lambda: len(child.confirmations) == 3)
+        assert child.confirmation(ids[kept.subject_request_id]).result is RequestResult.FULFILLED
+    assert {one.reason for one in parent.cancelled} == {"withdrawn", "denied"}
+    assert not parent.records[parent.topics.quarantine]
+    assert not child.records[child.topics.quarantine]
+    filed = [record.key for record in await every_record(child.bootstrap, child.topics.requests)]
+    assert len(set(filed)) == 3
+    gone = {asked.subject_request_id, denied.subject_request_id}
+    final = [one for code in (OutcomeCode.FULFILLED, OutcomeCode.FAILED) for one in await reported(companies, code)]
+    assert not gone & {one.subject_request_id for one in final}, "of what was called off nothing more is reported"
+
+
+def withdrawal(asked):
+    return WithdrawRequest(subject_request_id=asked.subject_request_id, portal=asked.portal, withdrawn_at=datetime.now(UTC))
+
+
+def denial(asked):
+    return Deny(
+        command_id=f"cmd-{secrets.token_hex(8)}",
+        subject_request_id=asked.subject_request_id,
+        actor="ops:privacy-office",
+        reason="Asked for the fourth time this month",
+        ground=RefusalGround.EXCESSIVE,
+        issued_at=datetime.now(UTC),
+    )
+
+
+async def test_what_the_child_does_all_the_same_reaches_a_person_at_the_parent(companies):
+    """The child has carried it out when the withdrawal comes: its answer is a late report, and a person is told of it."""
+    parent, child = companies.parent, companies.child
+    parent.respond = lambda order: None
+    companies.is_open = True
+    async with companies.connector() as connector:
+        (asked,) = await companies.ask(1)
+        await until(lambda: all_accepted(companies, [asked]))
+        connector.process.kill()
+        connector.process.wait()
+    async with companies.child_worker():
+        await child.until(lambda: len(child.confirmations) == 1)
+    await parent.publish(withdrawal(asked))
+    await parent.until(lambda: len(parent.confirmations) == 1)
+    async with companies.connector():
+        await parent.until(lambda: any(b"late_report" in one.value for one in parent.records[parent.topics.status]))
+    assert parent.confirmation(asked.subject_request_id).result is RequestResult.WITHDRAWN
+    (late,) = await reported(companies, OutcomeCode.FULFILLED)
+    assert late.outcome.count == 2
+    assert not child.records[child.topics.quarantine]

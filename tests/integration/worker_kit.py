@@ -30,7 +30,7 @@ from schemas.base import Message
 from schemas.confirmations import Confirmation
 from schemas.ids import report_id
 from schemas.intake import IntakeKey, IntakeKeySet, seal_intake
-from schemas.orders import FulfilmentOrder
+from schemas.orders import FulfilmentOrder, OrderCancelled
 from schemas.outcomes import Fulfilled
 from schemas.reports import FulfilmentReport
 from schemas.requests import SubmitRequest, Verification
@@ -38,7 +38,7 @@ from schemas.signatures import sign_records, speaker_of
 from schemas.subject import FieldChange, SubjectData
 from schemas.topics import Topics
 from schemas.vocabulary import AssuranceLevel, IdentifierKind, Right
-from schemas.wire import encode, headers_of
+from schemas.wire import ORDER_MESSAGES, decode, encode, headers_of
 
 KEY = base64.b64encode(b"k" * 32).decode()
 REGISTRY = """
@@ -149,6 +149,7 @@ class World:
         self.orders: list[FulfilmentOrder] = []
         #: What was asked for, by request: everything that is said of it goes by the topic of its right.
         self.rights: dict[str, Right] = {}
+        self.cancelled: list[OrderCancelled] = []
         self.confirmations: dict[str, list[bytes]] = defaultdict(list)
         self.records: dict[str, list[object]] = defaultdict(list)
         self.respond: Callable[[FulfilmentOrder], FulfilmentReport | None] = answer
@@ -184,13 +185,19 @@ class World:
             if record.topic == self.topics.confirmations:
                 self.confirmations[record.key.decode()].append(record.value)
             elif record.topic.startswith(f"{self.topics.prefix}.orders."):
-                order = FulfilmentOrder.model_validate_json(record.value)
-                self.orders.append(order)
-                report = self.respond(order)
-                if report is not None:
-                    await self.publish(report)
+                await self._asked(decode(record.value, record.headers, ORDER_MESSAGES))
             async with self._changed:
                 self._changed.notify_all()
+
+    async def _asked(self, message: Message) -> None:
+        if isinstance(message, OrderCancelled):
+            self.cancelled.append(message)
+            return
+        assert isinstance(message, FulfilmentOrder)
+        self.orders.append(message)
+        report = self.respond(message)
+        if report is not None:
+            await self.publish(report)
 
     async def publish(self, message: Message, topic: str | None = None, *, partition: int | None = None) -> RecordMetadata:
         """Publish as a portal, operator or connector would; return where the record stands."""

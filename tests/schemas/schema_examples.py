@@ -12,7 +12,7 @@ from schemas.ids import confirmation_id, order_id, report_id
 from schemas.intake import IntakeKey, seal_intake
 from schemas.journal import GENESIS, JournalEntry, JournalFact
 from schemas.order_keys import KeysReleased, WantedKey
-from schemas.orders import FulfilmentOrder, order_binding
+from schemas.orders import FulfilmentOrder, OrderCancelled, order_binding
 from schemas.outcomes import Fulfilled, NotApplicable, NothingHeld, Notified, Retained, Waived
 from schemas.reports import FulfilmentReport, ResultReference
 from schemas.requests import ConfirmIdentity, RefuseIdentity, SubmitRequest, Verification, WithdrawRequest
@@ -21,6 +21,7 @@ from schemas.status import StatusEvent
 from schemas.subject import SubjectData
 from schemas.vocabulary import (
     AssuranceLevel,
+    CancellationReason,
     EscalationReason,
     ExtensionReason,
     HoldKind,
@@ -128,6 +129,15 @@ _ALL: tuple[Message, ...] = (
         registry_version="2026-11",
         blob_key=BlobKey(x="AGy2CCsMh9a7OzHClfnUQmLzbjaMqx7gVOJ_ve9KX0c", kid="website-2026"),
         verification=_VERIFICATION,
+    ),
+    OrderCancelled(
+        order_id=ORDER,
+        subject_request_id=REQUEST,
+        system="crm",
+        right=Right.ERASURE,
+        attempt=2,
+        reason=CancellationReason.WITHDRAWN,
+        cancelled_at=LATER,
     ),
     FulfilmentReport(
         report_id=report_id(ORDER, 2, "fulfilled"),

@@ -37,7 +37,7 @@ from schemas.errors import ProtocolViolation, StoreUnavailable
 from schemas.ids import digest
 from schemas.metric_labels import KeyRefusal
 from schemas.order_keys import KeyStatus, WantedKey, root_from_text
-from schemas.orders import FulfilmentOrder
+from schemas.orders import FulfilmentOrder, OrderCancelled
 from schemas.registry import Registry
 from schemas.reports import ResultReference
 from schemas.sealed import SealingKey
@@ -234,6 +234,16 @@ class SimOrderKeys:
         await self._life.step("after asking for keys", _cut)
         self._roots |= {one.order_id: root_from_text(one.key) for one in answers if one.key is not None}
         return {one.order_id: one.status for one in answers if one.key is None}
+
+    async def standing(self, orders: Sequence[OrderCancelled]) -> Mapping[str, KeyStatus]:
+        """Ask anew."""
+        wanted = [WantedKey(subject_request_id=one.subject_request_id, order_id=one.order_id) for one in orders]
+        await self._life.step("before asking what is over", _cut)
+        try:
+            answers = await self._desk.release(self._system, "simulated", wanted)
+        except (StoreUnavailable, PublishFailed):
+            raise KeysUnavailable("simulated") from None
+        return {one.order_id: one.status for one in answers}
 
     def key_for(self, order: FulfilmentOrder, purpose: Purpose = Purpose.ORDER) -> SealingKey:
         """Derive from the order's root."""

@@ -13,12 +13,12 @@ from schemas.confirmations import Confirmation
 from schemas.errors import ProtocolViolation, SystemRejected
 from schemas.intake import IntakePublicKey
 from schemas.portal import record_of
-from schemas.requests import SubmitRequest
+from schemas.requests import SubmitRequest, WithdrawRequest
 from schemas.signatures import Verifier, leaf_of, signature_in
 from schemas.status import StatusEvent
 from schemas.topics import Topics, kind_of
 from schemas.trust import ORCHESTRATOR, SigningKey, Trust
-from schemas.vocabulary import FailureReason
+from schemas.vocabulary import FailureReason, Right
 from schemas.wire import decode
 
 __all__ = ["Child", "ChildBus", "KeySource", "Signatures"]
@@ -33,8 +33,8 @@ class ChildBus(Protocol):
         """Return one line on whether the child's topics can be reached; says nothing to the child."""
         ...
 
-    async def publish(self, request: SubmitRequest) -> None:
-        """Publish a request. Returning does not imply that the child has read it."""
+    async def publish(self, message: SubmitRequest | WithdrawRequest, right: Right) -> None:
+        """Publish a request for this right, or take it back. Returning does not imply that the child has read it."""
         ...
 
     async def intake_key(self) -> IntakePublicKey:
@@ -103,10 +103,10 @@ class Child:
         """Return what follows from our signing key. With signatures off, on a laptop, guesses at a person may be checked."""
         return self._signatures.signer.derived("federation") if self._signatures else bytes(32)
 
-    async def publish(self, request: SubmitRequest) -> None:
+    async def publish(self, message: SubmitRequest | WithdrawRequest, right: Right) -> None:
         """Publish with the broker's ack, by the topic of its right; a child of an older release has one topic for all."""
-        record = record_of(request, self._signatures.signer if self._signatures else None)
-        await self._conversation.say(*record, rather_on=self._topics.requests_for(request.right))
+        record = record_of(message, self._signatures.signer if self._signatures else None)
+        await self._conversation.say(*record, rather_on=self._topics.requests_for(right))
 
     async def find(self, subject_request_id: str) -> Confirmation | StatusEvent | None:
         """Look both topics up. Raises `SystemRejected(verification_failed)` for what is no answer to this request."""

@@ -8,6 +8,7 @@ Room rules: decisions only, the bus lives in `client` and behind it; every metho
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -19,7 +20,7 @@ from pydantic_settings import SettingsConfigDict
 from connectors.sdk.clock import Clock, SystemClock
 from connectors.sdk.conversation_kafka import KafkaConversation
 from connectors.sdk.passing_on import PassesOn
-from connectors.sdk.protocol import Job, Result, Throttle
+from connectors.sdk.protocol import Ended, Job, Result, Throttle
 from connectors.sdk.settings import SigningSettings, content_of, read
 from connectors.systems.federation.answer import ended_as, result_of
 from connectors.systems.federation.client import Child, ChildBus, Signatures
@@ -28,13 +29,13 @@ from schemas.broker import BrokerReach
 from schemas.confirmations import Confirmation
 from schemas.errors import ConfigurationError, ProtocolViolation, SystemRejected
 from schemas.ids import PortalId
-from schemas.outcomes import Accepted
+from schemas.outcomes import Accepted, NothingHeld
 from schemas.portal import build_request
-from schemas.requests import SubmitRequest
+from schemas.requests import SubmitRequest, WithdrawRequest
 from schemas.status import StatusEvent
 from schemas.topics import Topics
 from schemas.trust import Trust, portal_principal
-from schemas.vocabulary import FailureReason, IdentifierKind, QuarantineReason, StatusCode
+from schemas.vocabulary import FailureReason, IdentifierKind, Phase, QuarantineReason, StatusCode
 
 __all__ = ["FederationConnector", "FederationSettings", "build", "child_request_id"]
 
@@ -44,6 +45,8 @@ _log = structlog.get_logger("dsr.connector")
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:dsr:federation:child-request")
 _MAX_GENERATIONS = 20
 _LOOKS_EVERY_SECONDS = 0.25
+#: Stands for the due date of a child that has not named one.
+_WORD_WITHIN = timedelta(days=30)
 
 
 class FederationSettings(BrokerReach, SigningSettings):
@@ -66,7 +69,7 @@ class FederationSettings(BrokerReach, SigningSettings):
     concurrent: Annotated[int, Field(ge=1)] = 8
 
 
-def child_request_id(job: Job, *, generation: int = 0, version: int = 4) -> str:
+def child_request_id(job: Job | Ended, *, generation: int = 0, version: int = 4) -> str:
     """Return the id of the request to the child: the same for the same parent request, system (its order) and right.
 
     A further generation is only used when the child ended or never took the one before and a person ordered a retry. The
@@ -104,17 +107,56 @@ class FederationConnector(PassesOn):
         """
         said = await self._child.find(handle)
         if said is None:
-            await self._child.publish(await self._request(job, handle))
+            await self._child.publish(await self._request(job, handle), job.right)
         return self._result(job, handle, said)
 
     async def pass_on(self, job: Job) -> Result:
         """Publish the request there, unless the child has it already."""
         request_id, said = await self._request_id(job)
         if said is None:
-            await self._child.publish(await self._request(job, request_id))
+            await self._child.publish(await self._request(job, request_id), job.right)
             _log.info("child_asked", order_id=job.order_id, subject_request_id=request_id)
             said = await self._acknowledged(request_id)
         return self._result(job, request_id, said)
+
+    async def cancel(self, ended: Ended) -> Result | None:
+        """Withdraw the request there, and go on asking until the child has closed it: withdrawn, or done all the same.
+
+        A request that the child ended before counts for nothing; one it has not spoken of may still lie unread on its topic.
+        """
+        done: Result | None = None
+        for generation in range(_MAX_GENERATIONS):
+            request_id = child_request_id(ended, generation=generation, version=self._settings.id_version)
+            said = await self._child.find(request_id)
+            if said is None and (generation > 0 or not ended.has_begun):
+                break
+            if isinstance(said, Confirmation):
+                done = done or self._done_all_the_same(said)
+            elif said is None or not _is_set_aside(said):
+                await self._withdraw(ended, request_id, said)
+                due_on = said.due_on if said is not None and said.due_on is not None else ended.now.date() + _WORD_WITHIN
+                return Result(Accepted(expected_by=datetime.combine(due_on, time(), tzinfo=UTC)))
+            elif said.phase in {Phase.VERIFYING, Phase.ACTIVE}:
+                code = said.rejected.value if said.rejected is not None else "without_a_reason"
+                raise SystemRejected(f"the child does not take the withdrawal: {code}", reason=FailureReason.REJECTED)
+        return done
+
+    async def _withdraw(self, ended: Ended, request_id: str, said: StatusEvent | None) -> None:
+        """Say it, the same each time, until the child says that it came too late."""
+        if said is not None and said.code is StatusCode.TOO_LATE:
+            return
+        word = WithdrawRequest(subject_request_id=request_id, portal=self._settings.portal, withdrawn_at=ended.cancelled_at)
+        await self._child.publish(word, ended.right)
+        _log.info("child_told_of_withdrawal", order_id=ended.order_id, subject_request_id=request_id)
+
+    def _done_all_the_same(self, said: Confirmation) -> Result | None:
+        """Return what the child did; None if it did nothing. Places of results stay there: nobody waits for them."""
+        if said.portal != self._settings.portal:
+            raise SystemRejected("the child confirmed another portal's request", reason=FailureReason.VERIFICATION_FAILED)
+        if ended_as(said) is not None:
+            return None
+        result = result_of(said)
+        return None if isinstance(result.outcome, NothingHeld) else replace(result, exports=())
 
     async def _request_id(self, job: Job) -> tuple[str, Confirmation | StatusEvent | None]:
         """Return the id to use, and what the child says of it: a retried order goes past requests that came to nothing."""

@@ -8,6 +8,7 @@ It stands where Kafka would, `FederationConnector(settings, standin)`; there are
 | `away` | it reads nothing: requests wait, and nothing is said of them |
 | `result`, `outcome` | close with this `RequestResult`, answer with this outcome, instead of what its people imply |
 | `set_aside` | take no request, with this `QuarantineReason` |
+| `irreversible` | a withdrawal comes too late as soon as it has taken the request |
 | `least_assurance` | wait for the identity of whoever is not verified at this `AssuranceLevel` at least |
 
 Room rules: nothing here is reachable from production code paths.
@@ -27,11 +28,11 @@ from schemas.ids import confirmation_id, digest
 from schemas.intake import IntakeKey, IntakePublicKey, open_intake
 from schemas.outcomes import Fulfilled, NothingHeld
 from schemas.reports import ResultReference
-from schemas.requests import SubmitRequest
+from schemas.requests import SubmitRequest, WithdrawRequest
 from schemas.status import StatusEvent
 from schemas.subject import SubjectData
 from schemas.vocabulary import AssuranceLevel, Language, Phase, QuarantineReason, RequestResult, Right, Role, StatusCode
-from schemas.wire import encode
+from schemas.wire import decode, encode
 
 __all__ = ["KEY", "FederationStandIn", "build"]
 
@@ -48,7 +49,7 @@ class FederationStandIn(StandIn):
     def __init__(self, clock: Clock | None = None) -> None:
         super().__init__(clock)
         self.switches = {"work_seconds": 1800, "away": False, "result": None, "outcome": None, "set_aside": None}
-        self.switches["least_assurance"] = None
+        self.switches |= {"least_assurance": None, "irreversible": False}
         self.records: list[dict[str, str]] = []
         #: Every record on its topic of requests, in order.
         self.log: list[bytes] = []
@@ -57,6 +58,7 @@ class FederationStandIn(StandIn):
         self._taken_at: dict[str, datetime] = {}
         self._set_aside: dict[str, QuarantineReason] = {}
         self._confirmed: dict[str, Confirmation] = {}
+        self._too_late: set[str] = set()
         self._read = 0
 
     def routes(self) -> list[Route]:
@@ -87,9 +89,12 @@ class FederationStandIn(StandIn):
         """Implement `ChildBus`: nobody signs here."""
         return bytes(32)
 
-    async def publish(self, request: SubmitRequest) -> None:
-        """Implement `ChildBus`: append to the topic."""
-        self.log.append(encode(request))
+    async def publish(self, message: SubmitRequest | WithdrawRequest, right: Right) -> None:
+        """Implement `ChildBus`: append to the topic, which is read at once if not away."""
+        del right
+        self.log.append(encode(message))
+        if not self.switches["away"]:
+            self._catch_up()
 
     async def find(self, subject_request_id: str) -> Confirmation | StatusEvent | None:
         """Implement `ChildBus`: read the topic if not away, then say what is known."""
@@ -103,12 +108,12 @@ class FederationStandIn(StandIn):
             return None
         if not self._is_sure(request):
             return StatusEvent(subject_request_id=subject_request_id, code=StatusCode.IDENTITY_AWAITED, at=now)
-        if now - self._taken_at[subject_request_id] < timedelta(seconds=self.switches["work_seconds"]):
+        if subject_request_id not in self._confirmed and not self._is_done(subject_request_id):
             return StatusEvent(
                 subject_request_id=subject_request_id,
                 portal=request.portal,
                 right=request.right,
-                code=StatusCode.ACKNOWLEDGED,
+                code=StatusCode.TOO_LATE if subject_request_id in self._too_late else StatusCode.ACKNOWLEDGED,
                 phase=Phase.ACTIVE,
                 at=now,
                 due_on=_due_on(request),
@@ -125,8 +130,12 @@ class FederationStandIn(StandIn):
 
     def _catch_up(self) -> None:
         while self._read < len(self.log):
-            request = SubmitRequest.model_validate_json(self.log[self._read])
+            request = decode(self.log[self._read], [], (SubmitRequest, WithdrawRequest))
             self._read += 1
+            if isinstance(request, WithdrawRequest):
+                self._withdraw(request.subject_request_id)
+                continue
+            assert isinstance(request, SubmitRequest)
             known, request_id = self.taken.get(request.subject_request_id), request.subject_request_id
             if self.switches["set_aside"] is not None and known is None:
                 self._set_aside[request_id] = QuarantineReason(self.switches["set_aside"])
@@ -136,18 +145,47 @@ class FederationStandIn(StandIn):
             elif known != request:
                 self._set_aside[request_id] = QuarantineReason.ID_REUSED
 
+    def _withdraw(self, request_id: str) -> None:
+        """Close it without doing anything, unless it is unknown, or closed, or `irreversible` says that it is too late."""
+        request = self.taken.get(request_id)
+        if request is None:
+            self._set_aside[request_id] = QuarantineReason.UNKNOWN_REQUEST
+        elif request_id in self._confirmed or self._is_done(request_id):
+            return
+        elif self.switches["irreversible"]:
+            self._too_late.add(request_id)
+        else:
+            self._confirmed[request_id] = self._closed(request, self.clock.now(), (), RequestResult.WITHDRAWN)
+
+    def _is_done(self, request_id: str) -> bool:
+        return self.clock.now() - self._taken_at[request_id] >= timedelta(seconds=self.switches["work_seconds"])
+
     def _confirm(self, request: SubmitRequest, now: datetime) -> Confirmation:
         found = self._work(request)
         implied = Fulfilled(count=len(found)) if found else NothingHeld()
         content = repr(len(found)).encode()
         place = ResultReference(reference="child/result-1", sha256=digest(content), size=len(content), expires_at=now + _DUE)
         is_copy = bool(found) and request.right in {Right.ACCESS, Right.PORTABILITY}
+        system = SystemResult(
+            system="shop",
+            title="Shop",
+            role=Role.CONTROLLER,
+            outcome=self.switches["outcome"] or implied,
+            settled_at=now,
+            attempts=1,
+            results=(place,) if is_copy else (),
+        )
+        return self._closed(request, now, (system,), self.switches["result"] or RequestResult.FULFILLED)
+
+    def _closed(
+        self, request: SubmitRequest, now: datetime, systems: tuple[SystemResult, ...], result: RequestResult
+    ) -> Confirmation:
         return Confirmation(
             confirmation_id=confirmation_id(request.subject_request_id),
             subject_request_id=request.subject_request_id,
             portal=request.portal,
             right=request.right,
-            result=self.switches["result"] or RequestResult.FULFILLED,
+            result=result,
             received_at=request.submitted_at,
             closed_at=now,
             due=DueDates(
@@ -155,17 +193,7 @@ class FederationStandIn(StandIn):
             ),
             in_time=now.date() <= _due_on(request),
             registry_version="1",
-            systems=(
-                SystemResult(
-                    system="shop",
-                    title="Shop",
-                    role=Role.CONTROLLER,
-                    outcome=self.switches["outcome"] or implied,
-                    settled_at=now,
-                    attempts=1,
-                    results=(place,) if is_copy else (),
-                ),
-            ),
+            systems=systems,
             journal_head="0" * 64,
             text=dict.fromkeys(Language, "Done."),
         )

@@ -186,6 +186,18 @@ class OpenDsrClient:
             is_signed=is_signed,
         )
 
+    async def cancel(self, request_id: str, now: datetime) -> bool:
+        """Ask that a request be cancelled; False if the processor will not (409, or 400 as some answer) or knows none.
+
+        The specification promises it only while the request is `pending`. True is a receipt: the status says what came of it.
+        """
+        path = f"{self._dialect.requests.rstrip('/')}/{segment(request_id)}"
+        answer = await send(self._http, "DELETE", path, operation="cancel", expect={200, 202, 204, 400, 404, 409})
+        if answer.status not in {200, 202}:
+            return answer.status == 204
+        await self._verify(answer, now)
+        return True
+
     async def results(self, url: str, now: datetime) -> Any | None:
         """Return the JSON document behind a results link, None if it lies on another host or is no JSON.
 

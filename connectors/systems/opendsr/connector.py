@@ -12,7 +12,7 @@ import hashlib
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -25,7 +25,7 @@ from pydantic_settings import SettingsConfigDict
 
 from connectors.sdk.clock import Clock, SystemClock
 from connectors.sdk.passing_on import PassesOn
-from connectors.sdk.protocol import Exported, Job, Result, Throttle
+from connectors.sdk.protocol import Ended, Exported, Job, Result, Throttle
 from connectors.sdk.settings import ConnectorSettings, read
 from connectors.systems.opendsr.client import Dialect, Discovery, OpenDsrClient, Receipt, Signatures, Status
 from connectors.systems.opendsr.signature import NotGenuine, Trust, certificates
@@ -45,6 +45,8 @@ _NATIVE = {Right.ACCESS: "access", Right.PORTABILITY: "portability", Right.ERASU
 _HASHED = {"md5": 32, "sha1": 40, "sha256": 64}
 _HEX = re.compile(r"[0-9a-f]+")
 _MAX_GENERATIONS = 20
+#: Stands for the date of a processor that has not named one.
+_WORD_WITHIN = timedelta(days=30)
 
 _Told = Fulfilled | NothingHeld | NotApplicable | Retained | Notified | Failed
 _TOLD: TypeAdapter[_Told] = TypeAdapter(Annotated[_Told, Field(discriminator="code")])
@@ -89,7 +91,7 @@ class OpenDsrSettings(ConnectorSettings):
     calls_per_day: Annotated[int | None, Field(ge=1)] = None
 
 
-def child_request_id(job: Job, *, generation: int = 0, version: int = 4) -> str:
+def child_request_id(job: Job | Ended, *, generation: int = 0, version: int = 4) -> str:
     """Return the id of the request to the child: the same for the same parent request, system (its order) and right.
 
     A further generation is only used when the child cancelled the one before and a person ordered a retry. The derivation is
@@ -161,6 +163,27 @@ class OpenDsrConnector(PassesOn):
         accepted = Accepted(expected_by=receipt.expected_at or _end_of(job))
         return Result(accepted, handle=request_id, notes=_receipt_notes(receipt))
 
+    async def cancel(self, ended: Ended) -> Result | None:
+        """Cancel the request there, and go on asking until it is cancelled, or completed all the same.
+
+        OpenDSR promises a cancellation only while a request is `pending`; later it goes on, and so do the questions.
+        """
+        done: Result | None = None
+        for generation in range(_MAX_GENERATIONS):
+            request_id = child_request_id(ended, generation=generation, version=self._settings.id_version)
+            status = await self._client.status(request_id, ended.now)
+            if status is None:
+                break
+            if status.state in {"pending", "in_progress"}:
+                was_taken = await self._client.cancel(request_id, ended.now)
+                _log.info("child_told_of_withdrawal", order_id=ended.order_id, subject_request_id=request_id, result=was_taken)
+                status = await self._client.status(request_id, ended.now) or status
+            if status.state in {"pending", "in_progress"} and not isinstance(_told(status.extension), Failed):
+                return Result(Accepted(expected_by=status.expected_at or ended.now + _WORD_WITHIN))
+            if status.state == "completed":
+                done = done or _done_all_the_same(status)
+        return done
+
     async def _request_id(self, job: Job) -> tuple[str, Status | None]:
         """Return the id to use, and the status if the processor has it: a retried order may find its request cancelled."""
         for generation in range(_MAX_GENERATIONS):
@@ -226,6 +249,18 @@ class OpenDsrConnector(PassesOn):
         if isinstance(content, (dict, list)):
             return (Exported("results", content),), ()
         return (Exported("results_link", {"results_url": url}),), ("results_by_link",)
+
+
+def _done_all_the_same(status: Status) -> Result | None:
+    """Return what was done; None if nothing was. Results are left where they lie: nobody waits for them."""
+    told = _told(status.extension)
+    if isinstance(told, NothingHeld | NotApplicable) or (told is None and status.results_count == 0):
+        return None
+    if told is not None and not isinstance(told, Failed):
+        return Result(told, notes=("outcome_by_extension",))
+    if status.results_count is None:
+        return Result(Fulfilled(count=0), notes=("count_not_told",))
+    return Result(Fulfilled(count=status.results_count))
 
 
 def _is_offered(right: Right, discovery: Discovery) -> bool:
