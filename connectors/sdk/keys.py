@@ -127,7 +127,13 @@ class HttpOrderKeys:
         for order in orders:  # before anything else comes in, which would push them out
             if order.order_id in self._roots:
                 self._roots.move_to_end(order.order_id)
-        missing = [one for one in {order.order_id: order for order in orders}.values() if one.order_id not in self._roots]
+        wanted = {order.order_id: order for order in orders}
+        await self._have([one for one in wanted.values() if one.order_id not in self._roots], refused)
+        # An order that comes again may end while we ask: whoever worked on it has let go of what was at hand. It ends once.
+        await self._have([one for name, one in wanted.items() if name not in self._roots and name not in refused], refused)
+        return refused
+
+    async def _have(self, missing: Sequence[FulfilmentOrder | WantedKey], refused: dict[str, KeyStatus]) -> None:
         for start in range(0, len(missing), MOST_ORDERS):
             some = missing[start : start + MOST_ORDERS]
             for answer in await self._answers(some):
@@ -135,7 +141,6 @@ class HttpOrderKeys:
                     self._remember(answer.order_id, _root_in(answer))
                 else:
                     refused[answer.order_id] = answer.status
-        return refused
 
     async def standing(self, orders: Sequence[OrderCancelled]) -> Mapping[str, KeyStatus]:
         """Ask, and keep nothing of the answer but the status."""

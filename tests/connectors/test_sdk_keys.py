@@ -295,3 +295,19 @@ async def test_over_tls_the_certificate_s_file_is_what_is_trusted(tmp_path):
     for name in ("missing.pem", "nonsense.pem"):
         with pytest.raises(ConfigurationError, match="DSR_KEYS_CA_FILE"):
             order_keys_client(str(tmp_path / name))
+
+
+async def test_an_order_that_ends_while_another_is_asked_for_is_asked_for_again() -> None:
+    """It came again after a crash of the worker: its first work ends meanwhile and lets go; it must open all the same."""
+    again, new = orders(1, 2)
+    async with desk_for_all(ROOT) as desk, Asking(desk.url) as asking:
+        assert await asking.keys.fetch([again]) == {}
+
+        async def done(_request: httpx.Request) -> None:
+            asking.keys.forget(again.order_id)
+            asking.client.event_hooks = {"request": [asking._note]}
+
+        asking.client.event_hooks = {"request": [done]}
+        assert await asking.keys.fetch([again, new]) == {}
+        for order in (again, new):
+            assert asking.keys.key_for(order).unsafe_bytes() == right(order)
