@@ -38,6 +38,10 @@ class FulfilmentOrder(Message):
         BlobKey | None,
         Field(description="The portal's key, for access and portability: results are sealed to it, without it there are none"),
     ] = None
+    due_at: Annotated[
+        Instant | None,
+        Field(description="When the legal due date's day ends at the controller's seat; an older orchestrator does not say"),
+    ] = None
     verification: Annotated[
         Verification | None,
         Field(description="How the portal made sure who asks; an older orchestrator does not say"),

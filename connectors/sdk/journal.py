@@ -20,12 +20,12 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from connectors.sdk.breaker import Pause
-from connectors.sdk.forecast import Pace
+from connectors.sdk.forecast import Due, Pace, end_of
 from connectors.sdk.journal_cancelled import Cancellations
 from connectors.sdk.journal_tables import IS_OPEN, IS_PROMPT, ORDERS, PACE, PAUSE, REPORTS, OrderState, create
 from connectors.sdk.protocol import Throttle
 from connectors.sdk.sqlite_file import prepare
-from connectors.sdk.turns import Lane
+from connectors.sdk.turns import Lane, sequence
 from schemas.errors import ConfigurationError, StoreUnavailable
 from schemas.orders import FulfilmentOrder
 from schemas.outcomes import Failed
@@ -110,6 +110,7 @@ class Page:
             "polls": 0,
             "order_bytes": encode(order),
             "prompt": order.right in PROMPT_RIGHTS,
+            "due_ms": None if order.due_at is None else _ms(order.due_at),
         }
         self._connection.execute(_INSERT, values)
 
@@ -132,6 +133,7 @@ class Page:
             values["not_before_ms"] = _ms(not_before)
         if order is not None:
             values |= {"order_bytes": encode(order), "attempt": order.attempt, "due_on": order.due_on.isoformat()}
+            values["due_ms"] = None if order.due_at is None else _ms(order.due_at)
         self._connection.execute(_SET, {"wanted": order_id, **values})
 
     def due(self, now: datetime, limit: int, lane: Lane = Lane.DUE, *, but: Collection[str] = ()) -> list[Entry]:
@@ -170,22 +172,21 @@ class Page:
         if row is None:
             return None
         throttle = Throttle(concurrent=row.concurrent, per_second=row.per_second, per_day=row.per_day, day_zone=row.day_zone)
-        return Pace(row.seconds, row.calls, row.orders), throttle
+        return Pace(row.seconds, row.calls, row.orders, row.share), throttle
 
     def keep_pace(self, pace: Pace, throttle: Throttle) -> None:
         """Keep these in place of those that are kept."""
         self._connection.execute(sa.delete(PACE))
         self._connection.execute(sa.insert(PACE).values(**asdict(pace), **asdict(throttle)))
 
-    def waiting_by_due_date(self) -> list[tuple[date, int]]:
-        """Return how many orders wait for their turn, by legal due date, the earliest first."""
-        query = (
-            sa.select(ORDERS.c.due_on, sa.func.count())
-            .where(ORDERS.c.state.in_((OrderState.WAITING, OrderState.WORKING)))
-            .group_by(ORDERS.c.due_on)
-            .order_by(ORDERS.c.due_on)
-        )
-        return [(date.fromisoformat(due_on), count) for due_on, count in self._connection.execute(query)]
+    def in_turn(self) -> list[Due]:
+        """Return when each order that waits for its turn, or is worked on, is due: in the order of their turns."""
+        columns = (ORDERS.c.due_on, ORDERS.c.taken_ms, ORDERS.c.order_id, ORDERS.c.due_ms, ORDERS.c.prompt)
+        query = sa.select(*columns).where(ORDERS.c.state.in_((OrderState.WAITING, OrderState.WORKING)))
+        rows = self._connection.execute(query).all()
+        ages, dues = [(row.taken_ms, row.order_id) for row in rows], [(row.due_on, row.taken_ms, row.order_id) for row in rows]
+        turns = sequence(ages, dues, [row.prompt for row in rows])
+        return [_due(rows[number].due_on, rows[number].due_ms) for number in turns]
 
     def next_due_at(self) -> datetime | None:
         """Return the earliest `not_before` of an open order."""
@@ -376,6 +377,11 @@ def _locked(path: Path) -> IO[str]:
 
 def _sealed(value: bytes | None) -> Sealed | None:
     return None if value is None else Sealed.model_validate_json(value)
+
+
+def _due(due_on: str, due_ms: int | None) -> Due:
+    day = date.fromisoformat(due_on)
+    return Due(day, end_of(day) if due_ms is None else datetime.fromtimestamp(due_ms / 1000, UTC))
 
 
 def _entry(row: Mapping[Any, Any]) -> Entry:

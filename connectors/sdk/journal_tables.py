@@ -47,6 +47,7 @@ ORDERS = sa.Table(
     sa.Column("handle", sa.LargeBinary),
     sa.Column("found", sa.LargeBinary),
     sa.Column("prompt", sa.Boolean, nullable=False, server_default=sa.text("0")),
+    sa.Column("due_ms", sa.Integer),
     sa.Index("orders_by_turn", "state", "not_before_ms"),
     # One for each queue, in its order, and everything a search for the next one looks at: it reads no order that it does not
     # return.
@@ -97,13 +98,19 @@ PACE = sa.Table(
     sa.Column("per_second", sa.Float),
     sa.Column("per_day", sa.Integer),
     sa.Column("day_zone", sa.Text, nullable=False),
+    sa.Column("share", sa.Float, nullable=False, server_default=sa.text("1")),
 )
 
 
 def create(connection: sa.Connection) -> None:
     """Make the tables and indexes that are not there yet."""
     _META.create_all(connection)
-    if "prompt" not in {column["name"] for column in sa.inspect(connection).get_columns("orders")}:
+    there = {column["name"] for column in sa.inspect(connection).get_columns("orders")}
+    if "share" not in {column["name"] for column in sa.inspect(connection).get_columns("pace")}:
+        connection.execute(sa.text("ALTER TABLE pace ADD COLUMN share FLOAT NOT NULL DEFAULT 1"))
+    if "due_ms" not in there:
+        connection.execute(sa.text("ALTER TABLE orders ADD COLUMN due_ms INTEGER"))
+    if "prompt" not in there:
         connection.execute(sa.text("ALTER TABLE orders ADD COLUMN prompt BOOLEAN NOT NULL DEFAULT 0"))
         right = sa.func.json_extract(sa.cast(ORDERS.c.order_bytes, sa.Text), "$.right")
         connection.execute(sa.update(ORDERS).where(right.in_([right.value for right in PROMPT_RIGHTS])).values(prompt=True))

@@ -9,8 +9,9 @@ Room rules: counts only, no decision and no clock of its own; nothing about a pe
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
@@ -36,6 +37,17 @@ _CALLS = sa.Table(
     sa.Column("day", sa.Text, primary_key=True),
     sa.Column("used", sa.BigInteger, nullable=False),
 )
+#: Who shares the calls: one row for each process, with the orders that wait for its turns.
+_SHARERS = sa.Table(
+    "dsr_sharers",
+    _META,
+    sa.Column("system", sa.Text, primary_key=True),
+    sa.Column("process", sa.Text, primary_key=True),
+    sa.Column("waiting", sa.BigInteger, nullable=False),
+    sa.Column("seen_us", sa.BigInteger, nullable=False),
+)
+#: A process that has said nothing for so long is not there.
+_AWAY = timedelta(minutes=2)
 #: A row of turns longer than this comes from a clock that was set back, and is begun anew.
 _LONGEST_ROW = 1000
 _WRONG_URL = "DSR_QUOTA_URL: give sqlite:////folder/file.sqlite or postgresql+psycopg://... (with the package psycopg)"
@@ -56,6 +68,10 @@ class QuotaBook(Protocol):
         """Return the calls counted on this day."""
         ...
 
+    async def share(self, waiting: int, now: datetime) -> float:
+        """Say how many orders wait here for calls, and return what part of all that wait at the processes of the system."""
+        ...
+
 
 def quota_file(folder: Path, system: str) -> Path:
     """Return the file of a process that was told of no other database."""
@@ -70,6 +86,8 @@ class SqlQuota:
 
     def __init__(self, url: str, system: str) -> None:
         self._system = system
+        #: Of this life: a row of an earlier one is soon forgotten.
+        self._process = secrets.token_hex(8)
         self._engine, self._is_shared = _engine(url)
         self._insert: Callable[[sa.Table], Any] = postgresql.insert if self._is_shared else sqlite.insert
         self._in_transaction(self._create)
@@ -86,6 +104,10 @@ class SqlQuota:
     async def use(self, day: str, limit: int) -> bool:
         """Count a call, and forget the days before."""
         return await self._run(lambda connection: self._use(connection, day, limit))
+
+    async def share(self, waiting: int, now: datetime) -> float:
+        """Write our row, forget who is away, and read the others'. Alone, or with nothing waiting anywhere, it is 1."""
+        return await self._run(lambda connection: self._share(connection, waiting, now))
 
     async def used(self, day: str) -> int:
         """Read the count."""
@@ -132,6 +154,19 @@ class SqlQuota:
         statement = statement.on_conflict_do_update(index_elements=["system"], set_={"next_us": after})
         left = connection.execute(statement.returning(known - spacing - clock)).scalar_one()
         return max(0.0, int(left) / 1_000_000)
+
+    def _share(self, connection: sa.Connection, waiting: int, now: datetime) -> float:
+        seen = round(now.timestamp() * 1_000_000)
+        statement = self._insert(_SHARERS).values(system=self._system, process=self._process, waiting=waiting, seen_us=seen)
+        statement = statement.on_conflict_do_update(
+            index_elements=["system", "process"], set_={"waiting": waiting, "seen_us": seen}
+        )
+        connection.execute(statement)
+        long_ago = seen - round(_AWAY.total_seconds() * 1_000_000)
+        here = _SHARERS.c.system == self._system
+        connection.execute(sa.delete(_SHARERS).where(here, _SHARERS.c.seen_us < long_ago))
+        total = int(connection.execute(sa.select(sa.func.sum(_SHARERS.c.waiting)).where(here)).scalar_one())
+        return waiting / total if waiting else 1.0
 
     def _use(self, connection: sa.Connection, day: str, limit: int) -> bool:
         statement = self._insert(_CALLS).values(system=self._system, day=day, used=1)

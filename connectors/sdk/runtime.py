@@ -385,7 +385,9 @@ class Runtime:
         remaining = await self._gate.remaining()
         with self._journal.transaction() as page:
             waiting, polling = page.count(OrderState.WAITING), page.count(OrderState.POLLING)
-            self._forecast(page, remaining)
+        share = await self._gate.share(waiting)
+        with self._journal.transaction() as page:
+            self._forecast(page, remaining, share)
         self._metrics.set(CONNECTOR_ORDERS_WAITING, waiting, system=self._system)
         self._metrics.set(CONNECTOR_JOBS_OPEN, polling, system=self._system)
         self._metrics.set(CONNECTOR_PAUSE_SECONDS, self._breaker.remaining_seconds(), system=self._system)
@@ -394,13 +396,14 @@ class Runtime:
         lag = {TopicPartition(topic, partition): float(count) for (topic, partition), count in self._bus.lag().items()}
         self._metrics.replace(CONNECTOR_LAG, lag)
 
-    def _forecast(self, page: Page, remaining: int | None) -> None:
+    def _forecast(self, page: Page, remaining: int | None, share: float) -> None:
         kept = page.pace()
         pace = kept[0] if kept else Pace()
         if self._finished:
             pace = Pace(self._busy_seconds / self._finished, self._gate.turns / self._finished, self._finished)
+        pace = replace(pace, share=share)
         page.keep_pace(pace, self._gate.throttle)
         start = max(self._clock.now(), self._gate.held_until() or self._clock.now())
         start += timedelta(seconds=self._breaker.remaining_seconds())
-        waiting = forecast(page.waiting_by_due_date(), self._gate.throttle, pace, start, remaining)
+        waiting = forecast(page.in_turn(), self._gate.throttle, pace, start, remaining)
         self._metrics.set(CONNECTOR_ORDERS_LATE, late(waiting), system=self._system)

@@ -33,7 +33,10 @@ class StatusSettings(ConnectorSettings):
 
 
 class DueDate(BaseModel):
-    """Orders of one legal due date that wait or are worked on, and when the last of them is done at this pace."""
+    """Orders of one legal due date that wait or are worked on, and when the last of them is done at this pace.
+
+    `late`: some of them are done after that day has ended at the controller's seat.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -76,7 +79,7 @@ async def read_status(settings: StatusSettings, system: str, now: datetime) -> S
         pace, throttle = page.pace() or (Pace(), Throttle())
         pause = page.pause()
         counts = {state: page.count(state) for state in OrderState}
-        oldest, upcoming, waiting = page.oldest_taken_at(), page.next_due_at(), page.waiting_by_due_date()
+        oldest, upcoming, waiting = page.oldest_taken_at(), page.next_due_at(), page.in_turn()
     remaining = await _remaining(settings, system, throttle, now)
     paused_until = pause.until if pause is not None and pause.until > now else None
     due_dates = forecast(waiting, throttle, pace, paused_until or now, remaining)

@@ -17,12 +17,12 @@ Room rules: the choice, no storage; the page is given.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-__all__ = ["Lane", "Turns"]
+__all__ = ["Lane", "Turns", "sequence"]
 
 
 class Lane(StrEnum):
@@ -45,6 +45,27 @@ class _Queues(Protocol[E_co]):
     def due(self, now: datetime, limit: int, lane: Lane, *, but: Collection[str] = ()) -> Sequence[E_co]: ...
 
     def next_due_at(self) -> datetime | None: ...
+
+
+def sequence(ages: Sequence[Any], dues: Sequence[Any], prompt: Sequence[bool]) -> list[int]:
+    """Return the places of orders, 0 and up, as `Turns` would take them if nobody came, and all their moments had come.
+
+    `ages` and `dues` are what the queues are sorted by; `prompt` says who stands in the first one as well.
+    """
+    everybody = range(len(ages))
+    by_age = sorted(everybody, key=ages.__getitem__)
+    lanes: list[Iterator[int]] = [
+        iter([number for number in by_age if prompt[number]]),
+        iter(sorted(everybody, key=dues.__getitem__)),
+        iter(by_age),
+    ]
+    taken: dict[int, None] = {}
+    while len(taken) < len(ages):
+        for lane in lanes:
+            number = next((one for one in lane if one not in taken), None)
+            if number is not None:
+                taken[number] = None
+    return list(taken)
 
 
 class Turns:

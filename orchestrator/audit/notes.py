@@ -272,7 +272,13 @@ class NoteTaker:
         if isinstance(order, OrderCancelled):
             return CancellationNote(place, printed, order.system, order.attempt, order.order_id, order.right, order.reason)
         kept = order.model_copy(
-            update={"attempt": 1, "issued_at": order.received_at, "respond_by": order.received_at, "due_on": _NO_DATE}
+            update={
+                "attempt": 1,
+                "issued_at": order.received_at,
+                "respond_by": order.received_at,
+                "due_on": _NO_DATE,
+                "due_at": None,
+            }
             # Invariant 3 speaks of it; an orchestrator that was brought up to date in between says it from then on.
             | {"verification": None}
         )

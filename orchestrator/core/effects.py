@@ -145,6 +145,7 @@ class SendOrder:
     issued_at: datetime
     received_at: datetime
     due_on: date
+    due_at: datetime
     respond_by: datetime
     registry_version: str
     verification: Verification

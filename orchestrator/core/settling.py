@@ -76,6 +76,7 @@ def send(draft: Draft, order: OrderState, event: OrderEvent) -> None:
             issued_at=now,
             received_at=state.submitted_at,
             due_on=due.applicable_due_on or due.due_at.date(),
+            due_at=due.due_at,
             respond_by=respond_by,
             registry_version=state.registry_version,
             verification=state.verification,

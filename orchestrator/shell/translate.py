@@ -170,6 +170,7 @@ class Translator:
             issued_at=effect.issued_at,
             received_at=effect.received_at,
             due_on=effect.due_on,
+            due_at=effect.due_at,
             respond_by=effect.respond_by,
             sealed=_UNSEALED,
             registry_version=effect.registry_version,

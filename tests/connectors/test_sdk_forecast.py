@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
+from collections import Counter
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.sdk.forecast import Pace, done_by, forecast, late
+from connectors.sdk.forecast import Due, Pace, done_by, end_of, forecast, late
 from connectors.sdk.protocol import Throttle
+from connectors.sdk.quota import SqlQuota
 
 NOW = datetime(2026, 3, 5, 9, 0, tzinfo=UTC)
 ORDERS = st.integers(0, 20_000)
@@ -50,20 +53,59 @@ def test_neither_slots_nor_turns_are_overtaken(orders, pace, concurrent, per_sec
     assert took >= 0.999 * min(orders * pace.calls / per_second, 3e9) - 0.001
 
 
-@given(WAITING, THROTTLES, PACES)
-def test_each_due_date_has_its_forecast_in_order(waiting, throttle, pace):
-    """No order is lost, later dates are done later, and what is late is counted."""
-    found = forecast(waiting, throttle, pace, NOW)
-    assert sum(one.orders for one in found) == sum(orders for _, orders in waiting)
-    assert [one.due_on for one in found] == sorted(due_on for due_on, _ in waiting)
-    assert all(a.done_by <= b.done_by + timedelta(milliseconds=1) for a, b in itertools.pairwise(found))
-    assert late(found) == sum(one.orders for one in found if one.done_by.date() > one.due_on)
+@given(WAITING, THROTTLES, PACES, st.randoms(use_true_random=False))
+def test_each_due_date_has_its_forecast_in_order(waiting, throttle, pace, chance):
+    """No order is lost, in whatever order their turns come, and each that is done too late is counted, no other."""
+    orders = [day for day, count in waiting for _ in range(min(count, 40))]
+    chance.shuffle(orders)
+    found = forecast([a_due(day) for day in orders], throttle, pace, NOW)
+    assert {one.due_on: one.orders for one in found} == Counter(orders)
+    assert [one.due_on for one in found] == sorted(set(orders))
+    done = [(day, done_by(place, throttle, pace, NOW, None)) for place, day in enumerate(orders, 1)]
+    assert {one.due_on: one.done_by for one in found} == {day: max(at for d, at in done if d == day) for day in set(orders)}
+    assert late(found) == sum(at > end_of(day) for day, at in done)
+
+
+def a_due(day, hours_behind_utc=0):
+    return Due(day, end_of(day) + timedelta(hours=hours_behind_utc))
+
+
+@pytest.mark.parametrize(("hours", "late_ones"), [(0, 2), (8, 0), (-1, 3)])
+def test_a_due_date_ends_where_the_controller_has_its_seat(hours, late_ones):
+    """Done at 23:30, 00:30 and 01:30 UTC: the seat's midnight says what is too late, eight hours behind or one ahead."""
+    day, start = date(2026, 3, 5), datetime(2026, 3, 5, 22, 30, tzinfo=UTC)
+    (one,) = forecast([a_due(day, hours)] * 3, Throttle(1), Pace(3600.0, 1.0, 9), start)
+    assert (one.late, one.is_late) == (late_ones, late_ones > 0)
+
+
+@given(st.integers(1, 2000), THROTTLES, PACES, st.integers(2, 5))
+def test_shared_calls_are_not_counted_for_each_process(orders, throttle, pace, sharers):
+    """So many processes with as many orders each are done no earlier than one that had them all."""
+    throttle = Throttle(throttle.concurrent * sharers, throttle.per_second, throttle.per_day, throttle.day_zone)
+    alone = done_by(orders * sharers, throttle, pace, NOW, None)
+    shared = Throttle(throttle.concurrent // sharers, throttle.per_second, throttle.per_day, throttle.day_zone)
+    assert done_by(orders, shared, replace(pace, share=1 / sharers), NOW, None) >= alone - timedelta(seconds=1)
+
+
+async def test_each_process_gets_the_part_of_its_waiting_orders(tmp_path):
+    """Two processes on one book: by what waits at each; who is done or away takes nothing; another system is no matter."""
+    url = f"sqlite:///{tmp_path}/quota.sqlite"
+    with SqlQuota(url, "crm") as one, SqlQuota(url, "crm") as other, SqlQuota(url, "shop") as shop:
+        assert await one.share(0, NOW) == 1.0
+        assert await one.share(30, NOW) == 1.0
+        assert await shop.share(900, NOW) == 1.0
+        assert await other.share(10, NOW) == 0.25
+        assert await one.share(30, NOW) == 0.75
+        assert await other.share(0, NOW) == 1.0
+        assert await one.share(30, NOW) == 1.0
+        await other.share(10, NOW)
+        assert await one.share(30, NOW + timedelta(minutes=5)) == 1.0
 
 
 def test_a_quota_of_500_a_day_spreads_1200_orders_over_three_days():
     """100 calls are left today, 500 tomorrow, 500 on the day after, and the last 100 come on the third."""
     throttle = Throttle(concurrent=1, per_day=500, day_zone="America/Los_Angeles")
-    (one,) = forecast([(date(2026, 3, 7), 1200)], throttle, Pace(1.0, 1.0, 10), NOW, 100)
+    (one,) = forecast([a_due(date(2026, 3, 7))] * 1200, throttle, Pace(1.0, 1.0, 10), NOW, 100)
     assert one.done_by == datetime(2026, 3, 8, 8, 0, tzinfo=UTC) + timedelta(seconds=100)
     assert one.is_late
-    assert late([one]) == 1200
+    assert late([one]) == 600, "100 and 500 are done on the 5th and the 6th of that zone"

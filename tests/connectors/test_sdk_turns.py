@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sdk_world import NOW, an_order
 
+from connectors.sdk.forecast import end_of
 from connectors.sdk.journal import Journal, OrderState
-from connectors.sdk.turns import PROMPT_RIGHTS, Lane, Turns
+from connectors.sdk.turns import Lane, Turns
 from schemas.vocabulary import Right
 
 RIGHTS = (Right.ERASURE, Right.ACCESS, Right.OBJECTION, Right.UNSUBSCRIBE)
@@ -125,3 +126,27 @@ def test_a_journal_of_an_earlier_release_learns_which_orders_are_prompt(tmp_path
     with Journal(path) as journal, journal.transaction() as page:
         prompt = [entry.order_id for entry in page.due(NOW, 10, Lane.PROMPT)]
     assert sorted(prompt) == sorted(order.order_id for order in orders if order.right in PROMPT_RIGHTS)
+
+
+@settings(deadline=None, max_examples=40)
+@given(queue)
+def test_the_forecast_supposes_the_turns_that_are_given(tmp_path_factory, orders):
+    """The due dates in the forecast's order are those of the orders as they are claimed."""
+    with Journal(tmp_path_factory.mktemp("j") / "crm.journal.sqlite") as journal, journal.transaction() as page:
+        for number, (right, due, age) in enumerate(orders, 1):
+            insert(page, number, right=right, due=due, age=age)
+        supposed, turns, given_turns = page.in_turn(), Turns(), []
+        while found := turns.claim(page, NOW, 3):
+            for entry in found:
+                given_turns.append(entry.order.due_on)
+                page.set(entry.order_id, state=OrderState.REPORTED)
+        assert [due.due_on for due in supposed] == given_turns
+
+
+def test_a_due_date_ends_when_the_order_says(tmp_path):
+    """The order's own instant; the end of the day in UTC for an older orchestrator's order, which says none."""
+    with Journal(tmp_path / "crm.journal.sqlite") as journal, journal.transaction() as page:
+        at = NOW + timedelta(days=9, hours=5)
+        page.insert(an_order(1, due_on=at.date(), due_at=at), NOW)
+        page.insert(an_order(2, due_on=at.date()), NOW)
+        assert {due.due_at for due in page.in_turn()} == {at, end_of(at.date())}

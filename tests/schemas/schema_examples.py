@@ -128,6 +128,7 @@ _ALL: tuple[Message, ...] = (
         sealed=seal(DATA.to_bytes(), KEY, associated=order_binding(REQUEST, "crm", ORDER)),
         registry_version="2026-11",
         blob_key=BlobKey(x="AGy2CCsMh9a7OzHClfnUQmLzbjaMqx7gVOJ_ve9KX0c", kid="website-2026"),
+        due_at=datetime(2026, 4, 7, 22, 0, tzinfo=UTC),
         verification=_VERIFICATION,
     ),
     OrderCancelled(
