@@ -80,7 +80,7 @@ class Gate:
         return max(0, self.throttle.per_day - await self._book.used(self.today().isoformat()))
 
     async def share(self, waiting: int) -> float:
-        """Return what part of the system's calls these waiting orders get, beside those of other processes; 1 without a limit."""
+        """Return what part of the system's calls these waiting orders get beside other processes'; 1 without a limit."""
         if self.throttle.per_day is None and self.throttle.per_second is None:
             return 1.0
         return await self._book.share(waiting, self._clock.now())

@@ -15,6 +15,7 @@ from sdk_world import NOW, an_order
 from connectors.sdk.forecast import end_of
 from connectors.sdk.journal import Journal, OrderState
 from connectors.sdk.turns import Lane, Turns
+from schemas.topics import PROMPT_RIGHTS
 from schemas.vocabulary import Right
 
 RIGHTS = (Right.ERASURE, Right.ACCESS, Right.OBJECTION, Right.UNSUBSCRIBE)
