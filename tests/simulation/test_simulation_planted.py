@@ -227,7 +227,7 @@ PLANTED_DEFECTS: dict[str, tuple[Plant, int]] = {
 
 #: name -> (what is planted, seeds that are tried, large worlds?)
 PLANTED: dict[str, tuple[Plant, int, bool]] = {
-    "acknowledge before saving": (_acknowledge_before_saving, 200, False),
+    "acknowledge before saving": (_acknowledge_before_saving, 400, False),
     "publish before saving": (_publish_before_saving, 200, False),
     "forget the outbox before publishing": (_forget_the_outbox_before_publishing, 200, False),
     "no outbox for the sweeper": (_no_outbox_for_the_sweeper, 400, False),
@@ -248,7 +248,12 @@ PLANTED: dict[str, tuple[Plant, int, bool]] = {
 
 
 #: It takes so many worlds to find these that only `make long` does.
-RARE = {"a conflict is taken for done", "offsets before the journal", "refusals are not remembered"}
+RARE = {
+    "acknowledge before saving",
+    "a conflict is taken for done",
+    "offsets before the journal",
+    "refusals are not remembered",
+}
 
 
 def first_found(at_most: int, *, large: bool = False, **more: Any) -> tuple[int, str] | None:
