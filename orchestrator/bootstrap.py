@@ -20,6 +20,7 @@ from orchestrator.adapters import broker_clock, registry_file, topics
 from orchestrator.adapters.backlog import KafkaBacklog
 from orchestrator.adapters.broker import check_group, connection_to
 from orchestrator.adapters.clock import SystemClock
+from orchestrator.adapters.journal_tail import newest
 from orchestrator.adapters.key_encryption import KeyEncryption
 from orchestrator.adapters.keys import RequestKeys, rewrapped
 from orchestrator.adapters.metrics import WorkerMetrics
@@ -40,6 +41,7 @@ from orchestrator.shell.inbox import Fatal, Inbox, QuarantineLimit
 from orchestrator.shell.intake_keys import IntakeKeys
 from orchestrator.shell.key_desk import KeyDesk
 from orchestrator.shell.points import KillPoint, Points
+from orchestrator.shell.restored import check_not_behind
 from orchestrator.shell.rewrapping import Rewrapped, rewrap
 from orchestrator.shell.service_keys import check_identities, grouping_key
 from orchestrator.shell.signing import Speakers
@@ -58,6 +60,10 @@ from schemas.vocabulary import Right
 __all__ = ["Worker", "key_encryption", "load_registry", "open_store", "rewrap_keys", "run_worker", "topic_manifest", "vault_of"]
 
 log = structlog.get_logger(__name__)
+
+
+#: So many of each partition's newest journal records are looked for in the store; the last may be one published again.
+_NEWEST = 20
 
 
 async def _intake_keys(
@@ -164,7 +170,8 @@ async def run_worker(
 ) -> AsyncIterator[Worker]:
     """Run a worker in this loop while the block runs, by the system's clock unless another is given.
 
-    Refuses to start on a wrong base (`ConfigurationError`): topics missing or wrong, store at another revision, registry
+    Refuses to start on a wrong base (`ConfigurationError`): topics missing or wrong, store at another revision or older than
+    the journal, registry
     unreadable, data folder not writable, clock far from the broker's, signatures required and no keys for them. Publishes
     first what an earlier life left in the outbox.
     """
@@ -173,11 +180,13 @@ async def run_worker(
     signatures = _signatures(settings, clock)
     await _check_base(settings, registry)
     await _check_clock(settings, clock)
+    journal = Topics(prefix=settings.topic_prefix).journal
     metrics = WorkerMetrics(CollectorRegistry())
     metrics.set(BUILD_INFO, 1, version=__version__, registry=registry.version)
     async with contextlib.AsyncExitStack() as stack:
         store = open_store(settings, upgrade=upgrade_store)
         stack.push_async_callback(store.aclose)
+        await check_not_behind(store, await newest(settings.kafka_bootstrap, journal, _NEWEST, **connection_to(settings)))
         publisher = KafkaPublisher(settings.kafka_bootstrap, security=connection_to(settings))
         await publisher.start()
         stack.push_async_callback(publisher.aclose)

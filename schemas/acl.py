@@ -146,6 +146,7 @@ _GRANTS: dict[PrincipalKind, tuple[_Grant, ...]] = {
         _read(lambda t, _i: t.urgent_requests, "the same for urgent rights"),
         _read(lambda t, _i: t.commands, "operators' commands"),
         _read(lambda t, _i: t.reports, "connectors' reports"),
+        _read(lambda t, _i: t.journal, "is the store as new as what was published from it"),
         _group(lambda t, _i: t.group("orchestrator")),
         # All of them, not the registry's: the order of a frozen plan goes to a system that has left the registry since.
         _Grant(

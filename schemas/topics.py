@@ -179,7 +179,7 @@ def manifest(systems: Iterable[str], *, partitions: int = 4, prefix: str = DEFAU
         TopicSpec(name=topics.confirmations, partitions=partitions, cleanup="compact", retention_ms=-1,
                   writers=("orchestrator",), readers=("portals", "archive")),
         TopicSpec(name=topics.journal, partitions=partitions, cleanup="delete", retention_ms=5 * 365 * _DAY_MS,
-                  writers=("orchestrator",), readers=("auditors",)),
+                  writers=("orchestrator",), readers=("auditors", "orchestrator")),
         TopicSpec(name=topics.releases, partitions=partitions, cleanup="delete", retention_ms=5 * 365 * _DAY_MS,
                   writers=("orchestrator",), readers=("auditors",)),
         TopicSpec(name=topics.quarantine, partitions=1, cleanup="delete", retention_ms=30 * _DAY_MS, max_message_bytes=2 * _MIB,

@@ -30,6 +30,7 @@ from schemas.topics import Topics
 if TYPE_CHECKING:
     from orchestrator.audit.kafka_log import KafkaLog
     from orchestrator.audit.records import Extent
+    from orchestrator.shell.restored import Head
 
 __all__ = [
     "Bootstrap",
@@ -41,6 +42,7 @@ __all__ = [
     "fold_record",
     "print_json",
     "read_confirmations",
+    "read_heads",
     "read_request",
     "request_id",
 ]
@@ -172,6 +174,27 @@ async def read_confirmations(bootstrap: str, topics: Topics) -> dict[str, Confir
                 confirmation = _read(Confirmation, record.value, topics.confirmations)
                 found[confirmation.subject_request_id] = confirmation
     return found
+
+
+async def read_heads(bootstrap: str, topics: Topics) -> tuple[dict[str, Head], dict[str, str]]:
+    """Return every request's newest journal entry, and the published text of every confirmation."""
+    from orchestrator.audit.kafka_log import connected
+    from orchestrator.shell.restored import head_of
+
+    heads: dict[str, Head] = {}
+    said: dict[str, str] = {}
+    async with connected(
+        bootstrap, topics, only=(topics.journal, topics.confirmations), connection=current_connection()
+    ) as log:
+        async for record in log.read(await log.extent()):
+            if record.value is None or record.key is None:
+                continue
+            request = record.key.decode("ascii", "replace")
+            if record.place.topic == topics.journal:
+                heads[request] = head_of(heads.get(request), record.value)
+            else:
+                said[request] = record.value.decode()
+    return heads, said
 
 
 async def read_receipts(bootstrap: str, topics: Topics) -> dict[str, bytes]:

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.commands.reading import Bootstrap, Prefix
 from schemas.errors import DsrError, StoreUnavailable
+from schemas.topics import DEFAULT_PREFIX
 
 __all__ = ["store_app", "worker_command"]
 
@@ -88,6 +90,52 @@ def upgrade() -> None:
         typer.echo(f"dsr store upgrade: {error}", err=True)
         raise typer.Exit(1) from None
     typer.echo(f"store: at revision {revision}")
+
+
+@store_app.command("reconcile")
+def reconcile(
+    *,
+    write: Annotated[bool, typer.Option("--write", help="Bring the store to where the journal is; no worker may run")] = False,
+    prefix: Prefix = DEFAULT_PREFIX,
+    bootstrap: Bootstrap = None,
+) -> None:
+    """Compare the store with the journal, after a restore from a backup; with --write catch up as far as that is possible.
+
+    What closed since the backup is closed again, and its key destroyed. What is open goes on; what was reported since is asked
+    for again. What was accepted since is gone: its ids are printed, and its portals must send it under new ids. Exit 0: the
+    store is as new as the journal. 1: it is not, or was not.
+
+    Example: DSR_STORE_URL=sqlite:///dsr.sqlite dsr store reconcile --write
+    """
+    from orchestrator.adapters.clock import SystemClock
+    from orchestrator.bootstrap import open_store
+    from orchestrator.commands.audit import topics_of, usage
+    from orchestrator.commands.kafka import current_bootstrap
+    from orchestrator.commands.reading import read_heads
+    from orchestrator.settings import load_settings
+    from orchestrator.shell.restored import Behind, behind, catch_up
+
+    async def compare() -> Behind:
+        heads, confirmations = await read_heads(bootstrap or current_bootstrap(), topics_of(prefix))
+        store = open_store(load_settings(), upgrade=False)
+        try:
+            found = await behind(store, heads)
+            if write and found:
+                await catch_up(store, heads, found, confirmations, SystemClock().now())
+            return found
+        finally:
+            await store.aclose()
+
+    with usage():
+        found = asyncio.run(compare())
+    for names, what in ((found.closed, "closed since"), (found.open, "gone on since"), (found.missing, "accepted since")):
+        for name in names:
+            print(f"{what:<15} {name}")
+    counts = f"{len(found.closed)} closed, {len(found.open)} gone on, {len(found.missing)} accepted since the store's last save"
+    print(counts if found else "The store is as new as the journal")
+    if found:
+        print("caught up: workers may start" if write else "repeat with --write while no worker runs")
+        raise typer.Exit(1)
 
 
 @store_app.command("check")

@@ -77,7 +77,7 @@ MAY_WRITE = {
     "nobody": set(),
 }
 MAY_READ = {
-    "orchestrator": {"requests", "urgent requests", "commands", "reports"},
+    "orchestrator": {"requests", "urgent requests", "commands", "reports", "journal"},
     "system-crm": {"crm's orders"},
     "system-newsletter": {"newsletter's orders"},
     "portal-website": {"status", "confirmations"},
@@ -251,17 +251,17 @@ def test_rules_are_made_checked_and_taken_away(secured, registry, topics, monkey
         before = run.invoke(app, ["acl", "check", "--json"])
         assert before.exit_code == 1
         told = json.loads(before.stdout)
-        assert len(told["missing"]) == 14 + 4 + 5
+        assert len(told["missing"]) == 15 + 4 + 5
         assert [rule["principal"] for rule in told["surplus"] + told["wider"]] == ["User:mallory"] * 2
         applied = run.invoke(app, ["acl", "apply"])
-        assert applied.exit_code == 1 and "23 added, 0 removed" in applied.stdout, applied.output
+        assert applied.exit_code == 1 and "24 added, 0 removed" in applied.stdout, applied.output
         assert "surplus: somebody may do more" in applied.stdout
         cleaned = run.invoke(app, ["acl", "apply", "--remove-surplus"])
         assert cleaned.exit_code == 1 and "0 added, 1 removed" in cleaned.stdout, cleaned.output
         assert "wider: a rule of somebody else's" in cleaned.stdout
         asyncio.run(acl.remove(secured.sasl, [wider], **secured.connection(ADMIN)))
         clean = run.invoke(app, ["acl", "check"])
-        assert clean.exit_code == 0 and "23 rules" in clean.stdout and "as the registry says" in clean.stdout
+        assert clean.exit_code == 0 and "24 rules" in clean.stdout and "as the registry says" in clean.stdout
     finally:
         asyncio.run(acl.remove(secured.sasl, [surplus, wider], **secured.connection(ADMIN)))
 
@@ -376,12 +376,18 @@ async def test_both_sides_say_who_they_are(ways, name):
 
 
 async def test_a_worker_without_one_of_its_rules_refuses_to_start(secured, registry, topics, tmp_path):
-    """Each of the orchestrator's rules is needed; where one is missing the worker says so instead of waiting for ever."""
+    """Each of the orchestrator's rules is needed; where one is missing the worker says so instead of waiting for ever.
+
+    But the one to write the journal: who may read that sees the topic, and is refused with the first record.
+    """
     await prepared(secured, topics)
     reach = secured.reach("orchestrator").model_dump(exclude_unset=True)
     settings = settings_for(tmp_path, secured.sasl, topics, **{**reach, "registry": registry})
     root = secured.connection(ADMIN)
-    for rule in rules(WHO[:1], topics):
+    async with AIOKafkaProducer(bootstrap_servers=secured.sasl, **root) as producer:
+        await producer.send_and_wait(topics.journal, b"{}")  # of an empty topic nobody asks whether it may be read
+    needed = [rule for rule in rules(WHO[:1], topics) if (rule.operation, rule.name) != (Operation.WRITE, topics.journal)]
+    for rule in needed:
         await acl.remove(secured.sasl, [rule], **root)
         with pytest.raises(ConfigurationError) as caught:
             async with worker(settings):
