@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +69,12 @@ class Batches:
 
     def __init__(self, running: Worker) -> None:
         self.seen: list[list[bytes]] = []
-        self._process = running.inbox.process
-        running.inbox.process = self._through  # type: ignore[method-assign] # the place to look at batches
+        self._take_in = running.inbox.take_in
+        running.inbox.take_in = self._through  # type: ignore[method-assign] # the place to look at batches
 
-    async def _through(self, records: Sequence[Any]) -> None:
+    async def _through(self, records: Sequence[Any]) -> Awaitable[None]:
         self.seen.append([record.key for record in records])
-        await self._process(records)
+        return await self._take_in(records)
 
     def of(self, subject_request_id: str) -> int:
         """Return the number of the first batch about a request."""
