@@ -108,7 +108,7 @@ def _taken(declaration: Declaration, environment: Mapping[str, str]) -> dict[str
     named = variables(declaration)
     absent = sorted(name for name, default in named.items() if default is None and not environment.get(name))
     if absent:
-        guide = f"see connectors/systems/declarative/README.md and {declaration.name}.yaml beside it"
+        guide = "see connectors/systems/declarative/README.md"
         raise ConfigurationError("; ".join([*(f"{name}: set this variable" for name in absent), guide]))
     return {name: environment.get(name) or default or "" for name, default in named.items()}
 
