@@ -116,15 +116,16 @@ class Cancelling:
             self._close(ended, CancelResult.DONE_ALL_THE_SAME, result.outcome, notes=result.notes)
 
     def _try_again(self, kept: Kept, ended: OrderCancelled, error: SystemUnavailable | Throttled) -> None:
-        if kept.tries + 1 >= self._limits.max_tries:
+        tries = kept.tries + 1
+        if tries >= self._limits.max_tries:
             self._given_up(ended, reason_of(error))
             return
         now, asked = self._clock.now(), error.retry_after_seconds if isinstance(error, Throttled) else None
         if isinstance(error, Throttled):
             self._gate.hold(now + timedelta(seconds=self._limits.retry.base_seconds if asked is None else asked))
-        at = self._limits.retry.after(now, ended.order_id, kept.tries + 1, at_least_seconds=asked)
-        _log.info("retry", order_id=ended.order_id, reason=error.reason, tries=kept.tries + 1, not_before=at.isoformat())
-        self._again(kept, at, tries=kept.tries + 1)
+        at = self._limits.retry.after(now, ended.order_id, tries, at_least_seconds=asked)
+        _log.info("retry", order_id=ended.order_id, reason=error.reason, tries=tries, not_before=at.isoformat())
+        self._again(kept, at, tries=tries)
 
     def _given_up(self, ended: OrderCancelled, reason: FailureReason) -> None:
         _log.error("not_called_off", system=self._system, order_id=ended.order_id, reason=reason.value, remedy=_BY_HAND)

@@ -66,6 +66,7 @@ class Judge:
         """Return the record set aside, or None if the worker must end at it; say so in either case."""
         died = self._deaths.get(record.refusal())
         ended = 0 if died is None else died.count
+        tries = ended + 1
         is_over = ended >= self._lives and self._given_up <= AT_MOST
         log.error(
             "defect_met",
@@ -73,7 +74,7 @@ class Judge:
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,
-            tries=ended + 1,
+            tries=tries,
             limit=self._lives,
             exc_info=error,
         )
