@@ -47,10 +47,10 @@ def list_names() -> None:
 @_cli.command()
 def run(name: str, system: Annotated[str, typer.Option(help="The system's id in the registry")]) -> None:
     """Run a connector until it is told to stop; settings come from DSR_ variables."""
-    from connectors.sdk import logs
     from connectors.sdk.process import run_connector
+    from schemas import log_lines
 
-    logs.configure()
+    log_lines.configure()
     _await(run_connector(name, system))
 
 

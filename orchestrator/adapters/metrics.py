@@ -1,70 +1,20 @@
-"""The worker's metrics in a Prometheus registry; `schemas.metrics` says which exist.
+"""The metrics of the worker, in a Prometheus registry.
 
-Room rules: `prometheus_client` and nothing else; no metric is defined here.
+Room rules: which metrics; what each is stands in `schemas.metrics`, how they are counted in `schemas.metric_book`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final, ParamSpec, TypeVar
+from prometheus_client import CollectorRegistry
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-
-from schemas.metric_labels import label_texts
-from schemas.metrics import WORKER_METRICS, CounterSpec, GaugeSpec, HistogramSpec, MetricSpec
+from schemas.metric_book import MetricBook
+from schemas.metrics import WORKER_METRICS
 
 __all__ = ["WorkerMetrics"]
 
-P = ParamSpec("P")
-L = TypeVar("L", bound=tuple[Any, ...])
 
-
-class WorkerMetrics:
-    """Every metric of the worker, registered once and typed by `schemas.metrics`.
-
-    Metrics without labels are exposed as 0 from the start; a series with labels appears with its first value. Two instances
-    need two registries: a second registration of a name raises `ValueError`.
-    """
+class WorkerMetrics(MetricBook):
+    """Every metric of the worker."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.registry: Final = registry
-        self._families: dict[str, Any] = {spec.name: _register(spec, registry) for spec in WORKER_METRICS}
-        self._series: dict[str, dict[tuple[Any, ...], Any]] = {spec.name: {} for spec in WORKER_METRICS}
-
-    def count(self, spec: CounterSpec[P, L], amount: float = 1, /, *args: P.args, **labels: P.kwargs) -> None:
-        """Add `amount` (at least 0) to a counter."""
-        self._one(spec, spec.labels(*args, **labels)).inc(amount)
-
-    def set(self, spec: GaugeSpec[P, L], value: float, /, *args: P.args, **labels: P.kwargs) -> None:
-        """Set a gauge."""
-        self._one(spec, spec.labels(*args, **labels)).set(value)
-
-    def replace(self, spec: GaugeSpec[P, L], values: Mapping[L, float], /) -> None:
-        """Set a gauge for exactly these labels; series with other labels end."""
-        for labels, value in values.items():
-            self._one(spec, labels).set(value)
-        known = self._series[spec.name]
-        for gone in [labels for labels in known if labels not in values]:
-            self._families[spec.name].remove(*label_texts(gone))
-            del known[gone]
-
-    def observe(self, spec: HistogramSpec[P, L], value: float, /, *args: P.args, **labels: P.kwargs) -> None:
-        """Add one observation to a histogram, in the unit of its name."""
-        self._one(spec, spec.labels(*args, **labels)).observe(value)
-
-    def _one(self, spec: MetricSpec[..., Any], labels: tuple[Any, ...]) -> Any:
-        known = self._series.get(spec.name)
-        if known is None:
-            raise ValueError(f"{spec.name} is no metric of the worker")
-        series = known.get(labels)
-        if series is None:
-            family = self._families[spec.name]
-            series = known[labels] = family.labels(*label_texts(labels)) if labels else family
-        return series
-
-
-def _register(spec: MetricSpec[..., Any], registry: CollectorRegistry) -> Counter | Gauge | Histogram:
-    if spec.kind == "histogram":
-        return Histogram(spec.name, spec.help, spec.label_names, registry=registry, buckets=spec.buckets)
-    family = Counter if spec.kind == "counter" else Gauge
-    return family(spec.name, spec.help, spec.label_names, registry=registry)
+        super().__init__(WORKER_METRICS, registry)

@@ -27,13 +27,13 @@ def worker_command(
 
     Example: DSR_KAFKA_BOOTSTRAP=127.0.0.1:9092 DSR_KEY_ENCRYPTION_KEY_FILE=key dsr worker --worker-id worker-1
     """
-    from orchestrator.adapters import logs
     from orchestrator.settings import load_settings
     from orchestrator.shell.inbox import Fatal
+    from schemas import log_lines
 
     try:
         settings = load_settings(worker_id=worker_id, http_port=http_port)
-        logs.configure(
+        log_lines.configure(
             level=settings.log_level, console=None if settings.log_format == "auto" else settings.log_format == "console"
         )
         _run(settings, upgrade_store)

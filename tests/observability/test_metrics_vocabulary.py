@@ -111,9 +111,9 @@ def test_a_label_that_is_an_id_or_an_address_is_refused(room, specs, value):
 
 def test_the_other_rooms_metric_is_refused():
     """Each process exposes its own room's metrics only."""
-    with pytest.raises(ValueError, match="dsr_outbox_records is no metric of a connector"):
+    with pytest.raises(ValueError, match="dsr_outbox_records is no metric of this process"):
         ConnectorMetrics(CollectorRegistry()).set(vocabulary.OUTBOX, 1)
-    with pytest.raises(ValueError, match="dsr_connector_orders_total is no metric of the worker"):
+    with pytest.raises(ValueError, match="dsr_connector_orders_total is no metric of this process"):
         WorkerMetrics(CollectorRegistry()).count(vocabulary.CONNECTOR_ORDERS, system="crm", right=Right.ACCESS)
 
 

@@ -21,8 +21,7 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from pydantic import BaseModel
 
-from connectors.sdk import logs as connector_logs
-from orchestrator.adapters import logs as orchestrator_logs
+from schemas import log_lines
 from schemas.errors import ConfigurationError, SystemRejected
 from schemas.log_fields import FIELDS, REFUSED, WITHHELD, safe
 from schemas.vocabulary import Right
@@ -32,7 +31,6 @@ ROOT = Path(__file__).parents[2]
 NAME = "Canaria-Vogelsang"
 MAIL = "canary@example.org"
 PHONE = "+31 6 12345678"
-ROOMS = pytest.mark.parametrize("room", ["orchestrator.adapters.logs", "connectors.sdk.logs"])
 
 
 class Written:
@@ -58,15 +56,15 @@ class Written:
             assert canary not in self.text
 
 
-@pytest.fixture(params=[orchestrator_logs, connector_logs], ids=["orchestrator", "connectors"])
-def written(request):
-    """Configure a room's logging on a stream, and put back what was set before."""
+@pytest.fixture
+def written():
+    """Configure logging on a stream, and put back what was set before."""
     root = logging.getLogger()
     before = root.handlers[:], root.level, sys.excepthook, threading.excepthook
     quiet = {name: logging.getLogger(name).level for name in ("httpx", "httpcore", "uvicorn.access", "aiokafka")}
     logging.getLogger("aiokafka").setLevel(logging.NOTSET)  # a command that ran in this process may have silenced it
     stream = io.StringIO()
-    request.param.configure(level="DEBUG", stream=stream)
+    log_lines.configure(level="DEBUG", stream=stream)
     yield Written(stream)
     root.handlers[:], root.level, sys.excepthook, threading.excepthook = before
     for name, level in quiet.items():
@@ -287,29 +285,28 @@ def test_warnings_and_threads_go_the_same_way(written):
 
 def test_for_people_lines_are_readable_and_hold_no_more(written):
     """The console format is held to the same list."""
-    for room in (orchestrator_logs, connector_logs):
-        stream = io.StringIO()
-        room.configure(stream=stream, console=True)
-        try:
-            fail(NAME)
-        except sqlite3.Error:
-            structlog.get_logger().exception("store did not answer", system="crm", email=MAIL)
-        assert "store did not answer" in stream.getvalue()
-        Written(stream).holds_no_canary()
+    stream = io.StringIO()
+    log_lines.configure(stream=stream, console=True)
+    try:
+        fail(NAME)
+    except sqlite3.Error:
+        structlog.get_logger().exception("store did not answer", system="crm", email=MAIL)
+    assert "store did not answer" in stream.getvalue()
+    Written(stream).holds_no_canary()
 
 
 def test_an_unknown_level_is_refused_by_name():
     """The message names the setting and the levels there are."""
     with pytest.raises(ValueError, match="level: use one of CRITICAL, DEBUG"):
-        orchestrator_logs.configure(level="LOUD")
+        log_lines.configure(level="LOUD")
 
 
-@ROOMS
-def test_an_error_nobody_caught_ends_the_process_without_its_words(room):
+def test_an_error_nobody_caught_ends_the_process_without_its_words():
     """The interpreter's traceback, with message and source, is replaced; so is what asyncio says of lost tasks."""
     program = f"""
-import asyncio, logging, {room} as logs
-logs.configure()
+import asyncio, logging
+from schemas import log_lines
+log_lines.configure()
 async def broken(name):
     raise ValueError(name)
 async def main():
@@ -389,7 +386,7 @@ def test_every_logging_call_of_the_product_uses_the_list_and_a_literal():
 
 def test_the_product_logs_with_structlog_only():
     """Whoever logs with the standard library's `logging` loses the fields; setting a library's level is no logging."""
-    own = {ROOT / "orchestrator" / "adapters" / "logs.py", ROOT / "connectors" / "sdk" / "logs.py"}
+    own = {ROOT / "schemas" / "log_lines.py"}
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for room in ("orchestrator", "connectors", "schemas")

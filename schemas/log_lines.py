@@ -1,4 +1,4 @@
-"""The orchestrator's log lines: JSON, a closed list of fields, no words that came from outside (`schemas.log_fields`).
+"""Log lines of every process: JSON, a closed list of fields, no words that came from outside (`schemas.log_fields`).
 
 Room rules: `structlog` and the standard library's `logging`, set up here and nowhere else.
 """
