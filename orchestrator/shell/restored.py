@@ -14,8 +14,9 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
-from orchestrator.core.state import RequestState, evolve, from_bytes, to_bytes
-from orchestrator.ports import Change, Row, Store
+from orchestrator.core.state import RequestState, evolve, from_bytes
+from orchestrator.ports import Change, Store
+from orchestrator.shell.work import row_of
 from schemas.confirmations import Confirmation
 from schemas.errors import ConfigurationError
 from schemas.ids import digest
@@ -115,7 +116,7 @@ async def catch_up(
                 change.forgotten.append(name)
                 if state.person is not None:
                     change.left_subjects.add(state.person)
-            change.rows.append(_row(after, row))
+            change.rows.append(row_of(after, 0 if row is None else row.version))
         await store.commit(change)
     await store.scrub()
 
@@ -150,21 +151,6 @@ def _unknown(name: str, head: Head) -> RequestState:
         source="",
         submitted_at=at,
         received_at=at,
-    )
-
-
-def _row(state: RequestState, before: Row | None) -> Row:
-    return Row(
-        subject_request_id=state.subject_request_id,
-        version=0 if before is None else before.version,
-        state=to_bytes(state),
-        phase=state.phase,
-        right=state.right,
-        person=state.person,
-        wake_at=state.wake_at,
-        due_at=state.due.due_at if state.due else None,
-        received_at=state.received_at,
-        awaited="" if state.phase is Phase.CLOSED or before is None else before.awaited,
     )
 
 

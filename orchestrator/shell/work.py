@@ -42,7 +42,7 @@ from schemas.sealed import SealingKey
 from schemas.subject import SubjectData
 from schemas.vocabulary import OrderPhase, Phase, QuarantineReason
 
-__all__ = ["Ground", "Halted", "Outcome", "UnitOfWork"]
+__all__ = ["Ground", "Halted", "Outcome", "UnitOfWork", "row_of"]
 
 T = TypeVar("T")
 
@@ -341,7 +341,7 @@ class UnitOfWork:
         for request, state in self._states.items():
             if state is not self._saved.get(request) or request in self._refused_by:
                 try:
-                    row = _row(state, self._versions.get(request, 0))
+                    row = row_of(state, self._versions.get(request, 0))
                 except NO_RECORDS_FAULT:
                     raise
                 except Exception as error:
@@ -349,7 +349,7 @@ class UnitOfWork:
                 self.change.rows.append(row)
             elif request in self._postponed:
                 later = self._now + _DAMAGED_AGAIN
-                self.change.rows.append(replace(_row(state, self._versions[request]), wake_at=later))
+                self.change.rows.append(replace(row_of(state, self._versions[request]), wake_at=later))
         return self.change
 
 
@@ -403,7 +403,8 @@ def _spans(arrivals: Iterable[Arrival | SetAside | Stumble]) -> dict[tuple[str, 
     return spans
 
 
-def _row(state: RequestState, version: int) -> Row:
+def row_of(state: RequestState, version: int) -> Row:
+    """Return the row of a state; its columns follow from it. `version` is the one it was loaded with, 0 for a new one."""
     awaited = ",".join(
         f"{order.system}:{order.phase}"
         for order in state.orders
