@@ -11,6 +11,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
+from schemas import any_header
 from schemas.errors import ConfigurationError, OrchestratorError
 
 __all__ = ["newest"]
@@ -23,6 +24,7 @@ async def newest(bootstrap: str, topic: str, most: int, **connection: Any) -> li
 
     Raises `OrchestratorError` without an answer, `ConfigurationError` if we may not read there and there is something to read.
     """
+    any_header.install()
     consumer = AIOKafkaConsumer(
         topic, bootstrap_servers=bootstrap, enable_auto_commit=False, fetch_max_wait_ms=50, **connection
     )

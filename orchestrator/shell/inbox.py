@@ -221,27 +221,30 @@ class Inbox:
 
     async def _save(self, arrivals: Sequence[Arrival | SetAside | Stumble]) -> tuple[UnitOfWork, int | None]:
         for _ in range(_CONFLICTS_AT_MOST):
-            work = await self._decided(arrivals)
-            change = work.change
-            if not (change.rows or change.records):
-                return work, None
-            # Two batches that are saved and not out would be two that a crash doubles.
-            await self._all_is_out()
-            await self._mind_the_gate(len(work.outcome.refused))
-            released, change.published = self._published, list(self._published)
-            if self._points is not None:
-                await self._points.at("before_save")
             try:
-                outbox_id = await self.patiently(StoreOperation.SAVE, partial(self._ground.store.commit, change))
+                work = await self._decided(arrivals)
+                return work, await self._saved(work)
             except Conflict:
                 self._metrics.count(STORE_CONFLICTS)
-                continue
-            self._published = [batch for batch in self._published if batch not in released]
-            self._limit.add(len(work.outcome.refused))
-            if self._points is not None:
-                await self._points.at("after_save")
-            return work, outbox_id
         raise Fatal("the same rows were changed by another worker again and again: are two workers using one instance id?")
+
+    async def _saved(self, work: UnitOfWork) -> int | None:
+        """Save; return the id of the outbox batch, if there is something to publish. Raises `Conflict`."""
+        change = work.change
+        if not (change.rows or change.records):
+            return None
+        # Two batches that are saved and not out would be two that a crash doubles.
+        await self._all_is_out()
+        await self._mind_the_gate(len(work.outcome.refused))
+        released, change.published = self._published, list(self._published)
+        if self._points is not None:
+            await self._points.at("before_save")
+        outbox_id = await self.patiently(StoreOperation.SAVE, partial(self._ground.store.commit, change))
+        self._published = [batch for batch in self._published if batch not in released]
+        self._limit.add(len(work.outcome.refused))
+        if self._points is not None:
+            await self._points.at("after_save")
+        return outbox_id
 
     async def _decided(self, arrivals: Sequence[Arrival | SetAside | Stumble]) -> UnitOfWork:
         """Return a unit of work in which all of them are decided, those set aside that have ended enough lives.

@@ -29,7 +29,7 @@ from orchestrator.core.effects import (
 )
 from orchestrator.core.policy import Context, Policy
 from orchestrator.core.state import RequestState, from_bytes, to_bytes
-from orchestrator.ports import Change, Keys, Record, Refusal, Row, Store, Wanted
+from orchestrator.ports import Change, Conflict, Keys, Record, Refusal, Row, Store, Wanted
 from orchestrator.shell.defects import NO_RECORDS_FAULT, Defect, Stumble
 from orchestrator.shell.translate import Arrival, SetAside, Translator, merged
 from schemas.commands import Add
@@ -233,7 +233,18 @@ class UnitOfWork:
         if request in self._versions and request not in self._finds and request not in self.outcome.damaged:
             await _asked(self._load_identities((request,)))
             self._check(request)
+            if request not in self._finds and request not in self.outcome.damaged:
+                await _asked(self._miss(request))
         return request in self.outcome.damaged
+
+    async def _miss(self, request: str) -> None:
+        """Say why nothing of the person is stored: another worker has closed the request since it was read, or it is lost."""
+        row = (await self._store.load((request,))).get(request)
+        if row is None or row.version != self._versions[request]:
+            raise Conflict
+        self.outcome.damaged[request] = RowDamaged(
+            "the store: an open request has no sealed identity: restore its row from a backup"
+        )
 
     def _refuse(self, record: Record, violation: ProtocolViolation) -> None:
         self.change.refusals.append(record.refusal())

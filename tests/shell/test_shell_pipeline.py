@@ -32,15 +32,19 @@ TOPICS = Topics()
 class Broker:
     """Acknowledges when it is let, or refuses."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, acknowledges: bool = False) -> None:
+        """One that `acknowledges` does so at once."""
+        self._acknowledges = acknowledges
         self.asked = asyncio.Semaphore(0)
         self.answers: asyncio.Queue[bool] = asyncio.Queue()
         self.keys: list[set[bytes]] = []
+        self.topics: list[str] = []
 
     async def publish(self, records: Sequence[OutRecord]) -> None:
         self.asked.release()
-        if not await self.answers.get():
+        if not (self._acknowledges or await self.answers.get()):
             raise PublishFailed("NotEnoughReplicas")
+        self.topics += [record.topic for record in records]
         self.keys.append({record.key for record in records})
 
     async def aclose(self) -> None:
@@ -69,11 +73,11 @@ def store() -> CountingStore:
     return CountingStore()
 
 
-@pytest.fixture
-def inbox(tmp_path: Path, broker: Broker, store: CountingStore) -> Inbox:
-    (tmp_path / "registry.yaml").write_text(REGISTRY)
-    registry = registry_file.load(tmp_path / "registry.yaml")
-    keys, clock = request_keys(SealingKey.from_base64("dev", KEY), intake=INTAKE), SetClock()
+def inbox_on(store: SimStore, broker: Broker, clock: SetClock, folder: Path) -> Inbox:
+    """Return an inbox with everything real but the store and the broker."""
+    (folder / "registry.yaml").write_text(REGISTRY)
+    registry = registry_file.load(folder / "registry.yaml")
+    keys = request_keys(SealingKey.from_base64("dev", KEY), intake=INTAKE)
     ground = Ground(
         store=store,
         keys=keys,
@@ -84,6 +88,11 @@ def inbox(tmp_path: Path, broker: Broker, store: CountingStore) -> Inbox:
         worker="w1",
     )
     return Inbox(ground, broker, clock, WorkerMetrics(CollectorRegistry()), QuarantineLimit(clock, at_most=10))
+
+
+@pytest.fixture
+def inbox(tmp_path: Path, broker: Broker, store: CountingStore) -> Inbox:
+    return inbox_on(store, broker, SetClock(), tmp_path)
 
 
 async def passes(turns: int = 200) -> None:

@@ -44,6 +44,7 @@ REGRESSIONS = {
     (100_028, True): "a retry after 45 days found no vendor's handle: the journal had forgotten the failed order",
     (327, False): "the auditor took a request whose data is kept entirely for done",
     (219, False): "a command that was refused was carried out when it was read again",
+    (931, False): "a zombie read a request, another worker closed it, and the zombie looked for an identity that was gone",
     (468, False): "a zombie refused a command to a request that it did not know, and its successor carried it out",
     (100_054, True): "the auditor took a notice on the very last day for late",
 }
