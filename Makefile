@@ -36,7 +36,7 @@ check: lint ## lint, strict types, import contracts, fast tests: under a minute
 
 test: lint ## everything: the above, the core's coverage, then all tests on a real Kafka and PostgreSQL
 	@$(BIN)/python -m pytest -q -n0 -m "not slow" tests/core --cov=orchestrator/core --cov-branch --cov-fail-under=100 --cov-report=term
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --durations=15
 
 demo: setup ## the main job, on a real Kafka, in front of your eyes
 	@$(BIN)/dsr demo
