@@ -160,6 +160,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc] # faust has no types
         self._space.set()
         return taken
 
+    @property
+    def records_waiting(self) -> int:
+        """Return how many records were fetched and not taken yet."""
+        return self._waiting.records
+
     def ack_batches(self, batches: Iterable[Batch]) -> None:
         """Mark batches as done. They must be the oldest taken ones: anything else would commit past unfinished work."""
         for batch in batches:

@@ -43,6 +43,8 @@ class WorkerDeck:
     queue_bytes: int = 16 * 1024 * 1024
     commits_refused_at_most: int = 20
     batch_records: int = 2_000
+    #: With fewer waiting, the next batch begins when the one before is out: small batches cost more than the time they save.
+    overlap_records: int = 200
     points: Points | None = None
 
     def die(self, reason: str) -> None:
@@ -147,6 +149,8 @@ async def _drain(app: faust.App, inbox: Inbox, deck: WorkerDeck) -> None:
         task = asyncio.create_task(_acknowledge(app, deck, batches, published, started), name="acknowledge")
         acknowledging.add(task)
         task.add_done_callback(acknowledging.discard)
+        if app.consumer.records_waiting < deck.overlap_records:
+            await asyncio.wait({task})
 
 
 async def _acknowledge(

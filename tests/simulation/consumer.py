@@ -22,6 +22,7 @@ class SimConsumer:
     """What `faust_app._drain` takes from: the shipped `BatchConsumer`'s own methods between a simulated fetcher and commit."""
 
     take = BatchConsumer.take
+    records_waiting = BatchConsumer.records_waiting
     _queue = BatchConsumer._queue
     _filter_tps_with_pending_acks = BatchConsumer._filter_tps_with_pending_acks
     _new_offset = BatchConsumer._new_offset

@@ -104,7 +104,10 @@ async def run_worker(life: Life, setting: WorkerSetting) -> None:
     )
     inbox = Inbox(ground, SimPublisher(life, setting.broker), clock, metrics, QuarantineLimit(clock, at_most=1000))
     deck = faust_app.WorkerDeck(
-        metrics=metrics, end=lambda why: life.crash(f"ends itself: {why}"), batch_records=setting.batch_records
+        metrics=metrics,
+        end=lambda why: life.crash(f"ends itself: {why}"),
+        batch_records=setting.batch_records,
+        overlap_records=0,  # always
     )
     sweep_clock = LifeClock(life, doze_for=setting.sweep_seconds, useful=lambda: _sweeper_is_useful(setting, inbox))
     sweeper = Sweeper(
