@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -42,9 +43,15 @@ def script(name: str) -> str:
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """Return a port of this machine that nobody listens on now.
+
+    It is below those that systems hand to outgoing connections: one of them could have it before its server has started.
+    """
+    for _ in range(100):
+        port = 20_000 + secrets.randbelow(12_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise DemoFailed("no port between 20000 and 32000 of 127.0.0.1 is free")
 
 
 @dataclass(slots=True)

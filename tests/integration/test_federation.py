@@ -353,7 +353,10 @@ async def test_what_the_child_does_all_the_same_reaches_a_person_at_the_parent(c
     await parent.publish(withdrawal(asked))
     await parent.until(lambda: len(parent.confirmations) == 1)
     async with companies.connector():
-        await parent.until(lambda: any(b"late_report" in one.value for one in parent.records[parent.topics.status]))
+        # The group waits for the connector that was killed before the next one is given its orders.
+        await parent.until(
+            lambda: any(b"late_report" in one.value for one in parent.records[parent.topics.status]), seconds=90.0
+        )
     assert parent.confirmation(asked.subject_request_id).result is RequestResult.WITHDRAWN
     (late,) = await reported(companies, OutcomeCode.FULFILLED)
     assert late.outcome.count == 2
