@@ -107,7 +107,7 @@ def test_every_request_is_confirmed_and_every_active_system_proven(kafka_bootstr
     assert gone(demo) == []
 
 
-@pytest.mark.parametrize("name", ["worker", "crm"])
+@pytest.mark.parametrize("name", ["worker", pytest.param("crm", marks=pytest.mark.long)])
 def test_a_killed_process_changes_nothing(name: str, kafka_bootstrap: str, start: Callable[..., Demo]) -> None:
     """After kill -9 in the middle, and a start by the demo's own supervisor, the last line is the same."""
     demo = start(kafka_bootstrap)
