@@ -48,7 +48,8 @@ def settle(page: Page, conclusion: Conclusion, now: datetime) -> None:
         page.set(conclusion.order_id, state=state, not_before=now, tries=0)
         return
     if conclusion.drop:
-        if has_begun(page, known, tries=2):  # this try did not reach the system
+        # Tries from 2 on: this one did not reach the system. And what has been announced meanwhile says more than this does.
+        if page.cancellations.find(conclusion.order_id) is None and has_begun(page, known, tries=2):
             page.cancellations.put(conclusion.order_id, now, ended=None, has_begun=True)
         page.drop(conclusion.order_id)
         return

@@ -8,7 +8,9 @@ from datetime import timedelta
 import pytest
 from sdk_world import NOW, Scripted, World, an_order, until
 
-from connectors.sdk.journal import OrderState
+from connectors.sdk.conclusion import Conclusion, settle
+from connectors.sdk.ending import end
+from connectors.sdk.journal import Journal, OrderState
 from connectors.sdk.protocol import Result, Throttle
 from schemas.errors import SystemRejected, SystemUnavailable
 from schemas.orders import OrderCancelled
@@ -84,6 +86,19 @@ async def test_what_has_not_begun_is_dropped_and_never_called(tmp_path):
     assert len(world.connector.jobs) == len(world.reports) == 1
     assert world.connector.ended == []
     assert second.order_id in world.keys.forgotten
+
+
+def test_a_closed_key_does_not_unsay_the_word_that_came_first(tmp_path):
+    """The key desk says that the order is over while it is looked at, and the word of it has just been taken: called off."""
+    order = an_order()
+    with Journal(tmp_path / "crm.sqlite") as journal, journal.transaction() as page:
+        page.insert(order, NOW)
+        page.set(order.order_id, state=OrderState.WORKING, tries=2)
+        assert not end(page, over(order), NOW, can_call_off=True)
+        settle(page, Conclusion(order.order_id, order.right, order.attempt, {}, drop=True), NOW)
+        assert page.find(order.order_id) is None
+        due = page.cancellations.due(NOW)
+        assert due is not None and due.ended == over(order) and due.has_begun
 
 
 @pytest.mark.parametrize("kind", [Scripted, Stopping])

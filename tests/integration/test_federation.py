@@ -338,7 +338,6 @@ def denial(asked):
     )
 
 
-@pytest.mark.long
 async def test_what_the_child_does_all_the_same_reaches_a_person_at_the_parent(companies):
     """The child has carried it out when the withdrawal comes: its answer is a late report, and a person is told of it."""
     parent, child = companies.parent, companies.child
