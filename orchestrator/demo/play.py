@@ -154,10 +154,11 @@ async def _played(house: _House, kafka: LocalKafka) -> Verdict:
     before = await look(house.roles, house.urls, known)
     story = written_story(house.people, await _portals_key(house))
     audience = Audience(house.bootstrap, house.topics, story, house.evening.screen.hears, house.keyring.key)
+    # Before anything is published: the first answers may come while the last requests are still on their way.
+    house.evening.screen.follow(story)
     async with _working(house), audience.connected():
         await audience.publish_all()
         house.say(f"published {len(story.requests)} requests and a record that is none")
-        house.evening.screen.follow(story)
         await _killed(house, audience)
         await audience.until(lambda: not audience.score.lost and bool(audience.score.quarantined), _ALL_SECONDS)
         acts = _acts(story, audience.score)
