@@ -7,10 +7,17 @@ Switches: `knows_conditions` (False: 501 to If-None-Match), `versioning` (what G
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from urllib.parse import unquote
 from xml.sax.saxutils import escape
 
@@ -19,8 +26,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from connectors.sdk.standin import StandIn
+from orchestrator.adapters.local_kafka.jars import cache_dir, find_java, locked
+from orchestrator.demo.stage import free_port
 
 KEY_ID, SECRET, BUCKET, REGION = "AKIDSTANDIN", "standin/secret+0", "dsr-results", "eu-test-1"
+S3PROXY = Path(__file__).parent / "s3proxy" / "pom.xml"
 _HEAD = re.compile(
     r"AWS4-HMAC-SHA256 Credential=([^/]+)/(\d{8})/([^/]+)/s3/aws4_request,"
     r"\s*SignedHeaders=([a-z0-9;-]+),\s*Signature=([0-9a-f]{64})"
@@ -151,3 +161,56 @@ def _xml(text: str, status: int = 200) -> Response:
 
 def _error(status: int, code: str) -> Response:
     return _xml(f"<Error><Code>{code}</Code></Error>", status)
+
+
+@contextlib.contextmanager
+def s3proxy(folder: Path) -> Iterator[str]:
+    """Run S3Proxy over a folder and give its address: the S3 API and its check of signatures as somebody else reads them."""
+    java, port = find_java(), free_port()
+    assert java is not None, "S3Proxy needs Java"
+    (folder / "data" / BUCKET).mkdir(parents=True)
+    settings = {
+        "s3proxy.endpoint": f"http://127.0.0.1:{port}",
+        "s3proxy.authorization": "aws-v4",
+        "s3proxy.identity": KEY_ID,
+        "s3proxy.credential": SECRET,
+        "jclouds.provider": "filesystem-nio2",
+        "jclouds.identity": "none",
+        "jclouds.credential": "none",
+        "jclouds.filesystem.basedir": str(folder / "data"),
+    }
+    (folder / "s3proxy.conf").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    command = [java, "-Xmx256m", "-cp", f"{_s3proxy_jars()}/*", "org.gaul.s3proxy.Main", "--properties", "s3proxy.conf"]
+    with (folder / "s3proxy.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+    try:
+        ends_at = time.monotonic() + 60
+        while not _listens(port):
+            assert process.poll() is None and time.monotonic() < ends_at, (folder / "s3proxy.log").read_text()[-2000:]
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+def _s3proxy_jars() -> Path:
+    """Fetch the jars once, as the broker's are."""
+    jars = cache_dir().with_name(f"s3proxy-{hashlib.sha256(S3PROXY.read_bytes()).hexdigest()[:12]}")
+    with locked(jars.with_name(f"{jars.name}.lock")):
+        if not jars.is_dir():
+            arriving = jars.with_name(f"{jars.name}.arriving")
+            shutil.rmtree(arriving, ignore_errors=True)
+            maven = shutil.which("mvn")
+            assert maven is not None, "S3Proxy's jars come by Maven"
+            goal = "org.apache.maven.plugins:maven-dependency-plugin:copy-dependencies"
+            command = [maven, "-B", "-q", "-f", str(S3PROXY), goal, "-DincludeScope=runtime", f"-DoutputDirectory={arriving}"]
+            subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=300)
+            arriving.rename(jars)
+    return jars

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -25,7 +26,7 @@ from schemas.errors import ConfigurationError, CredentialsRefused, SystemRejecte
 from schemas.ids import digest
 from schemas.outcomes import Fulfilled
 from schemas.vocabulary import Right
-from tests.s3_kit import BUCKET, KEY_ID, REGION, SECRET, S3StandIn
+from tests.s3_kit import BUCKET, KEY_ID, REGION, SECRET, S3StandIn, s3proxy
 
 SHEET = Exported("contact", {"email": EMAIL, "name": "Zoë"})
 
@@ -44,12 +45,21 @@ def settings(url: str, **changes) -> BlobSettings:
     return BlobSettings(**given | {"private": True} | changes)
 
 
-@pytest.fixture(params=["folder", "bucket", "bucket without conditions"])
+@pytest.fixture(scope="module")
+def product(tmp_path_factory):
+    """The address of an S3 server that we did not write."""
+    with s3proxy(tmp_path_factory.mktemp("s3proxy")) as url:
+        yield url
+
+
+@pytest.fixture(params=["folder", "bucket", "bucket without conditions", pytest.param("S3Proxy", marks=pytest.mark.long)])
 async def stores(request, tmp_path, s3):
     """Stores of results, of each kind."""
     bare = request.param == "bucket without conditions"
     s3.switches["knows_conditions"] = not bare
     chosen = BlobSettings() if request.param == "folder" else settings(s3.url, conditional_put=not bare)
+    if request.param == "S3Proxy":
+        chosen = settings(request.getfixturevalue("product"), prefix=secrets.token_hex(8))
     stores = BlobStores(chosen, tmp_path, kept_days=30)
     yield stores
     await stores.aclose()
@@ -176,6 +186,19 @@ async def test_wrong_settings_are_refused_and_show_no_secret(s3, changes, error)
         assert KEY_ID not in str(refused.value) and SECRET not in str(refused.value)
     await stores.aclose()
     assert not s3.objects
+
+
+@pytest.mark.long
+async def test_a_product_checks_what_our_stand_in_checks(product):
+    """S3Proxy refuses another secret and lacks the other bucket: what it takes from us, it has checked."""
+    for changes, error in (
+        ({"secret_access_key": "another"}, CredentialsRefused),
+        ({"bucket": "another-bucket"}, SystemRejected),
+    ):
+        stores, store = await bucket(product, **changes)
+        with pytest.raises(error):
+            await store.keep(access(), 0, SHEET, NOW)
+        await stores.aclose()
 
 
 async def test_a_clock_that_is_off_is_refused(s3):
