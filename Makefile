@@ -34,9 +34,12 @@ lint: setup
 check: lint ## lint, strict types, import contracts, fast tests: under a minute
 	@$(BIN)/python -m pytest -q -n 2 -m "not kafka and not postgres and not slow" $(FAST)
 
+# Most of the time of a test here is waiting for brokers, workers and vendors: more of them than cores.
+PARALLEL ?= 3
+
 test: lint ## everything: the above, the core's coverage, then all tests on a real Kafka and PostgreSQL
 	@$(BIN)/python -m pytest -q -n0 -m "not slow" tests/core --cov=orchestrator/core --cov-branch --cov-fail-under=100 --cov-report=term
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --durations=15
+	@$(BIN)/python -m pytest -n $(PARALLEL) --dist loadfile --durations=15
 
 demo: setup ## the main job, on a real Kafka, in front of your eyes
 	@$(BIN)/dsr demo
@@ -65,6 +68,6 @@ chaos: setup ## a long run under kills: two workers on PostgreSQL, one on SQLite
 	@$(BIN)/python -m pytest -q -n0 -m long tests/chaos
 
 long: setup ## what takes too long for make test: more worlds, rare mistakes, brokers that die, bad networks
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m long
+	@$(BIN)/python -m pytest -q -n $(PARALLEL) --dist loadfile -m long
 
 .PHONY: help setup lock lint check test long demo bench chaos simulate fuzz backlog

@@ -61,7 +61,7 @@ def _measure(path: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc")
 @pytest.mark.timeout(900)
 def test_a_closed_request_costs_little(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -26,6 +26,7 @@ def test_core_machine_short() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_core_machine_long() -> None:
     """Thousands of steps, others in every run, break no invariant, and every request closes."""
     run_state_machine_as_test(CoreMachine, settings=settings(max_examples=700, stateful_step_count=50, **_COMMON))

@@ -119,6 +119,7 @@ def test_a_killed_process_changes_nothing(name: str, kafka_bootstrap: str, start
     assert gone(demo) == []
 
 
+@pytest.mark.long
 def test_a_system_that_holds_something_else_is_noticed(kafka_bootstrap: str, start: Callable[..., Demo]) -> None:
     """Somebody changes a record of a person who asked for nothing: exit code 1, and a sentence that says whose and where."""
     demo = start(kafka_bootstrap)

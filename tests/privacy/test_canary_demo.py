@@ -59,6 +59,7 @@ def played(folder: Path, bootstrap: str, marker: str) -> Iterator[Path]:
         demo.wait(60)
 
 
+@pytest.mark.long
 async def test_nobody_can_be_read_outside_the_systems(tmp_path: Path) -> None:
     """Searched: records, the broker's files, store, journals, blobs, logs, outboxes, the demo's own words.
 
