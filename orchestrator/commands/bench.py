@@ -39,6 +39,9 @@ def bench_command(
         list[int] | None,
         typer.Option(min=100, help="Measure a flood of so many requests, and an objection amid it; may be given again."),
     ] = None,
+    until: Annotated[
+        int | None, typer.Option(min=100, help="With --flood: end when so many are confirmed; all of them by default.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="With --flood: print one JSON object and nothing else.")] = False,
 ) -> None:
     """Measure requests per second and the time to the confirmation, beside plain aiokafka (the floor).
@@ -57,7 +60,7 @@ def bench_command(
         _scale(full, write, say)
         return
     if flood:
-        _flood(flood, systems, as_json)
+        _flood(flood, systems, until, as_json)
         return
     with tempfile.TemporaryDirectory(prefix="dsr-bench-") as folder:
         kafka = LocalKafka(Path(folder) / "kafka")
@@ -118,17 +121,22 @@ def _show(figures: dict[str, float | int]) -> None:
     typer.echo(json.dumps(figures))
 
 
-def _flood(sizes: list[int], systems: int, as_json: bool) -> None:
+def _flood(sizes: list[int], systems: int, until: int | None, as_json: bool) -> None:
     """Measure each flood with a worker and a store of its own, on one broker."""
+
+    def say(line: str) -> None:
+        if not as_json:
+            typer.echo(f"bench: {line}")
+
     from orchestrator.adapters.local_kafka import LocalKafka
     from orchestrator.bench.flood import measure_flood
 
     rows = []
     with tempfile.TemporaryDirectory(prefix="dsr-bench-") as name, LocalKafka(Path(name) / "kafka") as kafka:
         for size in sizes:
-            if not as_json:
-                typer.echo(f"bench: {size:,} requests at once, and an objection amid them")
-            rows.append(asdict(asyncio.run(measure_flood(kafka.bootstrap, Path(name), size, systems=systems))))
+            say(f"{size:,} requests at once, and an objection amid them")
+            found = measure_flood(kafka.bootstrap, Path(name), size, systems=systems, until=until, say=say)
+            rows.append(asdict(asyncio.run(found)))
     if not as_json:
         _show_floods(rows)
     typer.echo(json.dumps({"floods": [{one: round(figure, 2) for one, figure in row.items()} for row in rows]}))
@@ -148,6 +156,7 @@ def _show_floods(rows: list[dict[str, Any]]) -> None:
 
 
 _FLOOD_LINES = (
+    ("requests confirmed when it ended", "confirmed", ",d"),
     ("worker's memory when ready, MB", "start_mb", ",.0f"),
     ("worker's memory at most, MB", "peak_mb", ",.0f"),
     ("requests without an order when the objection came", "waiting", ",d"),
