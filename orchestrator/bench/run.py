@@ -30,6 +30,8 @@ __all__ = ["SIGNED_TOGETHER", "Comparison", "Plan", "bench_keys", "compare"]
 
 #: A portal that has a backlog publishes, and signs, so many requests together; those of the latency run come one by one.
 SIGNED_TOGETHER = 100
+#: A rate at which neither side has work that waits for other work: what remains are the steps themselves. Requests, a second.
+_LIGHT_REQUESTS, _LIGHT_RATE = 200, 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,9 @@ class Side:
     """What one side did."""
 
     throughput: Throughput
+    #: At a quarter of its own peak rate, and at the same light one for all.
     latency: Latency
+    light: Latency
     records: int
     #: What the measured processes took for the backlog, from being ready on.
     cpu: Cpu
@@ -85,6 +89,11 @@ class Comparison:
             "p99_ms": round(self.ours.latency.p99_ms, 1),
             "floor_p50_ms": round(self.floor.latency.p50_ms, 1),
             "floor_p99_ms": round(self.floor.latency.p99_ms, 1),
+            "light_p50_ms": round(self.ours.light.p50_ms, 1),
+            "light_p99_ms": round(self.ours.light.p99_ms, 1),
+            "floor_light_p50_ms": round(self.floor.light.p50_ms, 1),
+            "floor_light_p99_ms": round(self.floor.light.p99_ms, 1),
+            "light_rate_per_s": _LIGHT_RATE,
             "rate_per_s": round(self.ours.latency.rate, 1),
             "records_per_request": round(self.ours.records / self.requests, 2),
             "floor_records_per_request": round(self.floor.records / self.requests, 2),
@@ -106,6 +115,8 @@ class Comparison:
             "off_per_s": round(self.off.throughput.per_second, 1),
             "off_p50_ms": round(self.off.latency.p50_ms, 1),
             "off_p99_ms": round(self.off.latency.p99_ms, 1),
+            "off_light_p50_ms": round(self.off.light.p50_ms, 1),
+            "off_light_p99_ms": round(self.off.light.p99_ms, 1),
             "off_records_per_request": round(self.off.records / self.requests, 2),
             "off_cpu_ms_per_request": round((self.off.cpu.main + self.off.cpu.others) / self.requests * 1000, 3),
         }
@@ -175,8 +186,11 @@ async def _side(plan: Plan, name: str, say: Callable[[str], None]) -> Side:
         records = await _records(plan.bootstrap, topics, names)
         paced = make_requests(plan.latency_requests, topics, intake.public, signer=signer)
         quick = await latency(plan.bootstrap, topics, paced, done.per_second / 4)
-        say(f"{name}: p50 {quick.p50_ms:.0f} ms, p99 {quick.p99_ms:.0f} ms at {quick.rate:,.0f} requests/s")
-    return Side(throughput=done, latency=quick, records=records, cpu=cpu)
+        few = make_requests(_LIGHT_REQUESTS, topics, intake.public, signer=signer)
+        light = await latency(plan.bootstrap, topics, few, _LIGHT_RATE)
+        for found in (quick, light):
+            say(f"{name}: p50 {found.p50_ms:.0f} ms, p99 {found.p99_ms:.0f} ms at {found.rate:,.0f} requests/s")
+    return Side(throughput=done, latency=quick, light=light, records=records, cpu=cpu)
 
 
 def bench_keys(folder: Path, systems: list[str]) -> Keyring:
