@@ -134,17 +134,24 @@ def _inconsistent(said: Dates, zone: ZoneInfo) -> str | None:
 
 
 def _recomputed(clock: Clock, said: Dates) -> str | None:
+    """Return what is wrong with the dates, whichever of the pauses count; of a known calendar it is known which do."""
     start = local(clock.submitted_at, clock.zone)
     in_months = clock.rule in _MONTHS
     first, total = (_MONTHS if in_months else _DAYS)[clock.rule]
     due_on = _end(start, first, in_months=in_months)
     extended_on = _end(start, total, in_months=in_months) if total else None
-    unpaused_on = due_on
-    if in_months:
-        last = extended_on if clock.notices and extended_on else due_on
-        paused = _paused(clock, start, last)
-        due_on, extended_on = due_on + paused, extended_on + paused if extended_on else None
-    fits = _fits_rolled if in_months else _fits_exactly
+    if not in_months:
+        return _differs(clock, said, due_on, due_on, extended_on)
+    last = extended_on if clock.notices and extended_on else due_on
+    found = [
+        _differs(clock, said, due_on, due_on + paused, extended_on + paused if extended_on else None)
+        for paused in sorted(_paused(clock, start, last))
+    ]
+    return None if None in found else found[0]
+
+
+def _differs(clock: Clock, said: Dates, unpaused_on: date, due_on: date, extended_on: date | None) -> str | None:
+    fits = _fits_rolled if clock.rule in _MONTHS else _fits_exactly
     assert said.due_on is not None, "consistency was checked before"
     if not fits(clock.calendar, due_on, said.due_on):
         return "the first due date is another one"
@@ -173,17 +180,25 @@ def _end(start: date, count: int, *, in_months: bool) -> date:
     return date(year, month + 1, min(start.day, monthrange(year, month + 1)[1]))
 
 
-def _paused(clock: Clock, start: date, last: date) -> timedelta:
-    """Days between question and answer, a day in two pauses once; a question after the end cannot revive the period."""
-    total, free_from = timedelta(0), start
+def _paused(clock: Clock, start: date, last: date) -> set[timedelta]:
+    """Days between question and answer, a day in two pauses once; a question after the end cannot revive the period.
+
+    Where holidays are not known, a question just behind the end may have been within it: then it counts, or does not.
+    """
+    longest = timedelta(0) if clock.calendar in _HOLIDAYS else _LONGEST_ROLL
+    possible = {(timedelta(0), start)}
     for reason, asked, answered in sorted(clock.pauses, key=lambda pause: pause[1]):
         if reason not in {"identity", "clarification"} or answered is None:
             continue
-        if asked > rolled(clock.calendar, last + total):
-            continue
-        total += max(timedelta(0), answered - max(asked, free_from))
-        free_from = max(free_from, answered)
-    return total
+        before, possible = possible, set()
+        for total, free_from in before:
+            end = rolled(clock.calendar, last + total)
+            if asked <= end + longest:
+                more = max(timedelta(0), answered - max(asked, free_from))
+                possible.add((total + more, max(free_from, answered)))
+            if asked > end:
+                possible.add((total, free_from))
+    return {total for total, _ in possible}
 
 
 def _fits_exactly(_calendar: str, wanted: date, said: date) -> bool:

@@ -11,7 +11,7 @@ import audit_story
 import pytest
 from audit_corrupt import T
 from audit_world import START, MemoryLog, world
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.audit.auditor import Verdict, audit
@@ -163,6 +163,13 @@ _CALENDARS = st.sampled_from(["NL", "weekends", "-", "FR", "DE-BY"])
     ),
     pauses=st.lists(st.tuples(_STOPS, st.integers(0, 50), st.integers(0, 40)), max_size=3),
     extended=st.booleans(),
+)
+@example(
+    rule="eu.gdpr",
+    calendar="FR",
+    submitted_at=START,
+    pauses=[(HoldKind.CLARIFICATION, 0, 26), (HoldKind.CLARIFICATION, 30, 10)],
+    extended=False,
 )
 def test_both_computations_of_due_dates_agree(rule, calendar, submitted_at, pauses, extended):
     """What the orchestrator computes passes the auditor's own computation; a day more does not."""
