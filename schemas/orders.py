@@ -49,7 +49,7 @@ class FulfilmentOrder(Message):
 
 
 class OrderCancelled(Message):
-    """An order that was sent is over before its system has answered: nobody waits for it any more.
+    """An order that was sent is over before its system has answered, or its results are wanted no more: nobody waits for them.
 
     It stands behind the order on the system's topic and names nobody. It bears no seal, as the request's key is gone by then: a
     connector believes it once the key desk says that nothing is open (410). It does not imply that nothing was done.

@@ -39,8 +39,8 @@ def settle(page: Page, conclusion: Conclusion, now: datetime) -> None:
     """Write a conclusion down. A failure, or an end, that a new attempt has overtaken counts for nothing: that one is tried."""
     known = page.find(conclusion.order_id)
     assert known is not None, "an order under way is in the journal"
-    report = conclusion.report
-    if not conclusion.drop and _must_be_tried_again(conclusion) and page.cancellations.find(conclusion.order_id) is not None:
+    report, ended = conclusion.report, page.cancellations.find(conclusion.order_id)
+    if not conclusion.drop and _must_be_tried_again(conclusion) and ended is not None:
         page.drop(conclusion.order_id)  # nothing came of it, and nobody waits for it any more
         return
     if _must_be_tried_again(conclusion) and known.attempt > conclusion.attempt:
@@ -49,7 +49,7 @@ def settle(page: Page, conclusion: Conclusion, now: datetime) -> None:
         return
     if conclusion.drop:
         # Tries from 2 on: this one did not reach the system. And what has been announced meanwhile says more than this does.
-        if page.cancellations.find(conclusion.order_id) is None and has_begun(page, known, tries=2):
+        if ended is None and has_begun(page, known, tries=2):
             page.cancellations.put(conclusion.order_id, now, ended=None, has_begun=True)
         page.drop(conclusion.order_id)
         return
@@ -57,6 +57,8 @@ def settle(page: Page, conclusion: Conclusion, now: datetime) -> None:
     if report is not None:
         new_id = report_id(report.order_id, known.attempt, report.outcome.code)
         numbered = report.model_copy(update={"attempt": known.attempt, "report_id": new_id})
+        if ended is not None and ended.is_unwanted:
+            numbered = numbered.model_copy(update={"results": ()})  # they are deleted: `Runtime`
         page.add_report(numbered, conclusion.right, final=conclusion.final)
     let_go(page, conclusion.order_id)
 

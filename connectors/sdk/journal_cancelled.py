@@ -13,7 +13,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from connectors.sdk.journal_tables import CANCELLATIONS, ORDERS, REPORTS, OrderState
+from schemas.blobs import EXPORTING
 from schemas.orders import OrderCancelled
+from schemas.vocabulary import CancellationReason
 from schemas.wire import encode
 
 __all__ = ["Cancellations", "Kept"]
@@ -32,6 +34,11 @@ class Kept:
     tries: int
     polls: int
     ended: OrderCancelled | None = field(repr=False)
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Tell whether results would wait for nobody: the request was ended, which is more than going on without a system."""
+        return self.ended is not None and self.ended.right in EXPORTING and self.ended.reason is not CancellationReason.WAIVED
 
 
 class Cancellations:
@@ -83,6 +90,11 @@ class Cancellations:
         query = sa.select(ORDERS.c.order_id).join(CANCELLATIONS, CANCELLATIONS.c.order_id == ORDERS.c.order_id)
         open_states = (OrderState.WAITING, OrderState.POLLING)
         return list(self._connection.execute(query.where(ORDERS.c.state.in_(open_states))).scalars())
+
+    def unwanted(self) -> list[str]:
+        """Return the ids of orders whose results, if there are any, nobody waits for."""
+        rows = self._connection.execute(sa.select(CANCELLATIONS).where(CANCELLATIONS.c.cancelled_bytes.is_not(None))).mappings()
+        return [kept.order_id for kept in map(_kept, rows) if kept.is_unwanted]
 
     def forget_before(self, moment: datetime, *, unfinished: datetime) -> None:
         """Delete what was taken before `moment`, with its reports; what is still open only if older than `unfinished`."""

@@ -13,7 +13,7 @@ Room rules: Kafka stands behind `Bus`, time behind `Clock`; no right and no outc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -132,6 +132,8 @@ class Runtime:
         self._busy_seconds, self._finished = 0.0, 0
         self._in_a_row = 0
         self._expiring_since: datetime | None = None
+        #: Orders whose results have to go.
+        self._unwanted: set[str] = set()
         self._workers: set[asyncio.Task[None]] = set()
         self._concluded: list[Conclusion] = []
         self._has_work = asyncio.Event()
@@ -169,6 +171,7 @@ class Runtime:
             resumed = page.requeue_interrupted()
             for order_id in page.cancellations.still_open_orders():
                 let_go(page, order_id)
+            self._unwanted.update(page.cancellations.unwanted())
         await self._bus.start()
         _log.info("started", system=self._system, resumed=resumed)
         try:
@@ -218,6 +221,7 @@ class Runtime:
         with self._journal.transaction() as page:
             new = take(page, batch, now)
             let = [one for one in batch.cancelled if end(page, one, now, can_call_off=self._cancelling is not None)]
+            self._note_unwanted(page, [one.order_id for one in batch.cancelled])
         await self._bus.commit(records)
         for one in batch.cancelled:
             _log.info("order_cancelled", system=self._system, order_id=one.order_id, attempt=one.attempt, reason=one.reason)
@@ -234,6 +238,12 @@ class Runtime:
         self._has_work.set()
         self._has_reports.set()
         self._tell_cancelling()
+
+    def _note_unwanted(self, page: Page, order_ids: Iterable[str]) -> None:
+        for order_id in order_ids:
+            kept = page.cancellations.find(order_id)
+            if kept is not None and kept.is_unwanted:
+                self._unwanted.add(order_id)
 
     def _tell_cancelling(self) -> None:
         if self._cancelling is not None:
@@ -334,6 +344,8 @@ class Runtime:
         with self._journal.transaction() as page:
             for conclusion in concluded:
                 settle(page, conclusion, self._clock.now())
+            # After the try, which may have kept results behind the back of an earlier deletion.
+            self._note_unwanted(page, [conclusion.order_id for conclusion in concluded])
         self._has_reports.set()
         self._tell_cancelling()
 
@@ -369,9 +381,13 @@ class Runtime:
             await self._clock.sleep(_HOUSEKEEPING_SECONDS)
 
     async def _expire(self, now: datetime) -> None:
-        """Delete expired results. A store that fails at it for a day ends the process: data is kept longer than was said."""
+        """Delete results that have expired, or that nobody waits for.
+
+        A store that fails at it for a day ends the process: data is kept longer than was said.
+        """
         try:
             await self._blobs.expire(now.date())
+            await self._drop_unwanted()
         except ConnectorError as error:
             self._expiring_since = self._expiring_since or now
             self._metrics.count(CONNECTOR_RETRIES, system=self._system, reason=FailureReason.UNAVAILABLE)
@@ -380,6 +396,13 @@ class Runtime:
                 raise
         else:
             self._expiring_since = None
+
+    async def _drop_unwanted(self) -> None:
+        for order_id in sorted(self._unwanted):
+            gone = await self._blobs.drop(order_id)
+            self._unwanted.discard(order_id)
+            if gone:
+                _log.info("results_deleted", system=self._system, order_id=order_id, count=gone)
 
     async def _measure(self) -> None:
         remaining = await self._gate.remaining()

@@ -14,7 +14,7 @@ from orchestrator.audit.story import Step
 from schemas.confirmations import SystemResult
 from schemas.ids import confirmation_id
 from schemas.outcomes import Retained
-from schemas.vocabulary import Phase
+from schemas.vocabulary import Phase, RequestResult
 
 __all__ = ["check_1_confirmation", "check_1_distinct", "check_2_outcomes", "check_7_reports"]
 
@@ -22,6 +22,7 @@ _PEOPLE = {"Waive", "Deny", "Withdraw", "WithdrawRequest"}
 _REPORTED = {"fulfilled", "nothing_held", "retained", "notified"}
 _PROGRESS = {"accepted", "failed"}
 _EXCEPTIONS = {"retained", "notified", "waived"}
+_ENDED_BY_A_PERSON = {RequestResult.WITHDRAWN, RequestResult.REFUSED}
 
 
 def check_1_distinct(case: Case) -> None:
@@ -205,5 +206,7 @@ def _check_cited(case: Case, note: ConfirmationNote, result: SystemResult, step:
     if report.ident == result.report_id and result.report_sha256 not in {None, report.digest}:
         case.violated(7, note.place, f"the report at {report.place} is not the one whose digest it carries for {system}")
         return
-    if any(said[part] != fields[part] for part in ("outcome", "results", "notes")):
+    # What was exported for a request that a person has ended is deleted again.
+    results = () if note.confirmation.result in _ENDED_BY_A_PERSON else fields["results"]
+    if said["results"] != results or any(said[part] != fields[part] for part in ("outcome", "notes")):
         case.violated(7, note.place, f"it says something else of {system} than the report at {report.place}")

@@ -55,7 +55,7 @@ def key_command(
 
 @blobs_app.command("drop")
 def drop_command(request: RequestArgument, store: StoreFolder = Path(".dsr")) -> None:
-    """Delete what is kept for a request, before it expires: it was withdrawn or denied, or the person has the data.
+    """Delete what is kept for a request, before it expires: the person has the data. After a withdrawal connectors do it.
 
     Looks at what is kept for every system, below --store or in the bucket of DSR_BLOBS_ENDPOINT. What a portal has fetched
     already is its own.

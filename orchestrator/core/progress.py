@@ -11,7 +11,7 @@ from orchestrator.core.effects import Forget
 from orchestrator.core.order_lifecycle import OrderEvent
 from orchestrator.core.plan import meets, missing_for_good
 from orchestrator.core.settling import call_off, send, settle
-from orchestrator.core.state import OrderState
+from orchestrator.core.state import OrderState, evolve
 from schemas.confirmations import SystemResult
 from schemas.outcomes import NotApplicable, Retained, Waived
 from schemas.vocabulary import (
@@ -82,12 +82,18 @@ def started_irreversibly(draft: Draft) -> bool:
 
 
 def abandon(draft: Draft, unsent: NotApplicableReason, reason: CancellationReason, *, by: str, why: str) -> None:
-    """Settle what is open, because a person ended the request: nothing more is sent or awaited, and systems are told."""
+    """Settle what is open, because a person ended the request: nothing more is sent or awaited, and systems are told.
+
+    A system that has exported data is told as well: what is kept for the person is deleted, and the confirmation names none.
+    """
     for order in draft.state.orders:
         if order.phase is OrderPhase.WAITING:
             settle(draft, order, NotApplicable(reason=unsent))
         elif order.phase is not OrderPhase.SETTLED:
             settle(draft, order, Waived(by=by, why=why))
+            call_off(draft, order, reason)
+        elif order.results:
+            draft.put(evolve(order, results=()))
             call_off(draft, order, reason)
 
 

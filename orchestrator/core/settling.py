@@ -88,7 +88,7 @@ def send(draft: Draft, order: OrderState, event: OrderEvent) -> None:
 
 
 def call_off(draft: Draft, order: OrderState, reason: CancellationReason) -> None:
-    """Tell the system that an order is over which it has not answered for good; one that was never sent needs no word."""
+    """Tell the system that its order is over, or that its results are wanted no more. One that was never sent needs no word."""
     if order.attempt == 0:
         return
     state = draft.state

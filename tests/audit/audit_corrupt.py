@@ -429,6 +429,12 @@ def confirmation_names_another_export(log: Broken) -> None:
 
 
 @breaks(7)
+def confirmation_names_what_was_deleted_because_the_person_withdrew(log: Broken) -> None:
+    report = next(r for r in log.of(T.reports, "withdrawn_by_operator") if b"exports/crm" in (r.value or b""))
+    _edit_system(log, "withdrawn_by_operator", "crm", results=json.loads(report.value or b"")["results"])
+
+
+@breaks(7)
 def confirmation_counts_other_attempts(log: Broken) -> None:
     _edit_system(log, "resent", "newsletter", attempts=1)
 

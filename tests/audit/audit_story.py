@@ -156,6 +156,7 @@ async def _people(c: World) -> dict[str, str]:
         c.scripts[told[name], "newsletter"] = [always(None)] * 30
     told["erased"] = c.submit(Right.ERASURE)
     c.scripts[told["erased"], "newsletter"] = [always(None)] * 30
+    c.scripts[told["withdrawn_by_operator"], "crm"] = [exported]
     await c.settle()
     c.command(Deny, told["denied"], ground=RefusalGround.EXCESSIVE)
     c.command(Extend, told["extended"], because=ExtensionReason.COMPLEXITY, notice_sent_at=c.now)

@@ -6,12 +6,12 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from sdk_world import NOW, Scripted, World, an_order, until
+from sdk_world import EMAIL, NOW, Scripted, World, an_order, until
 
 from connectors.sdk.conclusion import Conclusion, settle
 from connectors.sdk.ending import end
 from connectors.sdk.journal import Journal, OrderState
-from connectors.sdk.protocol import Result, Throttle
+from connectors.sdk.protocol import Exported, Result, Throttle
 from schemas.errors import SystemRejected, SystemUnavailable
 from schemas.orders import OrderCancelled
 from schemas.outcomes import Accepted, Fulfilled
@@ -122,6 +122,66 @@ async def test_what_is_being_worked_on_is_finished_and_reported(tmp_path, kind):
         (report,) = await world.reported(1)
         await world.settled()
     assert report.outcome.code is OutcomeCode.FULFILLED
+
+
+def files_of(world):
+    return [path for path in (world.folder / "results").rglob("*") if path.is_file()]
+
+
+async def housekept(world):
+    """Let the next housekeeping come."""
+    await world.settled()
+    world.clock.advance(60)
+
+
+@pytest.mark.parametrize("reason", CancellationReason)
+@pytest.mark.parametrize("orderly", [True, False])
+async def test_what_was_exported_for_nobody_is_deleted(tmp_path, reason, orderly):
+    """Reported with data for the person, who then withdrew: the data goes, also if the process ended before it could.
+
+    Another request's data stays, and so does that of a person whose request goes on without this system.
+    """
+    world = World(tmp_path, Scripted(*[Result(Fulfilled(count=1), exports=(Exported("contact", {"email": EMAIL}),))] * 2))
+    order, other = (an_order(number, right=Right.ACCESS) for number in (1, 2))
+    stay = {order.order_id, other.order_id} if reason is CancellationReason.WAIVED else {other.order_id}
+    async with world.running(orderly=orderly):
+        world.send(order, other)
+        await world.reported(2)
+        await world.settled()
+        assert len(files_of(world)) == 2
+        world.keys.over.add(order.order_id)
+        world.send(over(order, reason))
+        await taken(world, 3)
+        if orderly:
+            await housekept(world)
+            await until(lambda: {path.parent.name for path in files_of(world)} == stay)
+    async with world.running():
+        await until(lambda: {path.parent.name for path in files_of(world)} == stay)
+        await world.settled()
+    assert len(world.reports) == 2
+
+
+async def test_what_is_exported_after_the_word_is_not_kept(tmp_path):
+    """Worked on while the word came: it is reported as done, names no result, and nothing lies there."""
+    gate = asyncio.Event()
+
+    async def slow(job):
+        await gate.wait()
+        return Result(Fulfilled(count=1), exports=(Exported("contact", {"email": EMAIL}),))
+
+    world = World(tmp_path, Scripted(slow))
+    async with world.running():
+        order = an_order(right=Right.ACCESS)
+        world.send(order)
+        await until(lambda: world.connector.jobs)
+        world.keys.over.add(order.order_id)
+        world.send(over(order))
+        await taken(world, 2)
+        gate.set()
+        (report,) = await world.reported(1)
+        await housekept(world)
+        await until(lambda: not files_of(world))
+    assert report.outcome.code is OutcomeCode.FULFILLED and report.results == ()
 
 
 @pytest.mark.parametrize("error", [SystemUnavailable("no"), SystemRejected("no")])

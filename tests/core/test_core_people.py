@@ -6,7 +6,21 @@ from datetime import date, timedelta
 from typing import Any
 
 import pytest
-from core_building import DONE, FAILED, NOTHING, START, World, command, confirm, later, registry, rid, system, withdrawal
+from core_building import (
+    DONE,
+    FAILED,
+    NOTHING,
+    RESULT,
+    START,
+    World,
+    command,
+    confirm,
+    later,
+    registry,
+    rid,
+    system,
+    withdrawal,
+)
 
 from orchestrator.core.effects import Input, PublishConfirmation, Wake
 from schemas.commands import Add, Approve, Deny, Extend, Hold, Resume, Retry, Waive, Withdraw
@@ -88,6 +102,19 @@ def test_who_was_asked_is_told_that_it_is_over(kind: Any, reason: CancellationRe
     assert (told.system, told.reason) == ("shop", reason)
     assert told.attempt == max(attempt for name, attempt in world.orders("a") if name == "shop") > 1
     assert world.facts("a").count("order_cancelled") == 1
+
+
+@pytest.mark.parametrize("is_denied", [False, True])
+def test_what_was_exported_for_a_person_who_withdrew_is_deleted_again(is_denied: bool) -> None:
+    """The system that has answered with results is told too, the one without is not; the confirmation names no result."""
+    world = World(registry(*(system(name) for name in ("crm", "shop", "files"))))
+    world.submit("a", Right.ACCESS)
+    world.report("a", "crm", results=(RESULT,))
+    world.report("a", "shop")
+    world.do(Deny, "a", ground=RefusalGround.RIGHTS_OF_OTHERS) if is_denied else world.say(withdrawal("a"))
+    assert sorted(told.system for told in world.cancelled) == ["crm", "files"]
+    closed = world.confirmation("a")
+    assert [(one.system, one.outcome, one.results) for one in closed.systems[:2]] == [("crm", DONE, ()), ("shop", DONE, ())]
 
 
 def test_a_withdrawal_too_late_lists_what_is_done() -> None:

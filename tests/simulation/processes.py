@@ -172,8 +172,11 @@ class MemoryBlobs:
         raise NotImplementedError
 
     async def drop(self, order_id: str) -> int:
-        """Nothing drops here."""
-        raise NotImplementedError
+        """Delete what is kept for an order."""
+        gone = [name for name in self.kept if name.split("/")[1] == order_id]
+        for name in gone:
+            del self.kept[name]
+        return len(gone)
 
     async def check(self) -> None:
         """There is nothing to refuse."""
