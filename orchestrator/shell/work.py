@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import reduce
 from typing import TypeVar
@@ -28,9 +28,10 @@ from orchestrator.core.effects import (
     Tell,
 )
 from orchestrator.core.policy import Context, Policy
-from orchestrator.core.state import RequestState, from_bytes, to_bytes
+from orchestrator.core.state import RequestState, to_bytes
 from orchestrator.ports import Change, Conflict, Keys, Record, Refusal, Row, Store, Wanted
 from orchestrator.shell.defects import NO_RECORDS_FAULT, Defect, Stumble
+from orchestrator.shell.recent import RecentStates
 from orchestrator.shell.translate import Arrival, SetAside, Translator, merged
 from schemas.commands import Add
 from schemas.errors import OrchestratorError, ProtocolViolation, RowDamaged
@@ -88,6 +89,8 @@ class Ground:
     policy: Policy
     #: Name of this worker, unique and stable: its outbox is found by it after a restart.
     worker: str
+    #: What has been saved last and may be read again soon.
+    recent: RecentStates = field(default_factory=RecentStates)
 
 
 class UnitOfWork:
@@ -137,7 +140,7 @@ class UnitOfWork:
     def _take(self, row: Row) -> None:
         if row.subject_request_id not in self._states:
             try:
-                state = from_bytes(row.state)
+                state = self._ground.recent.read(row.state)
             except NO_RECORDS_FAULT:
                 raise
             except Exception as error:  # noqa: BLE001 - raised again for every input that needs this request
@@ -358,6 +361,7 @@ class UnitOfWork:
                 except Exception as error:
                     raise Defect(self._changed_by[request]) from error
                 self.change.rows.append(row)
+                self._ground.recent.remember(state, row.state)
             elif request in self._postponed:
                 later = self._now + _DAMAGED_AGAIN
                 self.change.rows.append(replace(row_of(state, self._versions[request]), wake_at=later))
