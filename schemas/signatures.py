@@ -80,8 +80,15 @@ class Signature:
 
 def leaf_of(message_type: str, topic_kind: str, key: bytes, value: bytes) -> bytes:
     """Return the leaf hash of a record; `topic_kind` is a topic's name without installation, version and system."""
-    parts = (message_type.encode(), topic_kind.encode(), key, value)
-    return hashlib.sha256(b"\x00" + b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest()
+    head = _head_of(message_type, topic_kind)
+    return hashlib.sha256(b"".join((head, len(key).to_bytes(4, "big"), key, len(value).to_bytes(4, "big"), value))).digest()
+
+
+@lru_cache(maxsize=256)
+def _head_of(message_type: str, topic_kind: str) -> bytes:
+    """Return what the leaves of all records of one type and topic begin with."""
+    parts = (message_type.encode(), topic_kind.encode())
+    return b"\x00" + b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 
 def _node(left: bytes, right: bytes) -> bytes:
@@ -109,7 +116,7 @@ def sign_all(leaves: Sequence[bytes], key: SigningKey) -> list[bytes]:
     levels = _levels(leaves)
     payload = json.dumps({"root": _text(levels[-1][0]), "size": len(leaves)}, separators=(",", ":"))
     jws = key.sign(payload.encode(), typ=TREE_TYP)
-    return [f"{jws}~{index}~{_text(_path(levels, index))}".encode() for index in range(len(leaves))]
+    return [f"{jws}~{index}~{_text(path)}".encode() for index, path in enumerate(_paths(levels))]
 
 
 def sign_records(records: Iterable[tuple[str, bytes, bytes, Headers]], key: SigningKey) -> list[Headers]:
@@ -140,14 +147,13 @@ def speaker_of(message: Message) -> str:
             return ORCHESTRATOR
 
 
-def _path(levels: Sequence[Sequence[bytes]], index: int) -> bytes:
-    path = []
-    for level in levels[:-1]:
-        sibling = index ^ 1
-        if sibling < len(level):
-            path.append(level[sibling])
-        index >>= 1
-    return b"".join(path)
+def _paths(levels: Sequence[Sequence[bytes]]) -> list[bytes]:
+    """Return each leaf's inclusion path, joined: its sibling, if it has one, and then the path of the node above both."""
+    paths = [b""]
+    for level in reversed(levels[:-1]):
+        siblings = [level[at ^ 1] if at ^ 1 < len(level) else b"" for at in range(len(level))]
+        paths = [sibling + paths[at >> 1] for at, sibling in enumerate(siblings)]
+    return paths
 
 
 def included(leaf: bytes, index: int, size: int, path: Sequence[bytes], root: bytes) -> bool:
@@ -183,7 +189,7 @@ def read_signature(header: bytes | None) -> Signature:
     hashes = _bytes(path)
     if hashes is None or len(hashes) % _HASH_BYTES or len(hashes) > _LONGEST_PATH * _HASH_BYTES:
         raise _broken("write the path as base64url of 32-byte hashes, without padding")
-    return Signature(jws, int(index), tuple(hashes[at : at + _HASH_BYTES] for at in range(0, len(hashes), _HASH_BYTES)))
+    return Signature(jws, int(index), tuple([hashes[at : at + _HASH_BYTES] for at in range(0, len(hashes), _HASH_BYTES)]))
 
 
 def signature_in(headers: Iterable[tuple[str, bytes]]) -> bytes | None:

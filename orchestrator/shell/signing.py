@@ -17,6 +17,7 @@ Room rules: no decision about a request; a signature is right or the record is s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 
 from orchestrator.ports import Clock, OutRecord, Record
 from schemas.base import Message
@@ -48,8 +49,9 @@ def signed(records: Sequence[OutRecord], key: SigningKey) -> list[OutRecord]:
 
     The same records give the same bytes, so an outbox batch that is published again repeats itself.
     """
-    ours = [one for one in records if kind_of(one.topic) in _SIGNED]
-    headers = iter(sign_records([(one.topic, one.key, one.value, one.headers) for one in ours], key))
+    is_ours = [kind_of(one.topic) in _SIGNED for one in records]
+    headers = iter(sign_records([(one.topic, one.key, one.value, one.headers) for one in compress(records, is_ours)], key))
     return [
-        OutRecord(one.topic, one.key, one.value, next(headers)) if kind_of(one.topic) in _SIGNED else one for one in records
+        OutRecord(one.topic, one.key, one.value, next(headers)) if ours else one
+        for one, ours in zip(records, is_ours, strict=True)
     ]
