@@ -78,7 +78,7 @@ class KafkaBus:
             raise OrchestratorError(f"the broker refuses to let us join: {type(error).__name__}") from None
 
     async def stop(self) -> None:
-        """Leave the group (a static member stays known for its session) and close."""
+        """Leave the group (a static member stays known for its session) and close: also what never started, and once only."""
         await self._consumer.stop()
         await self._producer.stop()
 

@@ -50,10 +50,12 @@ async def run_connector(name: str, system: str) -> None:
     with contextlib.ExitStack() as stack:
         journal = stack.enter_context(Journal(settings.state_dir / f"{system}.journal.sqlite"))
         quota = stack.enter_context(open_quota(settings, system))
+        bus = KafkaBus(settings, topic=settings.topics.orders(system), group=settings.topics.group(f"connector.{system}"))
         runtime = _runtime(
             settings,
             system=system,
             connector=connector,
+            bus=bus,
             journal=journal,
             keys=keys,
             blobs=blobs,
@@ -72,6 +74,7 @@ async def run_connector(name: str, system: str) -> None:
                 _log.info("health", system=system, port=port)
                 await runtime.run()
         finally:
+            await bus.stop()
             await connector.aclose()
             await client.aclose()
             await stores.aclose()
@@ -116,6 +119,7 @@ def _runtime(
     *,
     system: str,
     connector: Connector,
+    bus: KafkaBus,
     journal: Journal,
     keys: HttpOrderKeys,
     blobs: BlobStore,
@@ -123,16 +127,15 @@ def _runtime(
     quota: SqlQuota,
     signer: SigningKey | None,
 ) -> Runtime:
-    topics = settings.topics
     return Runtime(
         system=system,
         connector=connector,
-        bus=KafkaBus(settings, topic=topics.orders(system), group=topics.group(f"connector.{system}")),
+        bus=bus,
         journal=journal,
         keys=keys,
         blobs=blobs,
         clock=SystemClock(),
-        topics=topics,
+        topics=settings.topics,
         metrics=metrics,
         quota=quota,
         signer=signer,

@@ -72,6 +72,22 @@ def test_check_tells_refused_credentials_from_a_wrong_setting(hubspot):
     assert "Traceback" not in refused.stderr + missing.stderr
 
 
+def test_a_start_with_refused_credentials_ends_in_one_sentence(hubspot, tmp_path):
+    """The sentence is the last line: nothing that was opened is left to complain after it."""
+    settings = {
+        "DSR_HUBSPOT_TOKEN": "pat-secret",
+        "DSR_KAFKA_BOOTSTRAP": "127.0.0.1:1",
+        "DSR_KEYS_URL": "http://127.0.0.1:1",
+        "DSR_SIGNATURES": "off",
+        "DSR_STATE_DIR": str(tmp_path),
+    }
+    refused = call("run", "hubspot", "--system", "crm", **hubspot.settings | settings)
+    assert refused.returncode == 1
+    said = (refused.stdout + refused.stderr).splitlines()
+    assert [line for line in said if line.startswith("CredentialsRefused: ")] == said[-1:]
+    assert not [line for line in said if '"level":"error"' in line.replace(" ", "") or "Unclosed" in line or "withheld" in line]
+
+
 def test_try_shows_counts_and_no_values(hubspot):
     """A dry access: how many, which kinds, which documents."""
     result = call("try", "hubspot", "--identity", f"email={EMAIL}", **hubspot.settings)
