@@ -48,6 +48,8 @@ class _Promise(BaseModel):
     limits: str
     source: str
     connector: str | None = None
+    #: The excerpt of the vendor's own description that the requests are held against in tests.
+    shapes: str | None = None
     asynchronous: _Reasons = {}
     manual: _Reasons = {}
     impossible: _Reasons = {}
@@ -117,12 +119,14 @@ def _kinds(kinds: Any) -> str:
 
 def _identifiers(table: Mapping[str, _Promise], classes: Mapping[str, type[Connector]]) -> Iterator[str]:
     yield "## Identifiers and limits\n"
-    yield "Any one of the identifiers is enough.\n"
-    yield "| system | connector | found by | yields | limits |"
-    yield "| --- | --- | --- | --- | --- |"
+    yield "Any one of the identifiers is enough. Shapes: whether tests hold the requests against what the vendor has"
+    yield "published of its API; no: they are compared with nothing that a vendor published.\n"
+    yield "| system | connector | found by | yields | shapes | limits |"
+    yield "| --- | --- | --- | --- | --- | --- |"
     for name, promise in sorted(table.items()):
         kind = classes[_serving(name, promise)]
-        yield f"| {promise.title} | `{kind.name}` | {_kinds(kind.needs)} | {_kinds(kind.yields)} | {promise.limits} |"
+        held = "no" if promise.shapes is None else f"[yes](../{promise.shapes})"
+        yield f"| {promise.title} | `{kind.name}` | {_kinds(kind.needs)} | {_kinds(kind.yields)} | {held} | {promise.limits} |"
 
 
 def _reasons(table: Mapping[str, _Promise]) -> Iterator[str]:

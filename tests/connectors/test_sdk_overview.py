@@ -79,3 +79,10 @@ def test_every_reason_has_a_source_that_is_there():
     """A README of ours exists; a page outside is named by its address."""
     for row in yaml.safe_load(PROMISES.read_text(encoding="utf-8")).values():
         assert row["source"].startswith("https://") or (ROOT / row["source"]).is_file()
+
+
+def test_whoever_is_held_against_a_published_shape_says_so():
+    """Every excerpt stands in its system's row, and no row names one that is not there."""
+    rows = yaml.safe_load(PROMISES.read_text(encoding="utf-8"))
+    said = {name: row["shapes"] for name, row in rows.items() if "shapes" in row}
+    assert said == {file.stem: str(file.relative_to(ROOT)) for file in (ROOT / "tests" / "published_shapes").glob("*.json")}
