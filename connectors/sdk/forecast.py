@@ -81,7 +81,8 @@ def done_by(orders: int, throttle: Throttle, pace: Pace, start: datetime, remain
         return start + timedelta(seconds=orders * spacing)
     a_day = min(throttle.per_day * pace.share / calls, _in(timedelta(days=1), spacing))
     left = orders - today
-    days = min(math.ceil(left / a_day) - 1, _FURTHEST_DAYS) if a_day > 0 else _FURTHEST_DAYS
+    # Rounded: what fills its last day to the brim is not done a day later for a last binary digit.
+    days = min(math.ceil(round(left / a_day, 9)) - 1, _FURTHEST_DAYS) if a_day > 0 else _FURTHEST_DAYS
     rest = max(0.0, left - days * a_day) if days < _FURTHEST_DAYS else 0.0
     return midnight + timedelta(days=days, seconds=rest * spacing)
 

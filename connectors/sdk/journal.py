@@ -49,6 +49,46 @@ _FIND = sa.select(ORDERS).where(ORDERS.c.order_id == sa.bindparam("wanted"))
 _SET = sa.update(ORDERS).where(ORDERS.c.order_id == sa.bindparam("wanted"))
 _INSERT = sa.insert(ORDERS)
 _ADD_REPORT = sa.insert(REPORTS).prefix_with("OR IGNORE")
+_DUE: Mapping[Lane, sa.Select[Any]] = {
+    lane: sa.select(sa.column("order_id"))
+    .select_from(sa.text(f"orders INDEXED BY {index}"))
+    .where(
+        sa.text(stands),
+        sa.column("not_before_ms") <= sa.bindparam("now"),
+        sa.column("order_id").not_in(sa.bindparam("but", expanding=True)),
+    )
+    .order_by(*(sa.column(column.name) for column in turn))
+    .limit(sa.bindparam("most"))
+    for lane, (stands, turn, index) in _LANES.items()
+}
+# One state at a time: then each answer is the first entry of an index.
+_EARLIEST = sa.select(sa.func.min(ORDERS.c.not_before_ms)).where(ORDERS.c.state == sa.bindparam("wanted"))
+_COUNT = sa.select(sa.func.count()).select_from(ORDERS).where(ORDERS.c.state.in_(sa.bindparam("wanted", expanding=True)))
+_UNSENT = sa.select(REPORTS).where(REPORTS.c.sent.is_(False)).order_by(REPORTS.c.number).limit(sa.bindparam("most"))
+_LAST_REPORT = (
+    sa.select(REPORTS)
+    .where(REPORTS.c.order_id == sa.bindparam("wanted"), REPORTS.c.final == sa.bindparam("is_final"))
+    .order_by(REPORTS.c.number.desc())
+    .limit(1)
+)
+_SENT = sa.update(REPORTS).where(REPORTS.c.report_id.in_(sa.bindparam("reported", expanding=True))).values(sent=True)
+_ENDED = ORDERS.c.order_id.in_(sa.bindparam("ended", expanding=True))
+_CLEAR = sa.update(ORDERS).where(_ENDED, ORDERS.c.state == OrderState.REPORTED).values(order_bytes=None)
+_CLEAR_FINDS = sa.update(ORDERS).where(_ENDED).values(found=None)
+_DROP_REPORTS = sa.delete(REPORTS).where(REPORTS.c.order_id == sa.bindparam("wanted"))
+_DROP = sa.delete(ORDERS).where(ORDERS.c.order_id == sa.bindparam("wanted"))
+_OLD = sa.and_(
+    ORDERS.c.state == OrderState.REPORTED,
+    ORDERS.c.taken_ms < sa.bindparam("moment"),
+    ORDERS.c.not_before_ms < sa.bindparam("moment"),
+    sa.or_(
+        sa.and_(ORDERS.c.handle.is_(None), ORDERS.c.found.is_(None)),
+        ORDERS.c.taken_ms < sa.bindparam("unfinished"),
+    ),
+    ORDERS.c.order_id.not_in(sa.select(REPORTS.c.order_id).where(REPORTS.c.sent.is_(False))),
+)
+_FORGET_REPORTS = sa.delete(REPORTS).where(REPORTS.c.order_id.in_(sa.select(ORDERS.c.order_id).where(_OLD)))
+_FORGET = sa.delete(ORDERS).where(_OLD)
 
 
 def _ms(at: datetime) -> int:
@@ -138,15 +178,8 @@ class Page:
 
     def due(self, now: datetime, limit: int, lane: Lane = Lane.DUE, *, but: Collection[str] = ()) -> list[Entry]:
         """Return open orders whose moment has come, as they stand in one queue."""
-        stands, turn, index = _LANES[lane]
-        query: sa.Select[Any] = (
-            sa.select(sa.column("order_id"))
-            .select_from(sa.text(f"orders INDEXED BY {index}"))
-            .where(sa.text(stands), sa.column("not_before_ms") <= _ms(now), sa.column("order_id").not_in(but))
-            .order_by(*(sa.column(column.name) for column in turn))
-            .limit(limit)
-        )
-        found = [self.find(order_id) for order_id in self._connection.execute(query).scalars().all()]
+        wanted = {"now": _ms(now), "but": list(but), "most": limit}
+        found = [self.find(order_id) for order_id in self._connection.execute(_DUE[lane], wanted).scalars().all()]
         return [entry for entry in found if entry is not None]
 
     def orders_ahead(self, order_id: str) -> int:
@@ -190,16 +223,13 @@ class Page:
 
     def next_due_at(self) -> datetime | None:
         """Return the earliest `not_before` of an open order."""
-        # One state at a time: then each answer is the first entry of an index.
-        earliest = sa.select(sa.func.min(ORDERS.c.not_before_ms)).where(ORDERS.c.state == sa.bindparam("wanted"))
-        values = [self._connection.execute(earliest, {"wanted": state}).scalar() for state in _OPEN]
+        values = [self._connection.execute(_EARLIEST, {"wanted": state}).scalar() for state in _OPEN]
         known = [value for value in values if value is not None]
         return datetime.fromtimestamp(min(known) / 1000, UTC) if known else None
 
     def count(self, *states: OrderState) -> int:
         """Return how many orders are in these states."""
-        query = sa.select(sa.func.count()).select_from(ORDERS).where(ORDERS.c.state.in_(states))
-        return int(self._connection.execute(query).scalar_one())
+        return int(self._connection.execute(_COUNT, {"wanted": states}).scalar_one())
 
     def requeue_interrupted(self) -> int:
         """Put orders that a dead process worked on back in the queue; return how many."""
@@ -221,13 +251,11 @@ class Page:
 
     def unsent(self, limit: int) -> list[StoredReport]:
         """Return reports that the broker has not acknowledged, oldest first."""
-        query = sa.select(REPORTS).where(REPORTS.c.sent.is_(False)).order_by(REPORTS.c.number).limit(limit)
-        return [_stored(row) for row in self._connection.execute(query).mappings()]
+        return [_stored(row) for row in self._connection.execute(_UNSENT, {"most": limit}).mappings()]
 
     def last_report(self, order_id: str, *, final: bool) -> StoredReport | None:
         """Return the last final (or last progress) report of an order."""
-        query = sa.select(REPORTS).where(REPORTS.c.order_id == order_id, REPORTS.c.final.is_(final))
-        row = self._connection.execute(query.order_by(REPORTS.c.number.desc()).limit(1)).mappings().first()
+        row = self._connection.execute(_LAST_REPORT, {"wanted": order_id, "is_final": final}).mappings().first()
         return None if row is None else _stored(row)
 
     def mark_sent(self, reports: Sequence[StoredReport]) -> None:
@@ -237,22 +265,18 @@ class Page:
         record in which the finds stood may be gone.
         """
         ids = [stored.report.report_id for stored in reports]
-        self._connection.execute(sa.update(REPORTS).where(REPORTS.c.report_id.in_(ids)).values(sent=True))
+        self._connection.execute(_SENT, {"reported": ids})
         ended = [stored.report.order_id for stored in reports if stored.final]
         if ended:
-            self._connection.execute(
-                sa.update(ORDERS)
-                .where(ORDERS.c.order_id.in_(ended), ORDERS.c.state == OrderState.REPORTED)
-                .values(order_bytes=None)
-            )
+            self._connection.execute(_CLEAR, {"ended": ended})
         done = [stored.report.order_id for stored in reports if stored.final and not isinstance(stored.report.outcome, Failed)]
         if done:
-            self._connection.execute(sa.update(ORDERS).where(ORDERS.c.order_id.in_(done)).values(found=None))
+            self._connection.execute(_CLEAR_FINDS, {"ended": done})
 
     def drop(self, order_id: str) -> None:
         """Delete an order and its reports, sent or not: it is over, and whoever opens it again sends it again."""
-        self._connection.execute(sa.delete(REPORTS).where(REPORTS.c.order_id == order_id))
-        self._connection.execute(sa.delete(ORDERS).where(ORDERS.c.order_id == order_id))
+        self._connection.execute(_DROP_REPORTS, {"wanted": order_id})
+        self._connection.execute(_DROP, {"wanted": order_id})
 
     def pause(self) -> Pause | None:
         """Return the pause that is kept."""
@@ -273,16 +297,11 @@ class Page:
         A failed order that still has its vendor's handle or its finds is kept until it is older than `unfinished`: somebody
         may yet ask again, and then the job may still run, and the record in which the finds stood may be gone.
         """
-        holds_nothing = sa.and_(ORDERS.c.handle.is_(None), ORDERS.c.found.is_(None))
-        self.cancellations.forget_before(moment, unfinished=moment if unfinished is None else unfinished)
-        given_up = ORDERS.c.taken_ms < _ms(moment if unfinished is None else unfinished)
-        is_past = sa.and_(ORDERS.c.taken_ms < _ms(moment), ORDERS.c.not_before_ms < _ms(moment))
-        is_old = sa.and_(is_past, sa.or_(holds_nothing, given_up))
-        old = sa.and_(ORDERS.c.state == OrderState.REPORTED, is_old)
-        unsent = sa.select(REPORTS.c.order_id).where(REPORTS.c.sent.is_(False))
-        ids = sa.select(ORDERS.c.order_id).where(old, ORDERS.c.order_id.not_in(unsent))
-        self._connection.execute(sa.delete(REPORTS).where(REPORTS.c.order_id.in_(ids)))
-        return self._connection.execute(sa.delete(ORDERS).where(old, ORDERS.c.order_id.not_in(unsent))).rowcount
+        last = moment if unfinished is None else unfinished
+        self.cancellations.forget_before(moment, unfinished=last)
+        before = {"moment": _ms(moment), "unfinished": _ms(last)}
+        self._connection.execute(_FORGET_REPORTS, before)
+        return self._connection.execute(_FORGET, before).rowcount
 
 
 class Journal:

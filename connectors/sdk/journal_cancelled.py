@@ -56,10 +56,10 @@ class Cancellations:
         self, order_id: str, now: datetime, *, ended: OrderCancelled | None, has_begun: bool, is_open: bool = False
     ) -> None:
         """Write an end down, in place of what is known of it."""
-        self._connection.execute(sa.delete(CANCELLATIONS).where(CANCELLATIONS.c.order_id == order_id))
+        self._connection.execute(_DROP, {"wanted": order_id})
         values = {"order_id": order_id, "has_begun": has_begun, "open": is_open, "tries": 0, "polls": 0}
         values |= {"cancelled_bytes": None if ended is None else encode(ended), "taken_ms": _ms(now), "not_before_ms": _ms(now)}
-        self._connection.execute(sa.insert(CANCELLATIONS).values(**values))
+        self._connection.execute(_INSERT, values)
 
     def again(self, order_id: str, at: datetime, *, tries: int, polls: int) -> None:
         """Come back to it at a moment."""
@@ -71,18 +71,12 @@ class Cancellations:
 
     def due(self, now: datetime) -> Kept | None:
         """Return one to call off now: none whose order is being worked on."""
-        busy = sa.select(ORDERS.c.order_id).where(ORDERS.c.state == OrderState.WORKING)
-        query = sa.select(CANCELLATIONS).where(
-            CANCELLATIONS.c.open, CANCELLATIONS.c.not_before_ms <= _ms(now), CANCELLATIONS.c.order_id.not_in(busy)
-        )
-        row = self._connection.execute(query.order_by(CANCELLATIONS.c.not_before_ms).limit(1)).mappings().first()
+        row = self._connection.execute(_DUE, {"now": _ms(now)}).mappings().first()
         return None if row is None else _kept(row)
 
     def next_due_at(self, now: datetime) -> datetime | None:
         """Return the first moment after `now` at which one is due."""
-        query = sa.select(sa.func.min(CANCELLATIONS.c.not_before_ms))
-        query = query.where(CANCELLATIONS.c.open, CANCELLATIONS.c.not_before_ms > _ms(now))
-        value = self._connection.execute(query).scalar()
+        value = self._connection.execute(_NEXT, {"now": _ms(now)}).scalar()
         return None if value is None else datetime.fromtimestamp(value / 1000, UTC)
 
     def still_open_orders(self) -> list[str]:
@@ -98,20 +92,44 @@ class Cancellations:
 
     def forget_before(self, moment: datetime, *, unfinished: datetime) -> None:
         """Delete what was taken before `moment`, with its reports; what is still open only if older than `unfinished`."""
-        taken = CANCELLATIONS.c.taken_ms
-        is_old = sa.or_(sa.and_(taken < _ms(moment), CANCELLATIONS.c.open.is_(False)), taken < _ms(unfinished))
-        unsent = sa.select(REPORTS.c.order_id).where(REPORTS.c.sent.is_(False))
-        kept = sa.select(ORDERS.c.order_id)
-        ids = sa.select(CANCELLATIONS.c.order_id).where(is_old, CANCELLATIONS.c.order_id.not_in(unsent))
-        # The reports of an order that is still in the journal go with that.
-        self._connection.execute(sa.delete(REPORTS).where(REPORTS.c.order_id.in_(ids), REPORTS.c.order_id.not_in(kept)))
-        self._connection.execute(sa.delete(CANCELLATIONS).where(is_old, CANCELLATIONS.c.order_id.not_in(unsent)))
+        before = {"moment": _ms(moment), "unfinished": _ms(unfinished)}
+        self._connection.execute(_FORGET_REPORTS, before)
+        self._connection.execute(_FORGET, before)
 
     def _set(self, order_id: str, **columns: Any) -> None:
         self._connection.execute(sa.update(CANCELLATIONS).where(CANCELLATIONS.c.order_id == order_id).values(**columns))
 
 
+# Built once, as in `journal`.
 _FIND = sa.select(CANCELLATIONS).where(CANCELLATIONS.c.order_id == sa.bindparam("wanted"))
+_INSERT = sa.insert(CANCELLATIONS)
+_DROP = sa.delete(CANCELLATIONS).where(CANCELLATIONS.c.order_id == sa.bindparam("wanted"))
+_DUE = (
+    sa.select(CANCELLATIONS)
+    .where(
+        CANCELLATIONS.c.open,
+        CANCELLATIONS.c.not_before_ms <= sa.bindparam("now"),
+        CANCELLATIONS.c.order_id.not_in(sa.select(ORDERS.c.order_id).where(ORDERS.c.state == OrderState.WORKING)),
+    )
+    .order_by(CANCELLATIONS.c.not_before_ms)
+    .limit(1)
+)
+_NEXT = sa.select(sa.func.min(CANCELLATIONS.c.not_before_ms)).where(
+    CANCELLATIONS.c.open, CANCELLATIONS.c.not_before_ms > sa.bindparam("now")
+)
+_OLD = sa.and_(
+    sa.or_(
+        sa.and_(CANCELLATIONS.c.taken_ms < sa.bindparam("moment"), CANCELLATIONS.c.open.is_(False)),
+        CANCELLATIONS.c.taken_ms < sa.bindparam("unfinished"),
+    ),
+    CANCELLATIONS.c.order_id.not_in(sa.select(REPORTS.c.order_id).where(REPORTS.c.sent.is_(False))),
+)
+# The reports of an order that is still in the journal go with that.
+_FORGET_REPORTS = sa.delete(REPORTS).where(
+    REPORTS.c.order_id.in_(sa.select(CANCELLATIONS.c.order_id).where(_OLD)),
+    REPORTS.c.order_id.not_in(sa.select(ORDERS.c.order_id)),
+)
+_FORGET = sa.delete(CANCELLATIONS).where(_OLD)
 
 
 def _ms(at: datetime) -> int:

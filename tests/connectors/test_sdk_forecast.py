@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from connectors.sdk.forecast import Due, Pace, done_by, end_of, forecast, late
@@ -79,6 +79,7 @@ def test_a_due_date_ends_where_the_controller_has_its_seat(hours, late_ones):
 
 
 @given(st.integers(1, 2000), THROTTLES, PACES, st.integers(2, 5))
+@example(orders=1, throttle=Throttle(concurrent=1, per_second=None, per_day=1), pace=Pace(0.0, 3.0), sharers=5)
 def test_shared_calls_are_not_counted_for_each_process(orders, throttle, pace, sharers):
     """So many processes with as many orders each are done no earlier than one that had them all."""
     throttle = Throttle(throttle.concurrent * sharers, throttle.per_second, throttle.per_day, throttle.day_zone)
