@@ -40,6 +40,7 @@ from connectors.systems.google_analytics.standin import (
 )
 from schemas.errors import ConfigurationError, CredentialsRefused, SystemRejected, Throttled
 from schemas.vocabulary import IdentifierKind, OutcomeCode, Right
+from tests.published_shapes.fitting import FitsPublished
 
 UPSERT = f"POST {DELETION_PATH}/userDeletion/userDeletionRequests:upsert"
 SUBMIT = f"POST {ADMIN_PATH}/properties/{{property_id}}:submitUserDeletion"
@@ -84,8 +85,10 @@ class GoogleAnalyticsContract(HttpConnectorContract):
         return system.holds("CLIENT_ID", person.identifiers[IdentifierKind.GA_CLIENT_ID])
 
 
-class TestGoogleAnalyticsContract(GoogleAnalyticsContract):
+class TestGoogleAnalyticsContract(FitsPublished, GoogleAnalyticsContract):
     """With a static token."""
+
+    published = "google_analytics"
 
 
 class TestGoogleAnalyticsContractWithGrant(GoogleAnalyticsContract):

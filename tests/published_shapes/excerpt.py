@@ -1,4 +1,6 @@
-"""Cut an excerpt out of a vendor's published OpenAPI description: the operations that are called, without prose.
+"""Cut an excerpt out of a vendor's published description: the operations that are called, without prose.
+
+It may be an OpenAPI description, or one of Google's discovery documents.
 
     python -m tests.published_shapes.excerpt NAME REPOSITORY COMMIT PATH=FILE... -- "GET /a/{id}" "POST /b"...
 
@@ -65,6 +67,40 @@ def _operation(document: Any, item: Any, operation: Any) -> dict[str, Any]:
     return cut
 
 
+def _from_discovery(document: Any) -> Any:
+    """Return a discovery document as OpenAPI has it (https://developers.google.com/discovery/v1/reference/apis)."""
+    paths: dict[str, Any] = {}
+    todo = list(document["resources"].values())
+    while todo:
+        resource = todo.pop()
+        todo += resource.get("resources", {}).values()
+        for method in resource.get("methods", {}).values():
+            given = {**document["parameters"], **method.get("parameters", {})}
+            operation: dict[str, Any] = {
+                "parameters": [
+                    {"name": name, "in": said["location"], "required": said.get("required", False), "schema": said}
+                    for name, said in given.items()
+                ]
+            }
+            if "request" in method:
+                operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": method["request"]}}}
+            path = f"/{document['servicePath']}{method.get('flatPath', method['path'])}"
+            paths.setdefault(path, {})[method["httpMethod"].lower()] = operation
+    return _with_pointers({"paths": paths, "components": {"schemas": document["schemas"]}})
+
+
+def _with_pointers(node: Any) -> Any:
+    """Return with references as OpenAPI writes them; a discovery document names the schema alone."""
+    if isinstance(node, list):
+        return [_with_pointers(part) for part in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: f"#/components/schemas/{value}" if key == "$ref" and isinstance(value, str) else _with_pointers(value)
+        for key, value in node.items()
+    }
+
+
 def excerpt(documents: list[Any], wanted: list[str]) -> dict[str, Any]:
     """Return paths and the schemas that they need. Raises `KeyError` for an operation that is not described."""
     paths: dict[str, Any] = {}
@@ -89,7 +125,8 @@ def main(arguments: list[str]) -> None:
     cut = arguments.index("--")
     name, repository, commit, *given = arguments[:cut]
     files = dict(text.split("=", 1) for text in given)
-    documents = [yaml.load(Path(file).read_bytes(), Loader=yaml.CSafeLoader) for file in files.values()]
+    read = [yaml.load(Path(file).read_bytes(), Loader=yaml.CSafeLoader) for file in files.values()]
+    documents = [found if "paths" in found else _from_discovery(found) for found in read]
     source = {"repository": repository, "commit": commit, "files": list(files)}
     text = json.dumps({"source": source, **excerpt(documents, arguments[cut + 1 :])}, indent=1)
     Path(__file__).with_name(f"{name}.json").write_text(text + "\n", encoding="utf-8")
