@@ -25,6 +25,7 @@ from orchestrator.audit.check_confirmations import (
 from orchestrator.audit.check_journal import check_5_dates, check_6_chain
 from orchestrator.audit.check_orders import check_3_orders, check_4_content, check_8_inputs
 from orchestrator.audit.check_releases import check_10_releases
+from orchestrator.audit.check_signatures import Signatures, check_11_signatures
 from orchestrator.audit.dossier import Dossier, Frozen
 from orchestrator.audit.findings import Findings, Violation
 from orchestrator.audit.ground import Case, Ground
@@ -44,6 +45,7 @@ from orchestrator.audit.notes import (
 from orchestrator.audit.records import Extent, Log, LogRecord, Place
 from orchestrator.audit.story import Story, tell
 from schemas.topics import Topics
+from schemas.trust import Trust
 
 __all__ = ["Auditor", "Verdict", "audit", "confirmed"]
 
@@ -67,6 +69,8 @@ class Verdict:
     closed: int = 0
     quarantined: int = 0
     read_twice: int = 0
+    #: How many signatures were found good; None if there were no keys to check them with.
+    signed: int | None = None
     as_of: datetime | None = None
 
     @property
@@ -95,11 +99,14 @@ class Verdict:
 class Auditor:
     """One pass over a log. Feed it every record of the extent, then ask for the verdict."""
 
-    def __init__(self, ground: Ground, search: IdentitySearch, *, only: frozenset[bytes] | None = None) -> None:
+    def __init__(
+        self, ground: Ground, search: IdentitySearch, *, trust: Trust | None = None, only: frozenset[bytes] | None = None
+    ) -> None:
         self._ground = ground
         self._search = search
         self._only = only
-        self._notes = NoteTaker(ground.topics)
+        self._signatures = Signatures(ground.topics, trust)
+        self._notes = NoteTaker(ground.topics, self._signatures.fault_of)
         self._open: dict[bytes, Dossier] = {}
         self._frozen: dict[bytes, Frozen] = {}
         #: follower -> (leader, outcomes, where its confirmation stands)
@@ -113,6 +120,7 @@ class Auditor:
             self._ground.saw(record)
             self.verdict.records[record.place.topic] += 1
             self._search.look(record, self.verdict.findings)
+            self._signatures.look(record, _shown(record.key or b""), self.verdict.findings)
         if record.place.topic == self._ground.topics.releases:
             self._feed_releases(record)
             return
@@ -194,6 +202,7 @@ class Auditor:
     def finish(self) -> None:
         """Judge what is still open, now that everything was read."""
         self._ground.all_read = True
+        self.verdict.signed = self._signatures.verified if self._signatures.are_checked else None
         outcomes = {key: frozen.outcomes for key, frozen in self._frozen.items()}
         for key, dossier in self._open.items():
             findings, story = _examine(dossier, self._ground)
@@ -225,6 +234,7 @@ def _examine(dossier: Dossier, ground: Ground) -> tuple[Findings, Story]:
         check_7_reports(case)
         check_8_inputs(case)
         check_10_releases(case)
+        check_11_signatures(case)
     return findings, story
 
 
@@ -243,17 +253,19 @@ async def audit(
     as_of: datetime,
     extent: Extent | None = None,
     search: IdentitySearch | None = None,
+    trust: Trust | None = None,
     slack: timedelta = timedelta(minutes=15),
     progress: Progress = lambda _count: None,
 ) -> Verdict:
     """Return the verdict on everything between the beginning and the ends captured now.
 
-    `as_of`: the instant by which stored waits are judged, plus `slack`. A clean verdict does not imply that the systems did
-    what their reports say, nor that records deleted by age were in order: those are counted under `unverified`.
+    `as_of`: the instant by which stored waits are judged, plus `slack`. Without `trust` no signature is checked. A clean
+    verdict does not imply that the systems did what their reports say, nor that records deleted by age were in order: those
+    are counted under `unverified`.
     """
     extent = await log.extent() if extent is None else extent
     ground = Ground(topics=topics, extent=extent, as_of=as_of, slack=slack)
-    first = Auditor(ground, search or IdentitySearch())
+    first = Auditor(ground, search or IdentitySearch(), trust=trust)
     read = 0
     async for record in log.read(extent):
         first.feed(record)
@@ -262,7 +274,7 @@ async def audit(
     first.finish()
     verdict = first.verdict
     if first.reopened:
-        again = Auditor(ground, IdentitySearch(), only=frozenset(first.reopened))
+        again = Auditor(ground, IdentitySearch(), trust=trust, only=frozenset(first.reopened))
         async for record in log.read(extent):
             again.feed(record)
             read += 1

@@ -26,6 +26,7 @@ INVARIANTS: Mapping[int, str] = {
     8: "quarantined records and repetitions are the only inputs without effect, and no effect lacks its input",
     9: "no identity stands in clear",
     10: "every key that was given out is of an order sent to that very system, after its sending and before its request closed",
+    11: "what the orchestrator says is signed by it, and what had an effect is signed by whom it names",
 }
 
 

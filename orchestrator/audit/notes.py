@@ -6,7 +6,7 @@ Room rules: bytes in, notes out; a record that cannot be read becomes a note as 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from hashlib import blake2b, sha256
@@ -46,7 +46,8 @@ __all__ = [
 class InputNote:
     """A record of requests, commands or reports. `kind` is empty if it cannot be read; `fields` leave the seals out.
 
-    `digest` is the SHA-256 of a report's value: confirmations name it.
+    `digest` is the SHA-256 of a report's value: confirmations name it. `fault` is what is wrong with its signature, if
+    signatures are checked and anything is.
     """
 
     place: Place
@@ -56,6 +57,7 @@ class InputNote:
     ident: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
     digest: str = ""
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +193,10 @@ def origin_of(headers: Mapping[str, bytes]) -> Place | None:
 class NoteTaker:
     """Reads the records of one installation."""
 
-    def __init__(self, topics: Topics) -> None:
+    def __init__(self, topics: Topics, fault_of: Callable[[LogRecord, Message], str] = lambda _record, _message: "") -> None:
+        """`fault_of` says what is wrong with the signature of somebody's message."""
         self._topics = topics
+        self._fault_of = fault_of
         self._orders = (f"{topics.prefix}.orders.", ".v1")
         self.inputs: Mapping[str, tuple[type[Message], ...]] = {
             **dict.fromkeys(topics.all_requests, PORTAL_MESSAGES),
@@ -246,7 +250,8 @@ class NoteTaker:
             return InputNote(record.place, printed, written_at)
         ident = str(fields.get("command_id") or fields.get("report_id") or "")
         digest = sha256(record.value or b"").hexdigest() if isinstance(message, FulfilmentReport) else ""
-        return InputNote(record.place, printed, written_at, type(message).__name__, ident, fields, digest)
+        fault = self._fault_of(record, message)
+        return InputNote(record.place, printed, written_at, type(message).__name__, ident, fields, digest, fault)
 
     def _ours(self, record: LogRecord, printed: int, models: tuple[type[Message], ...], invariant: int) -> Note | None:
         place = record.place

@@ -25,7 +25,8 @@ def as_lines(verdict: Verdict, *, searched: str) -> Iterator[str]:
     elif not verdict.records:
         yield "Empty: there is no record to judge"
     else:
-        yield f"Clean: none of the {len(INVARIANTS)} invariants is broken"
+        # The last one is that of signatures.
+        yield f"Clean: none of the {len(INVARIANTS) - (verdict.signed is None)} invariants is broken"
     yield from _counts(verdict, searched)
     for number, found in groupby(verdict.violations, key=lambda violation: violation.invariant):
         yield ""
@@ -47,7 +48,12 @@ def _counts(verdict: Verdict, searched: str) -> Iterator[str]:
     yield f"  duplicates  {_listed(verdict.duplicates) or 'none'} (byte-identical orders, confirmations, journal entries)"
     yield f"  again       {_again(verdict)}"
     yield f"  unverified  {_listed(verdict.findings.unverified) or 'nothing'} (deleted by age before the audit)"
+    yield f"  signatures  {_signed(verdict)}"
     yield f"  identities  {searched}"
+
+
+def _signed(verdict: Verdict) -> str:
+    return "not checked (--trust)" if verdict.signed is None else f"{verdict.signed} found good"
 
 
 def _again(verdict: Verdict) -> str:
@@ -84,6 +90,7 @@ def as_document(verdict: Verdict, *, searched: str) -> dict[str, Any]:
         "duplicates": dict(sorted(verdict.duplicates.items())),
         "published_again": {"batches": verdict.batches_again, "largest": verdict.largest_again},
         "unverified": dict(sorted(verdict.findings.unverified.items())),
+        "signatures": verdict.signed,
         "identities": searched,
         "violations": [
             {

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from orchestrator.audit.auditor import Verdict
     from orchestrator.audit.identity import IdentitySearch
     from orchestrator.audit.records import Log
+    from schemas.trust import Trust
 
 __all__ = ["EXIT_VIOLATED", "EXIT_WRONG_USAGE", "audit_command", "counting", "dump_command", "topics_of", "usage"]
 
@@ -53,6 +54,14 @@ def audit_command(
     allow: Annotated[
         list[str] | None, typer.Option(help="With --scan: what contains this is no finding; may be repeated", metavar="TEXT")
     ] = None,
+    trust: Annotated[
+        Path | None,
+        typer.Option(
+            help="Check signatures by the public keys in this file; it must still have old ones",
+            envvar="DSR_TRUST_FILE",
+            metavar="FILE",
+        ),
+    ] = None,
     as_of: Annotated[str, typer.Option(help="Judge waits as of this instant, with an offset", show_default="now")] = "",
     slack: Annotated[int, typer.Option(min=0, help="Minutes after the end of a wait in which somebody must be told")] = 15,
     grace: Annotated[
@@ -69,12 +78,13 @@ def audit_command(
     with usage():
         search, searched = _search(canary or [], canaries, allow or [], scan=scan)
         at = _instant(as_of) if as_of else None
-        span = timedelta(minutes=slack)
+        span, keys = timedelta(minutes=slack), _trust(trust)
         if dump is not None:
-            verdict = asyncio.run(_audit_dump(dump, at, span, search))
+            verdict = asyncio.run(_audit_dump(dump, at, span, search, keys))
         else:
             topics, broker = topics_of(prefix), bootstrap or current_bootstrap()
-            verdict = asyncio.run(_audit_live(broker, topics, search, as_of=at, slack=span, grace=grace))
+            live = _audit_live(broker, topics, search, as_of=at, slack=span, grace=grace, trust=keys)
+            verdict = asyncio.run(live)
     _print(verdict, searched, as_json=as_json)
     if not verdict.is_clean:
         raise typer.Exit(EXIT_VIOLATED)
@@ -152,6 +162,18 @@ def _search(canary: list[str], file: Path | None, allow: list[str], *, scan: boo
     return search, " and ".join(said) or "not searched for (--canary, --canaries, --scan)"
 
 
+def _trust(file: Path | None) -> Trust | None:
+    """Read the keys. Raises `ConfigurationError`."""
+    from schemas.trust import Trust
+
+    if file is None:
+        return None
+    try:
+        return Trust.from_json(file.read_bytes())
+    except OSError as error:
+        raise ConfigurationError(f"--trust {file}: cannot be read ({type(error).__name__})") from None
+
+
 def _instant(text: str) -> datetime:
     try:
         at = datetime.fromisoformat(text)
@@ -162,18 +184,28 @@ def _instant(text: str) -> datetime:
     return at
 
 
-async def _audit_dump(path: Path, as_of: datetime | None, slack: timedelta, search: IdentitySearch) -> Verdict:
+async def _audit_dump(
+    path: Path, as_of: datetime | None, slack: timedelta, search: IdentitySearch, trust: Trust | None
+) -> Verdict:
     from orchestrator.audit.auditor import audit
     from orchestrator.audit.dump import DumpLog
 
     log = DumpLog(path)
     with counting("read") as count:
         at = as_of or log.captured_at
-        return await audit(log, Topics(prefix=log.prefix), as_of=at, slack=slack, search=search, progress=count)
+        topics = Topics(prefix=log.prefix)
+        return await audit(log, topics, as_of=at, slack=slack, search=search, trust=trust, progress=count)
 
 
 async def _audit_live(
-    bootstrap: str, topics: Topics, search: IdentitySearch, *, as_of: datetime | None, slack: timedelta, grace: int
+    bootstrap: str,
+    topics: Topics,
+    search: IdentitySearch,
+    *,
+    as_of: datetime | None,
+    slack: timedelta,
+    grace: int,
+    trust: Trust | None,
 ) -> Verdict:
     """Audit what is there now; look again at what seems broken, because its other half may be on its way."""
     from orchestrator.adapters.clock import SystemClock
@@ -184,7 +216,7 @@ async def _audit_live(
 
     async def once(log: Log) -> Verdict:
         with counting("read") as count:
-            return await audit(log, topics, as_of=at, slack=slack, search=search, progress=count)
+            return await audit(log, topics, as_of=at, slack=slack, search=search, trust=trust, progress=count)
 
     async with connected(bootstrap, topics, connection=current_connection()) as log:
         verdict = await once(log)

@@ -113,9 +113,9 @@ def test_what_is_broken_is_found_by_its_number(story: Story, number: int, corrup
     assert {violation.invariant for violation in found} == {number}, found
 
 
-@pytest.mark.parametrize("number", INVARIANTS)
+@pytest.mark.parametrize("number", [number for number in INVARIANTS if number != 11])
 def test_every_number_has_corruptions(number: int):
-    """Each invariant is broken in three ways at least."""
+    """Each invariant is broken in three ways at least; that of signatures in `test_audit_signatures`."""
     assert sum(n == number for n, _, _ in CORRUPTIONS) >= 3
 
 
