@@ -111,11 +111,15 @@ def _environment(folder: Path, bootstrap: str, topics: Topics, **changes: object
 
 
 def audit(stage: Stage, people: int) -> dict[str, Any]:
-    """Return what `dsr audit --json` says of the installation's log, its people's addresses being the canaries. Blocks."""
+    """Return what `dsr audit --json` says of the installation's log. Blocks.
+
+    Its people's addresses are the canaries; where everybody signs, signatures are checked as well.
+    """
     canaries = stage.folder / "canaries.txt"
     canaries.write_text("\n".join(address(number) for number in range(people)))
     command = [sys.executable, "-m", "orchestrator.cli", "audit", "--json", "--canaries", str(canaries)]
     command += ["--bootstrap", stage.bootstrap, "--prefix", stage.topics.prefix]
+    command += ["--trust", str(stage.keyring.trust_file)] if stage.keyring is not None else []
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     if done.returncode not in {0, 1}:
         raise RuntimeError(f"dsr audit could not be made: {done.stderr}")
