@@ -370,9 +370,11 @@ class Inbox:
             await self._forget_published()
 
     async def _forget_published(self) -> None:
-        done, self._published = self._published, []
+        done = list(self._published)
         if done:
             await self.patiently(StoreOperation.SAVE, partial(self._ground.store.published, done))
+            # Not before: whoever is cancelled here would leave them to the next life, which would publish them again.
+            self._published = [batch for batch in self._published if batch not in done]
 
 
 def _lacks_key(arrival: Arrival | SetAside | Stumble) -> TypeGuard[SetAside]:

@@ -36,8 +36,8 @@ def stored(settings: Settings) -> dict[str, bytes]:
 
 
 def on_disk(folder: Path) -> bytes:
-    """Return every byte of the store's files."""
-    return b"".join(path.read_bytes() for path in sorted(folder.glob("store.sqlite*")))
+    """Return every byte of the store's files: of the log first, since what leaves it is in the file by then."""
+    return b"".join(path.read_bytes() for path in sorted(folder.glob("store.sqlite*"), reverse=True))
 
 
 async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:

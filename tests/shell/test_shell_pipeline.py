@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,31 @@ async def test_a_batch_without_effect_is_not_done_before_the_one_before(
     await out
     await waiting
     assert len(store.saved) == 1
+
+
+class SlowToForget(CountingStore):
+    """Takes its time to note that batches are out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+        self.may_go_on = asyncio.Event()
+
+    async def published(self, outbox_ids: Sequence[int]) -> None:
+        self.asked.set()
+        await self.may_go_on.wait()
+        await super().published(outbox_ids)
+
+
+async def test_a_sweeper_that_is_stopped_while_it_tidies_leaves_nothing_to_publish_again(tmp_path: Path) -> None:
+    """The batch is out, and noting that is cut off as a stop does it: the end of the worker notes it again."""
+    store = SlowToForget()
+    inbox = inbox_on(store, Broker(acknowledges=True), SetClock(), tmp_path)
+    await inbox.process([record_of(request(email="one@example.org"), 0)])
+    tidying = asyncio.create_task(inbox.tidy())
+    await store.asked.wait()
+    tidying.cancel()
+    await asyncio.wait([tidying])
+    store.may_go_on.set()
+    await inbox.finish()
+    assert await store.unpublished("", SetClock().now() + timedelta(days=1)) == []
