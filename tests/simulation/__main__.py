@@ -6,11 +6,16 @@ Room rules: prints; exit status 1 if any seed fails.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import sys
 import time
 from collections import Counter
+from functools import partial
 
-from tests.simulation.run import Run, run
+from tests.simulation.run import Run, outcome_of, run
+
+_TELL_SECONDS = 10.0
 
 
 def main() -> int:
@@ -20,12 +25,13 @@ def main() -> int:
     group.add_argument("--seed", type=int, help="one world; its schedule is printed if it fails")
     group.add_argument("--seeds", help="A..B: all worlds from A up to and without B")
     parser.add_argument("--large", action="store_true", help="all four systems and up to fifteen requests")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes for --seeds; all cores by default")
     parser.add_argument("--full", action="store_true", help="print the schedule of a clean world as well")
     given = parser.parse_args()
     if given.seed is not None:
         return _one(given.seed, large=given.large, full=given.full)
     first, _, end = given.seeds.partition("..")
-    return _many(range(int(first), int(end)), large=given.large)
+    return _many(range(int(first), int(end)), large=given.large, jobs=given.jobs)
 
 
 def _one(seed: int, *, large: bool, full: bool) -> int:
@@ -64,16 +70,21 @@ def _kind(result: Run) -> str:
     return "".join(letter for letter in (result.complaints or [""])[0] if letter.isalpha() and letter not in "abcdef")
 
 
-def _many(seeds: range, *, large: bool) -> int:
+def _many(seeds: range, *, large: bool, jobs: int) -> int:
     started, happened, failed, requests, days = time.monotonic(), Counter[str](), [], 0, 0.0
-    for seed in seeds:
-        result = run(seed, large=large)
-        happened.update(result.happened)
-        requests += result.requests
-        days += result.virtual_days
-        if not result.is_clean:
-            failed.append(seed)
-            print(f"seed {seed}: {result.complaints[0]}  (make simulate SEED={seed}{' LARGE=1' if large else ''})", flush=True)
+    told_at = started
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        for done, result in enumerate(pool.imap(partial(outcome_of, large=large), seeds, chunksize=5), 1):
+            happened.update(result.happened)
+            requests += result.requests
+            days += result.virtual_days
+            if not result.is_clean:
+                failed.append(result.seed)
+                again = f"make simulate SEED={result.seed}{' LARGE=1' if large else ''}"
+                print(f"seed {result.seed}: {result.complaints[0]}  ({again})", flush=True)
+            if time.monotonic() - told_at > _TELL_SECONDS:
+                told_at = time.monotonic()
+                print(f"{done} of {len(seeds)} worlds", file=sys.stderr, flush=True)
     seconds = time.monotonic() - started
     print(
         f"{len(seeds)} worlds in {seconds:.0f} s ({len(seeds) / seconds:.1f} a second): {requests} requests,"

@@ -11,7 +11,7 @@ import pytest
 from tests.simulation.run import run
 
 #: `make simulate SEEDS=A..B` runs any others.
-END, CHUNK = 1000, 50
+END, CHUNK = 2000, 50
 
 
 def _broken(seeds: range) -> list[str]:
