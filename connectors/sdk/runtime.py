@@ -399,8 +399,13 @@ class Runtime:
 
     async def _drop_unwanted(self) -> None:
         for order_id in sorted(self._unwanted):
-            gone = await self._blobs.drop(order_id)
+            # Before it is done: a try that ends meanwhile names its order anew, and what it has kept goes the next time.
             self._unwanted.discard(order_id)
+            try:
+                gone = await self._blobs.drop(order_id)
+            except BaseException:
+                self._unwanted.add(order_id)
+                raise
             if gone:
                 _log.info("results_deleted", system=self._system, order_id=order_id, count=gone)
 

@@ -18,6 +18,7 @@ from schemas.outcomes import Accepted, Fulfilled
 from schemas.vocabulary import CancellationReason, OutcomeCode, QuarantineReason, Right
 
 DONE = Result(Fulfilled(count=1))
+EXPORT = Result(Fulfilled(count=1), exports=(Exported("contact", {"email": EMAIL}),))
 STARTED = Result(Accepted(expected_by=NOW + timedelta(hours=5)), handle="job-7")
 WAITS = Result(Accepted(expected_by=NOW + timedelta(days=20)))
 
@@ -51,6 +52,27 @@ async def taken(world, count):
     await world.settled()
 
 
+def held(answer):
+    """Return an answer that is given when its gate opens, and the gate."""
+    gate = asyncio.Event()
+
+    async def give(job):
+        await gate.wait()
+        return answer
+
+    return give, gate
+
+
+async def worked_on_when_the_word_comes(world, right=Right.ERASURE):
+    """Let the connector be at an order, and then let it be over."""
+    order = an_order(right=right)
+    world.send(order)
+    await until(lambda: world.connector.jobs)
+    world.keys.over.add(order.order_id)
+    world.send(over(order))
+    await taken(world, 2)
+
+
 async def with_a_job(world):
     """Let the first order run at the system as a job; then it is over."""
     order = an_order()
@@ -63,12 +85,7 @@ async def with_a_job(world):
 
 async def test_what_has_not_begun_is_dropped_and_never_called(tmp_path):
     """The order waits for its turn: it leaves the journal, and the connector hears nothing of it, whatever it can."""
-    gate = asyncio.Event()
-
-    async def slow(job):
-        await gate.wait()
-        return DONE
-
+    slow, gate = held(DONE)
     world = World(tmp_path, Stopping(slow, DONE, throttle=Throttle(concurrent=1)))
     async with world.running():
         first, second = an_order(1), an_order(2)
@@ -104,20 +121,10 @@ def test_a_closed_key_does_not_unsay_the_word_that_came_first(tmp_path):
 @pytest.mark.parametrize("kind", [Scripted, Stopping])
 async def test_what_is_being_worked_on_is_finished_and_reported(tmp_path, kind):
     """It was done: the report says so, as a late one. Nothing is called off that is done."""
-    gate = asyncio.Event()
-
-    async def slow(job):
-        await gate.wait()
-        return DONE
-
+    slow, gate = held(DONE)
     world = World(tmp_path, kind(slow))
     async with world.running():
-        order = an_order()
-        world.send(order)
-        await until(lambda: world.connector.jobs)
-        world.keys.over.add(order.order_id)
-        world.send(over(order))
-        await taken(world, 2)
+        await worked_on_when_the_word_comes(world)
         gate.set()
         (report,) = await world.reported(1)
         await world.settled()
@@ -141,7 +148,7 @@ async def test_what_was_exported_for_nobody_is_deleted(tmp_path, reason, orderly
 
     Another request's data stays, and so does that of a person whose request goes on without this system.
     """
-    world = World(tmp_path, Scripted(*[Result(Fulfilled(count=1), exports=(Exported("contact", {"email": EMAIL}),))] * 2))
+    world = World(tmp_path, Scripted(EXPORT))
     order, other = (an_order(number, right=Right.ACCESS) for number in (1, 2))
     stay = {order.order_id, other.order_id} if reason is CancellationReason.WAIVED else {other.order_id}
     async with world.running(orderly=orderly):
@@ -163,20 +170,10 @@ async def test_what_was_exported_for_nobody_is_deleted(tmp_path, reason, orderly
 
 async def test_what_is_exported_after_the_word_is_not_kept(tmp_path):
     """Worked on while the word came: it is reported as done, names no result, and nothing lies there."""
-    gate = asyncio.Event()
-
-    async def slow(job):
-        await gate.wait()
-        return Result(Fulfilled(count=1), exports=(Exported("contact", {"email": EMAIL}),))
-
+    slow, gate = held(EXPORT)
     world = World(tmp_path, Scripted(slow))
     async with world.running():
-        order = an_order(right=Right.ACCESS)
-        world.send(order)
-        await until(lambda: world.connector.jobs)
-        world.keys.over.add(order.order_id)
-        world.send(over(order))
-        await taken(world, 2)
+        await worked_on_when_the_word_comes(world, Right.ACCESS)
         gate.set()
         (report,) = await world.reported(1)
         await housekept(world)
@@ -184,23 +181,38 @@ async def test_what_is_exported_after_the_word_is_not_kept(tmp_path):
     assert report.outcome.code is OutcomeCode.FULFILLED and report.results == ()
 
 
+async def test_what_a_try_keeps_while_the_rest_is_being_deleted_goes_as_well(tmp_path):
+    """The store is at the order's deletion when the try keeps its data and ends: the next housekeeping deletes that."""
+    slow, gate = held(EXPORT)
+    world = World(tmp_path, Scripted(slow))
+    drop, looked, may_end = world.blobs.drop, asyncio.Event(), asyncio.Event()
+
+    async def slow_drop(order_id):
+        gone = await drop(order_id)
+        looked.set()
+        await may_end.wait()
+        return gone
+
+    world.blobs.drop = slow_drop
+    async with world.running():
+        await worked_on_when_the_word_comes(world, Right.ACCESS)
+        await housekept(world)
+        await looked.wait()
+        gate.set()
+        await world.reported(1)
+        assert len(files_of(world)) == 1
+        may_end.set()
+        await housekept(world)
+        await until(lambda: not files_of(world))
+
+
 @pytest.mark.parametrize("error", [SystemUnavailable("no"), SystemRejected("no")])
 async def test_what_came_to_nothing_is_not_tried_again(tmp_path, error):
     """Worked on while the word came, and the system did not answer, or refused: dropped, and nothing is reported."""
-    gate = asyncio.Event()
-
-    async def failing(job):
-        await gate.wait()
-        raise error
-
+    failing, gate = held(error)
     world = World(tmp_path, Scripted(failing))
     async with world.running():
-        order = an_order()
-        world.send(order)
-        await until(lambda: world.connector.jobs)
-        world.keys.over.add(order.order_id)
-        world.send(over(order))
-        await taken(world, 2)
+        await worked_on_when_the_word_comes(world)
         gate.set()
         await until(lambda: world.entry() is None)
         world.clock.advance(7200)
