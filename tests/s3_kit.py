@@ -26,7 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from connectors.sdk.standin import StandIn
-from orchestrator.adapters.local_kafka.jars import cache_dir, find_java, locked
+from orchestrator.adapters.local_kafka.jars import cache_dir, fetch, find_java
 from orchestrator.demo.stage import free_port
 
 KEY_ID, SECRET, BUCKET, REGION = "AKIDSTANDIN", "standin/secret+0", "dsr-results", "eu-test-1"
@@ -180,7 +180,7 @@ def s3proxy(folder: Path) -> Iterator[str]:
         "jclouds.filesystem.basedir": str(folder / "data"),
     }
     (folder / "s3proxy.conf").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-    command = [java, "-Xmx256m", "-cp", f"{_s3proxy_jars()}/*", "org.gaul.s3proxy.Main", "--properties", "s3proxy.conf"]
+    command = [java, "-Xmx256m", "-cp", f"{_s3proxy_jars(java)}/*", "org.gaul.s3proxy.Main", "--properties", "s3proxy.conf"]
     with (folder / "s3proxy.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
     try:
@@ -200,17 +200,9 @@ def _listens(port: int) -> bool:
     return False
 
 
-def _s3proxy_jars() -> Path:
+def _s3proxy_jars(java: str) -> Path:
     """Fetch the jars once, as the broker's are."""
-    jars = cache_dir().with_name(f"s3proxy-{hashlib.sha256(S3PROXY.read_bytes()).hexdigest()[:12]}")
-    with locked(jars.with_name(f"{jars.name}.lock")):
-        if not jars.is_dir():
-            arriving = jars.with_name(f"{jars.name}.arriving")
-            shutil.rmtree(arriving, ignore_errors=True)
-            maven = shutil.which("mvn")
-            assert maven is not None, "S3Proxy's jars come by Maven"
-            goal = "org.apache.maven.plugins:maven-dependency-plugin:copy-dependencies"
-            command = [maven, "-B", "-q", "-f", str(S3PROXY), goal, "-DincludeScope=runtime", f"-DoutputDirectory={arriving}"]
-            subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=300)
-            arriving.rename(jars)
+    jars, maven = cache_dir().with_name("s3proxy"), shutil.which("mvn")
+    assert maven is not None, "S3Proxy's jars come by Maven"
+    fetch(jars, S3PROXY, "S3Proxy", java=java, maven=maven, on_progress=print)
     return jars

@@ -120,7 +120,7 @@ class Auditor:
             self._ground.saw(record)
             self.verdict.records[record.place.topic] += 1
             self._search.look(record, self.verdict.findings)
-            self._signatures.look(record, _shown(record.key or b""), self.verdict.findings)
+            self._check_ours(record)
         if record.place.topic == self._ground.topics.releases:
             self._feed_releases(record)
             return
@@ -130,6 +130,12 @@ class Auditor:
         if note is not None:
             self._learn_progress(note)
             self._file(key, note)
+
+    def _check_ours(self, record: LogRecord) -> None:
+        fault = self._signatures.fault_of_ours(record)
+        if fault:
+            meaning = f"the orchestrator did not write this, or it was changed ({fault})"
+            self.verdict.findings.violated(11, _shown(record.key or b""), record.place, meaning)
 
     def _feed_releases(self, record: LogRecord) -> None:
         notes = self._notes.releases(record)

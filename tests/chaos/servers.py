@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import base64
 import secrets
-import socket
 import tempfile
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
 import sqlalchemy
 
 from orchestrator.adapters.local_kafka import LocalKafka
+from orchestrator.demo.stage import free_port
 
 __all__ = ["Cluster", "Postgres", "free_ports"]
 
@@ -75,11 +74,10 @@ class Cluster:
 
 def free_ports(count: int) -> list[int]:
     """Return so many ports on 127.0.0.1 that nobody uses."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    found: set[int] = set()
+    while len(found) < count:
+        found.add(free_port())
+    return list(found)
 
 
 class Postgres:

@@ -84,21 +84,22 @@ async def flowing(bootstrap: str, folder: Path, replication: int) -> AsyncIterat
                     one.start()
                 await portal.say(1, 0)
                 assert await confirmed.until_all(set(portal.asked), _LATE_SECONDS), _last_words(stage, connector)
-                load = asyncio.create_task(_ask_on(portal))
+                over = asyncio.Event()
+                load = asyncio.create_task(_ask_on(portal, over))
                 try:
                     yield flow
                 finally:
-                    load.cancel()
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await load
+                    # Not cancelled: a request that was sent and not noted would be one too many.
+                    over.set()
+                    await load
                 assert await confirmed.until_all(set(portal.asked), 2 * _LATE_SECONDS), _last_words(stage, connector)
                 await _judged(flow)
             finally:
                 await connector.close()
 
 
-async def _ask_on(portal: Portal) -> None:
-    while True:
+async def _ask_on(portal: Portal, over: asyncio.Event) -> None:
+    while not over.is_set():
         await portal.say(_A_SECOND, 1)
 
 

@@ -17,10 +17,22 @@ from pathlib import Path
 
 from schemas.errors import ConfigurationError
 
-__all__ = ["DEPLOY", "KAFKA_VERSION", "OLDEST_JAVA", "Progress", "cache_dir", "fetch_jars", "find_java", "has_jars", "locked"]
+__all__ = [
+    "DEPLOY",
+    "KAFKA_VERSION",
+    "OLDEST_JAVA",
+    "Progress",
+    "cache_dir",
+    "fetch",
+    "fetch_jars",
+    "find_java",
+    "has_jars",
+    "locked",
+]
 
 KAFKA_VERSION = "4.3.1"
 DEPLOY = Path(__file__).parents[3] / "deploy" / "local"
+KAFKA_POM = DEPLOY / "pom.xml"
 OLDEST_JAVA = 17
 
 #: Gets a sentence for a person whenever there is something to tell.
@@ -61,30 +73,36 @@ def _digest(pom: Path) -> str:
     return hashlib.sha256(pom.read_bytes()).hexdigest()
 
 
-def has_jars(jars: Path) -> bool:
-    """Tell whether the folder holds the whole of what `deploy/local/pom.xml` says now."""
+def has_jars(jars: Path, pom: Path = KAFKA_POM) -> bool:
+    """Tell whether the folder holds the whole of what the pom says now."""
     stamp = jars / ".pom-sha256"
-    return stamp.is_file() and stamp.read_text() == _digest(DEPLOY / "pom.xml")
+    return stamp.is_file() and stamp.read_text() == _digest(pom)
 
 
 def fetch_jars(java: str, maven: str, on_progress: Progress) -> None:
-    """Fetch the jars once; of two runs at the same time the second waits and finds them there."""
-    jars = cache_dir()
+    """Fetch the broker's jars once. Raises `ConfigurationError`, as `fetch` does."""
+    fetch(cache_dir(), KAFKA_POM, f"Apache Kafka {KAFKA_VERSION}", java=java, maven=maven, on_progress=on_progress)
+
+
+def fetch(jars: Path, pom: Path, name: str, *, java: str, maven: str, on_progress: Progress) -> None:
+    """Fetch what a pom names into a folder, once; of two runs at the same time the second waits and finds it there.
+
+    Raises `ConfigurationError` if Maven cannot get it.
+    """
     with locked(jars.with_name(jars.name + ".lock")):
-        if has_jars(jars):
+        if has_jars(jars, pom):
             return
-        on_progress(f"fetching Apache Kafka {KAFKA_VERSION} with Maven, once (about 45 MB)")
+        on_progress(f"fetching {name} with Maven, once (about 45 MB)")
         arriving = jars.with_name(jars.name + ".arriving")
         for old in (arriving, jars):
             shutil.rmtree(old, ignore_errors=True)
-        pom = DEPLOY / "pom.xml"
         command = [maven, "-B", "-C", "-f", str(pom), "org.apache.maven.plugins:maven-dependency-plugin:copy-dependencies"]
-        _run_maven([*command, "-DincludeScope=runtime", f"-DoutputDirectory={arriving}"], java, on_progress)
+        _run_maven([*command, "-DincludeScope=runtime", f"-DoutputDirectory={arriving}"], java, name, on_progress)
         (arriving / ".pom-sha256").write_text(_digest(pom))
         arriving.rename(jars)
 
 
-def _run_maven(command: list[str], java: str, on_progress: Progress) -> None:
+def _run_maven(command: list[str], java: str, name: str, on_progress: Progress) -> None:
     environment = dict(os.environ)
     if "JAVA_HOME" not in environment and shutil.which("java") is None:
         environment["JAVA_HOME"] = str(Path(java).parents[1])
@@ -98,11 +116,11 @@ def _run_maven(command: list[str], java: str, on_progress: Progress) -> None:
             said.append(line.strip())
             if "Downloaded from" in line and ".jar " in line:
                 got += 1
-                on_progress(f"fetching Apache Kafka {KAFKA_VERSION}: {got} jars")
+                on_progress(f"fetching {name}: {got} jars")
     if maven.returncode != 0:
         why = next((line for line in said if line.startswith("[ERROR]")), said[-1] if said else "no output")
         raise ConfigurationError(
-            f"Maven could not fetch the broker's jars: {why} "
+            f"Maven could not fetch the jars of {name}: {why} "
             f"Check that Maven reaches a repository (its settings.xml) and start again, "
             "or set DSR_KAFKA_BOOTSTRAP to a broker that already runs"
         )
