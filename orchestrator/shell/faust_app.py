@@ -129,47 +129,64 @@ def credentials(connection: Mapping[str, Any]) -> faust.Credentials | None:
 
 
 async def _drain(app: faust.App, inbox: Inbox, deck: WorkerDeck) -> None:
-    """Take, process, acknowledge; what cannot be processed ends the process without a commit."""
+    """Take, process, acknowledge; what cannot be processed ends the process without a commit.
+
+    The next batch is taken, and decoded, while the one before is saved, and decided while that is published.
+    """
     loop = asyncio.get_running_loop()
     try:
         await inbox.until_open()
     except Fatal as error:
         deck.die(str(error))
         return
+    taking: set[asyncio.Task[Awaitable[None]]] = set()
     acknowledging: set[asyncio.Task[None]] = set()
-    while not app.should_stop and deck.ended is None:
-        batches = await app.consumer.take(deck.batch_records)
-        started = loop.time()
-        records = [record for batch in batches for record in batch.as_records()]
-        try:
-            published = await inbox.take_in(records)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the process ends by it
-            _fail(deck, error, len(records))
-            return
-        task = asyncio.create_task(_acknowledge(app, deck, batches, published, started), name="acknowledge")
-        acknowledging.add(task)
-        task.add_done_callback(acknowledging.discard)
-        if app.consumer.records_waiting < deck.overlap_records:
-            await asyncio.wait({task})
+    try:
+        while not app.should_stop and deck.ended is None:
+            batches = await app.consumer.take(deck.batch_records)
+            started, decided = loop.time(), asyncio.Event()
+            records = [record for batch in batches for record in batch.as_records()]
+            taken = asyncio.create_task(inbox.take_in(records, decided=decided), name="take-in")
+            done = asyncio.create_task(_acknowledge(app, deck, batches, taken, started), name="acknowledge")
+            taking.add(taken)
+            taken.add_done_callback(taking.discard)
+            acknowledging.add(done)
+            done.add_done_callback(acknowledging.discard)
+            await _first(decided, done)
+            if app.consumer.records_waiting < deck.overlap_records:
+                await asyncio.wait({done})
+        if taking:
+            await asyncio.wait(taking)
+    except BaseException:
+        # All at once: one that failed would be an error to the one behind it.
+        for task in taking:
+            task.cancel()
+        raise
+
+
+async def _first(decided: asyncio.Event, done: asyncio.Task[None]) -> None:
+    """Return when a batch is decided, or has come to its end some other way."""
+    waiting = asyncio.ensure_future(decided.wait())
+    try:
+        await asyncio.wait({waiting, done}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
 
 
 async def _acknowledge(
-    app: faust.App, deck: WorkerDeck, batches: list[Batch], published: Awaitable[None], started: float
+    app: faust.App, deck: WorkerDeck, batches: list[Batch], taking: asyncio.Task[Awaitable[None]], started: float
 ) -> None:
     """Acknowledge what is published. Batches are published one after the other, so they are acknowledged in order."""
     count = sum(len(batch.records) for batch in batches)
     try:
-        await published
-    except Exception as error:  # noqa: BLE001 - as above
-        _fail(deck, error, count)
+        await (await taking)
+    except Exception as error:
+        # Whatever it is, the process ends by it.
+        log.exception("batch_failed", count=count)
+        deck.die(str(error) if isinstance(error, Fatal) else type(error).__name__)
         return
     app.consumer.ack_batches(batches)
     if deck.points is not None:
         await deck.points.at("after_ack")
     deck.metrics.observe(BATCH_RECORDS, count)
     deck.metrics.observe(BATCH_SECONDS, asyncio.get_running_loop().time() - started)
-
-
-def _fail(deck: WorkerDeck, error: Exception, count: int) -> None:
-    log.error("batch_failed", count=count, exc_info=error)
-    deck.die(str(error) if isinstance(error, Fatal) else type(error).__name__)

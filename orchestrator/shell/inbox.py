@@ -119,6 +119,8 @@ class Inbox:
         self._published: list[int] = []
         #: Publishes what was saved last, once all before it is out.
         self._going_out: asyncio.Task[None] | None = None
+        #: A batch could not be saved: none that was given after it may be.
+        self._is_broken = False
         #: Why nothing is taken in, or None.
         self.shut: str | None = None
 
@@ -152,9 +154,11 @@ class Inbox:
             " then run `dsr quarantine allow` or raise DSR_QUARANTINE_LIMIT; until then no worker takes anything in"
         )
 
-    async def take_in(self, records: Sequence[Record]) -> Awaitable[None]:
+    async def take_in(self, records: Sequence[Record], *, decided: asyncio.Event | None = None) -> Awaitable[None]:
         """Return when all that these records imply is saved; what is returned ends when that, and all before it, is published.
 
+        `decided` is set when they are decided and wait to be saved: from then on the next ones may be given, to be decoded
+        meanwhile. They are decided when these are saved, and not at all if these could not be.
         Raises `Fatal`, and so does what is returned.
         """
         arrivals = [self._read(record) async for record in _with_breath(records)]
@@ -162,7 +166,7 @@ class Inbox:
             arrivals = [self._read(one.record) if _lacks_key(one) else one for one in arrivals]
         if self._points is not None:
             await self._points.at("after_decode")
-        return await self._settle(arrivals)
+        return await self._settle(arrivals, decided)
 
     async def process(self, records: Sequence[Record]) -> None:
         """Return when everything that these records imply is saved and published. Raises `Fatal`."""
@@ -197,9 +201,18 @@ class Inbox:
             return False
         return True
 
-    async def _settle(self, arrivals: Sequence[Arrival | SetAside | Stumble]) -> Awaitable[None]:
+    async def _settle(
+        self, arrivals: Sequence[Arrival | SetAside | Stumble], decided: asyncio.Event | None = None
+    ) -> Awaitable[None]:
         async with self._turn:
-            work, outbox_id = await self._save(arrivals)
+            if decided is not None and self._is_broken:
+                raise Fatal("the batch before this one could not be saved")
+            try:
+                work, outbox_id = await self._save(arrivals, decided)
+            except BaseException:
+                # What was given meanwhile must not overtake it.
+                self._is_broken = self._is_broken or decided is not None
+                raise
             self._going_out = asyncio.create_task(self._send_out(work, outbox_id, self._going_out), name="publish")
             # Whoever waits may be cancelled; what is saved goes out all the same.
             return asyncio.shield(self._going_out)
@@ -219,10 +232,14 @@ class Inbox:
             await asyncio.shield(self._going_out)
             self._going_out = None
 
-    async def _save(self, arrivals: Sequence[Arrival | SetAside | Stumble]) -> tuple[UnitOfWork, int | None]:
+    async def _save(
+        self, arrivals: Sequence[Arrival | SetAside | Stumble], decided: asyncio.Event | None
+    ) -> tuple[UnitOfWork, int | None]:
         for _ in range(_CONFLICTS_AT_MOST):
             try:
                 work = await self._decided(arrivals)
+                if decided is not None:
+                    decided.set()
                 return work, await self._saved(work)
             except Conflict:
                 self._metrics.count(STORE_CONFLICTS)

@@ -72,9 +72,9 @@ class Batches:
         self._take_in = running.inbox.take_in
         running.inbox.take_in = self._through  # type: ignore[method-assign] # the place to look at batches
 
-    async def _through(self, records: Sequence[Any]) -> Awaitable[None]:
+    async def _through(self, records: Sequence[Any], **options: Any) -> Awaitable[None]:
         self.seen.append([record.key for record in records])
-        return await self._take_in(records)
+        return await self._take_in(records, **options)
 
     def of(self, subject_request_id: str) -> int:
         """Return the number of the first batch about a request."""

@@ -67,10 +67,10 @@ class Gate:
         self._take_in = running.inbox.take_in
         running.inbox.take_in = self._through  # type: ignore[method-assign] # the place to hold a batch up
 
-    async def _through(self, records: Sequence[Any]) -> Awaitable[None]:
+    async def _through(self, records: Sequence[Any], **options: Any) -> Awaitable[None]:
         self.waiting.set()
         await self._open.wait()
-        return await self._take_in(records)
+        return await self._take_in(records, **options)
 
     def open(self) -> None:
         self._open.set()
@@ -109,7 +109,7 @@ async def test_a_batch_that_raises_ends_the_worker_and_is_done_by_the_next(fresh
     async with World(fresh_kafka.bootstrap, topics).running() as world:
         async with mortal(settings) as (running, deaths):
 
-            async def broken(_records: Sequence[Any]) -> Awaitable[None]:
+            async def broken(_records: Sequence[Any], **_options: Any) -> Awaitable[None]:
                 raise RuntimeError(f"about {asked.subject_request_id}")
 
             running.inbox.take_in = broken  # type: ignore[method-assign] # a defect of ours
