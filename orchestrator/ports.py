@@ -421,8 +421,8 @@ class Keys(Protocol):
         """
         ...
 
-    def order_root(self, subject_request_id: str, system: str, order_id: str, stored: bytes) -> SealingKey:
-        """Return the root of one order, from what the store keeps of its request. Raises as `open_stored` does."""
+    def request_key(self, subject_request_id: str, stored: bytes) -> SealingKey:
+        """Return a request's key, from what the store keeps of it. Raises as `open_stored` does; the seal stays closed."""
         ...
 
     def seal_order(

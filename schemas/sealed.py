@@ -16,8 +16,6 @@ from typing import Annotated
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from pydantic import Field
 
 from schemas.base import Record
@@ -26,7 +24,6 @@ from schemas.vocabulary import QuarantineReason
 
 __all__ = ["Sealed", "SealingKey", "seal", "unsafe_reveal"]
 
-_SHA256 = SHA256()
 _MAX_CIPHERTEXT = 96 * 1024
 
 
@@ -83,7 +80,8 @@ class SealingKey:
 
 
 def _expand(secret: bytes, info: bytes) -> bytes:
-    return HKDFExpand(algorithm=_SHA256, length=32, info=info).derive(secret)
+    """HKDF-Expand (RFC 5869, 2.3) for 32 bytes, which is its first block; the general form costs twice as much."""
+    return hmac.digest(secret, info + b"\x01", "sha256")
 
 
 def seal(plaintext: bytes, key: SealingKey, *, associated: str) -> Sealed:

@@ -101,10 +101,10 @@ class RequestKeys:
         except (ValidationError, ProtocolViolation):
             raise RowDamaged("the store: a sealed identity was changed or moved: restore its row from a backup") from None
 
-    def order_root(self, subject_request_id: str, system: str, order_id: str, stored: bytes) -> SealingKey:
-        """Return the root of one order, from what the store keeps of its request."""
+    def request_key(self, subject_request_id: str, stored: bytes) -> SealingKey:
+        """Return a request's key, from what the store keeps of it."""
         key, _ = self._key_in(subject_request_id, stored)
-        return order_root(key, subject_request_id, system, order_id)
+        return key
 
     def _key_in(self, subject_request_id: str, stored: bytes) -> tuple[SealingKey, bytes]:
         wrapped, _, sealed = stored.partition(b"\n")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -20,6 +21,16 @@ from aiokafka.partitioner import DefaultPartitioner
 from orchestrator.ports import OutRecord, PublishFailed
 
 __all__ = ["KafkaPublisher"]
+
+
+_BY_KEY = DefaultPartitioner()
+
+
+@lru_cache(maxsize=8192)
+def _partition_of(key: bytes, count: int) -> int:
+    """Return the partition of a key among so many; remembered, because a request's key comes again with each of its batches."""
+    partitions = range(count)
+    return int(_BY_KEY(key, partitions, partitions))
 
 
 class KafkaPublisher:
@@ -36,7 +47,6 @@ class KafkaPublisher:
             **(security or {}),
         )
         self._timeout_seconds = timeout_seconds
-        self._partition_of = DefaultPartitioner()
         self._partitions: dict[str, list[int]] = {}
         # Whole batches of several callers would queue behind each other inside the client, on its much shorter timeout.
         self._turn = asyncio.Lock()
@@ -62,7 +72,7 @@ class KafkaPublisher:
             place = (record.key, len(partitions))
             partition = chosen.get(place)
             if partition is None:
-                partition = chosen[place] = self._partition_of(record.key, partitions, partitions)
+                partition = chosen[place] = _partition_of(record.key, len(partitions))
             by_partition[record.topic, partition].append(record)
         acks: list[Any] = []
         for (topic, partition), ones in by_partition.items():

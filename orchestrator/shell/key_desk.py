@@ -19,7 +19,8 @@ from schemas.errors import OrchestratorError, RowDamaged
 from schemas.ids import order_id
 from schemas.metric_labels import KeyRefusal
 from schemas.metrics import KEYS_REFUSED, KEYS_RELEASED, ROWS_DAMAGED, Metrics
-from schemas.order_keys import KeyAnswer, KeysReleased, WantedKey, root_to_text
+from schemas.order_keys import KeyAnswer, KeysReleased, WantedKey, order_root, root_to_text
+from schemas.sealed import SealingKey
 from schemas.topics import Topics
 from schemas.trust import SigningKey
 from schemas.vocabulary import OrderPhase, Phase
@@ -137,8 +138,10 @@ class KeyDesk:
         held = await self._store.holdings({one.subject_request_id for question in together for one in question.wanted})
         answers: list[list[KeyAnswer]] = []
         records: list[OutRecord] = []
+        # Several systems ask about one request, mostly at once: its key is unwrapped once, and let go of with the answers.
+        keys: dict[str, SealingKey] = {}
         for question in together:
-            given = [self._answer(one, question.system, held.get(one.subject_request_id)) for one in question.wanted]
+            given = [self._answer(one, question.system, held.get(one.subject_request_id), keys) for one in question.wanted]
             released = tuple(one for one, answer in zip(question.wanted, given, strict=True) if answer.status == 200)
             if released:
                 records.append(self._written_down(question, released))
@@ -150,16 +153,20 @@ class KeyDesk:
             if not question.answered.done():  # whoever asked may have gone away
                 question.answered.set_result(given)
 
-    def _answer(self, wanted: WantedKey, system: str, held: Holding | None) -> KeyAnswer:
+    def _answer(self, wanted: WantedKey, system: str, held: Holding | None, keys: dict[str, SealingKey]) -> KeyAnswer:
         refusal = refusal_of(wanted, system, held)
         if refusal is not None:
             return _refused(wanted, refusal)
         assert held is not None and held.sealed is not None, "an order that is open has its identity stored"
-        try:
-            root = self._keys.order_root(wanted.subject_request_id, system, wanted.order_id, held.sealed)
-        except RowDamaged as error:
-            self._tell(wanted, error)
-            return _refused(wanted, KeyRefusal.UNREADABLE)
+        request = wanted.subject_request_id
+        key = keys.get(request)
+        if key is None:
+            try:
+                key = keys[request] = self._keys.request_key(request, held.sealed)
+            except RowDamaged as error:
+                self._tell(wanted, error)
+                return _refused(wanted, KeyRefusal.UNREADABLE)
+        root = order_root(key, request, system, wanted.order_id)
         return KeyAnswer.trusted(order_id=wanted.order_id, status=200, key=root_to_text(root))
 
     def _tell(self, wanted: WantedKey, error: RowDamaged) -> None:

@@ -1,7 +1,7 @@
 """A broker that lets nobody do anything unless a rule allows it, with a door for each way of saying who one is.
 
-Its doors: SCRAM and PLAIN in clear and under TLS, certificates of both sides, and bearer tokens. Users, passwords, a
-certificate authority and certificates are made for this broker.
+Its doors: SCRAM and PLAIN in clear and under TLS, certificates of both sides, and bearer tokens, which it checks against the
+keys of an issuer. Users, passwords, a certificate authority, certificates and the issuer's keys are made for this broker.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from token_issuer import AUDIENCE
 
 from orchestrator.adapters.broker import connection_to
 from orchestrator.adapters.local_kafka import LocalKafka
@@ -27,7 +28,7 @@ ADMIN = "root"
 _DOORS = ("PLAINTEXT", "CONTROLLER", "SASL", "SASLTLS", "TLS", "BEARER")
 _PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule required"
 _SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
-_TOKENS = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;"
+_OAUTH = "org.apache.kafka.common.security.oauthbearer"
 
 
 def password_of(user: str) -> str:
@@ -122,15 +123,16 @@ class SecuredKafka:
         return connection_to(self.reach(user))
 
 
-def secured_kafka(folder: Path, users: Iterable[str]) -> SecuredKafka:
-    """Return the broker, not started yet."""
+def secured_kafka(folder: Path, users: Iterable[str], issuer: str) -> SecuredKafka:
+    """Return the broker, not started yet. `issuer` is where the keys of whoever signs bearer tokens are had, now and later."""
     authority = Authority(folder)
     _, _, both = authority.issue("broker")
     doors = dict(zip(_DOORS, free_ports(len(_DOORS)), strict=True))
     broker = LocalKafka(
         folder / "kafka",
         doors["PLAINTEXT"],
-        overrides=_settings(doors, authority.roots, both),
+        overrides=_settings(doors, authority.roots, both) | _bearer(issuer),
+        options=[f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={issuer}/jwks"],
         formatting=[
             word
             for user in (ADMIN, *users)
@@ -159,8 +161,6 @@ def _settings(doors: Mapping[str, int], roots: Path, both: Path) -> dict[str, st
         "listener.name.sasl.sasl.enabled.mechanisms": f"{scram},PLAIN",
         "listener.name.sasl.plain.sasl.jaas.config": plain,
         "listener.name.sasltls.sasl.enabled.mechanisms": scram,
-        "listener.name.bearer.sasl.enabled.mechanisms": "OAUTHBEARER",
-        "listener.name.bearer.oauthbearer.sasl.jaas.config": _TOKENS,
         "ssl.keystore.type": "PEM",
         "ssl.keystore.location": str(both),
         "ssl.truststore.type": "PEM",
@@ -172,3 +172,16 @@ def _settings(doors: Mapping[str, int], roots: Path, both: Path) -> dict[str, st
         for mechanism in ("scram-sha-256", "scram-sha-512"):
             settings[f"listener.name.{door}.{mechanism}.sasl.jaas.config"] = _SCRAM
     return settings
+
+
+def _bearer(issuer: str) -> dict[str, str]:
+    """As docs/security.md writes it: tokens are checked against the issuer's keys."""
+    door = "listener.name.bearer"
+    return {
+        f"{door}.sasl.enabled.mechanisms": "OAUTHBEARER",
+        f"{door}.oauthbearer.sasl.jaas.config": f"{_OAUTH}.OAuthBearerLoginModule required;",
+        f"{door}.oauthbearer.sasl.server.callback.handler.class": f"{_OAUTH}.OAuthBearerValidatorCallbackHandler",
+        f"{door}.oauthbearer.sasl.oauthbearer.jwks.endpoint.url": f"{issuer}/jwks",
+        f"{door}.oauthbearer.sasl.oauthbearer.expected.issuer": issuer,
+        f"{door}.oauthbearer.sasl.oauthbearer.expected.audience": AUDIENCE,
+    }

@@ -6,22 +6,18 @@ What rules cannot tell apart, because it is written to one topic, is whose repor
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import parse_qs
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError
 from secured_kafka import ADMIN, SecuredKafka, password_of, secured_kafka
-from starlette.applications import Starlette
-from starlette.responses import JSONResponse
-from starlette.routing import Route
 from test_connector_runtime import running
+from token_issuer import FAULTS, Issuer
 from typer.testing import CliRunner
 from worker_kit import request, settings_for, worker
 
@@ -103,9 +99,17 @@ async def prepared(kafka: SecuredKafka, topics: Topics, *, partitions: int = 4) 
 
 
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
+def issuer() -> Iterator[Issuer]:
+    """Give an identity provider."""
+    made = Issuer()
+    with serve(made.app) as made.url:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[SecuredKafka]:
     """Give a broker with the users of all principals and the rules of the table's topics."""
-    kafka = secured_kafka(tmp_path_factory.mktemp("secured"), USERS)
+    kafka = secured_kafka(tmp_path_factory.mktemp("secured"), USERS, issuer.url)
     with kafka.broker:
         asyncio.run(prepared(kafka, TABLE, partitions=1))
         yield kafka
@@ -281,38 +285,11 @@ def test_without_an_authorizer_the_rules_are_said_to_mean_nothing(kafka_bootstra
     assert "authorizer.class.name" in str(told.exception)
 
 
-class Tokens:
-    """A token endpoint: it knows the users' secrets and says who they are in an unsigned token, which this broker believes."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    def __call__(self) -> Starlette:
-        return Starlette(routes=[Route("/token", self.issue, methods=["POST"])])
-
-    async def issue(self, asked):
-        form = {name: values[0] for name, values in parse_qs((await asked.body()).decode()).items()}
-        user = form["client_id"]
-        if form["grant_type"] != "client_credentials" or form["client_secret"] != password_of(user):
-            return JSONResponse({"error": "invalid_client"}, 401)
-        self.asked.append(user)
-        now = int(time.time())
-        parts = ({"alg": "none"}, {"sub": user, "iat": now, "exp": now + 600})
-        words = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts]
-        return JSONResponse({"access_token": ".".join([*words, ""]), "token_type": "bearer", "expires_in": 600})
-
-
-@pytest.fixture
-def tokens():
-    with serve(made := Tokens()) as made.url:
-        yield made
-
-
 WAYS = ("scram", "scram_under_tls", "certificates", "bearer")
 
 
 @pytest.fixture
-def ways(secured, tokens, tmp_path):
+def ways(secured, issuer, tmp_path):
     """Give, for each way of saying who one is, a function from a user to its settings."""
 
     def scram(user: str) -> dict[str, object]:
@@ -331,7 +308,7 @@ def ways(secured, tokens, tmp_path):
 
     def bearer(user: str) -> dict[str, object]:
         client = {"sasl_oauth_client_id": user, "sasl_oauth_client_secret": password_of(user)}
-        endpoint = {"sasl_mechanism": "OAUTHBEARER", "sasl_oauth_token_url": f"{tokens.url}/token"}
+        endpoint = {"sasl_mechanism": "OAUTHBEARER", "sasl_oauth_token_url": f"{issuer.url}/token"}
         return {**_open(secured.bearer, "SASL_PLAINTEXT"), **endpoint, **client}
 
     return dict(zip(WAYS, (scram, scram_under_tls, certificates, bearer), strict=True))
@@ -373,6 +350,15 @@ async def test_both_sides_say_who_they_are(ways, name):
             # Describe comes with Write and Read: what is listed says as whom we were let in.
             seen = {topic for topic in await consumer.topics() if topic.startswith(f"{TABLE.prefix}.")}
             assert seen == {TABLE.orders("crm"), TABLE.reports, TABLE.quarantine}
+
+
+@pytest.mark.parametrize("fault", ["", *FAULTS])
+def test_a_token_lets_in_when_the_issuer_made_it_for_this_broker(ways, secured, issuer, fault):
+    """Signed by the issuer, in time and for us: else nobody is let in, whatever name the token gives."""
+    settings = ways["bearer"]("system-crm") | ({"sasl_oauth_scope": fault} if fault else {})
+    asked = len(issuer.asked)
+    assert answers(secured.bearer, connection=connection_to(BrokerReach(**settings))) is not bool(fault)
+    assert issuer.asked[asked:]
 
 
 async def test_a_worker_without_one_of_its_rules_refuses_to_start(secured, registry, topics, tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.pretty import pretty_repr
@@ -16,6 +18,7 @@ from schemas.sealed import Sealed, SealingKey, seal, unsafe_reveal
 from schemas.subject import FieldChange, SubjectData
 from schemas.vocabulary import IdentifierKind, QuarantineReason
 
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 CANARY = "canary.jansen@example.org"
 SECRET = bytes(range(32))
 KEY = SealingKey("intake-2026", SECRET)
@@ -44,6 +47,15 @@ def test_opens_in_its_own_place(plaintext: bytes, place: str):
     assert unsafe_reveal(sealed, KEY, associated=place) == plaintext
     refused(sealed, associated=place + "x")
     refused(sealed, OTHER, place)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(min_size=32, max_size=32), TEXT, st.lists(TEXT, max_size=3))
+def test_keys_are_derived_as_rfc_5869_says(secret: bytes, purpose: str, context: list[str]):
+    """Against a library's HKDF-Expand: another release, or another language, finds the same keys."""
+    info = "\x1f".join((purpose, *context)).encode()
+    expected = HKDFExpand(algorithm=SHA256(), length=32, info=info).derive(secret)
+    assert SealingKey("k", secret).derive(purpose, *context).unsafe_bytes() == expected
 
 
 def test_same_thing_in_the_same_place_gives_the_same_bytes():

@@ -14,7 +14,7 @@ from orchestrator.shell.translate import Arrival, Translator
 from orchestrator.shell.work import Ground, UnitOfWork
 from schemas.ids import order_id, report_id
 from schemas.intake import seal_intake
-from schemas.order_keys import Purpose
+from schemas.order_keys import Purpose, order_root
 from schemas.orders import FulfilmentOrder, order_binding
 from schemas.outcomes import Fulfilled
 from schemas.registry import Registry
@@ -101,7 +101,7 @@ async def test_a_resent_order_is_sealed_over_the_same_content(tmp_path: Path) ->
         outcome=Fulfilled(count=1),
         yielded=seal(
             found.to_bytes(),
-            keys.order_root(REQUEST, "crm", crm, stored[REQUEST]).derive(Purpose.REPORT),
+            order_root(keys.request_key(REQUEST, stored[REQUEST]), REQUEST, "crm", crm).derive(Purpose.REPORT),
             associated=order_binding(REQUEST, "crm", crm),
         ),
     )

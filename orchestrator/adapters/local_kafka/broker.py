@@ -98,8 +98,9 @@ class LocalKafka:
 
     The same directory started again has the same data and, unless `port` says otherwise, the same port. `overrides` are
     broker settings that win over `deploy/local/server.properties`, `formatting` are further words of `kafka-storage format`,
-    for instance `--add-scram` (neither in Docker). Several that form one cluster need the same `cluster_id` and overrides that
-    name them (`node.id`, `listeners`, `controller.quorum.voters`); each answers only when most of them run.
+    for instance `--add-scram`, `options` are the JVM's own (none of these in Docker). Several that form one cluster need the
+    same `cluster_id` and overrides that name them (`node.id`, `listeners`, `controller.quorum.voters`); each answers only when
+    most of them run.
     Every method blocks; from a coroutine call it through `asyncio.to_thread`. Nothing listens beyond 127.0.0.1.
     """
 
@@ -111,11 +112,13 @@ class LocalKafka:
         overrides: Mapping[str, str] | None = None,
         formatting: Sequence[str] = (),
         cluster_id: str | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         self.data_dir = data_dir.resolve()
         self._wanted_port = port
         self._overrides = dict(overrides or {})
         self._formatting = tuple(formatting)
+        self._options = tuple(options)
         self._cluster_id = cluster_id or base64.urlsafe_b64encode(b"\0" + secrets.token_bytes(15)).decode().rstrip("=")
         self._child: subprocess.Popen[bytes] | None = None
         self._watch: subprocess.Popen[bytes] | None = None
@@ -248,7 +251,7 @@ class LocalKafka:
         settings = (DEPLOY / "server.properties").read_text() + "".join(f"{key}={value}\n" for key, value in own.items())
         (self.data_dir / "server.properties").write_text(settings)
         run = [java, f"-Ddsr.instance={self.data_dir}", f"-Dlog4j2.configurationFile={DEPLOY / 'log4j2.properties'}"]
-        run += ["-Xmx512m", "-XX:+ExitOnOutOfMemoryError", "-cp", f"{cache_dir()}/*"]
+        run += ["-Xmx512m", "-XX:+ExitOnOutOfMemoryError", *self._options, "-cp", f"{cache_dir()}/*"]
         with self.log_path.open("ab") as log:
             self._format(run, log)
             self._child = subprocess.Popen(  # noqa: S603 - our own line
