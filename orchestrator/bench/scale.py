@@ -78,6 +78,7 @@ class Measured:
 CASES = (
     ("sqlite", 1, 4, 0),
     ("sqlite", 1, 16, 0),
+    ("sqlite", 2, 4, 0),
     ("sqlite", 1, 4, 10_000),
     ("postgresql", 1, 4, 0),
     ("postgresql", 2, 4, 0),

@@ -60,16 +60,9 @@ class World:
         return dict(self.end), dict(self.read)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'store.sqlite'}"
-    return str(request.getfixturevalue("postgres_url"))
-
-
 @pytest.fixture
-async def stores(url: str) -> AsyncIterator[tuple[SqlStore, SqlStore]]:
-    first, second = make_engine(url), make_engine(url)
+async def stores(database: str) -> AsyncIterator[tuple[SqlStore, SqlStore]]:
+    first, second = make_engine(database), make_engine(database)
     schema.upgrade(first)
     opened = SqlStore(first), SqlStore(second)
     yield opened

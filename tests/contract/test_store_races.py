@@ -1,4 +1,4 @@
-"""What a worker may not miss of a person while another worker saves, on PostgreSQL: SQLite lets nobody in between."""
+"""What a worker may not miss of a person while another worker saves, and that several may prepare a store at once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import SqlStore, make_engine
 from orchestrator.ports import Change, Conflict, Row, Wanted
 
-pytestmark = pytest.mark.postgres
-
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 A, B = (f"00000000-0000-4000-8000-00000000000{n}" for n in "ab")
 PERSON = "p" * 64
@@ -25,6 +23,7 @@ def accepted(request: str, seen: int) -> Change:
     return Change(worker="w1", now=NOW, rows=[row], subjects={PERSON: seen})
 
 
+@pytest.mark.postgres  # SQLite shows a reader one moment
 async def test_a_request_saved_while_the_group_is_read_is_seen_or_conflicts(postgres_url: str) -> None:
     """Whoever reads a person's group while another joins it sees the newcomer, or cannot save what it decided without."""
     mine, theirs = make_engine(postgres_url), make_engine(postgres_url)
@@ -53,9 +52,9 @@ async def test_a_request_saved_while_the_group_is_read_is_seen_or_conflicts(post
     assert [row.subject_request_id for row in known.groups[PERSON]] == [A]
 
 
-async def test_workers_that_start_at_once_prepare_the_store_once(postgres_url: str) -> None:
+async def test_workers_that_start_at_once_prepare_the_store_once(database: str) -> None:
     """Each finds the schema at this release's revision; none fails because another was making it."""
-    engines = [make_engine(postgres_url) for _ in range(4)]
+    engines = [make_engine(database) for _ in range(4)]
     try:
         made = await asyncio.gather(*(asyncio.to_thread(schema.upgrade, engine) for engine in engines))
         assert {schema.check(engine) for engine in engines} == set(made)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -71,12 +72,13 @@ def attack(found: dict[str, bytes]) -> Loot:
     return Attacker(found, secrets, SYSTEMS).attack([*CLOSED.values(), OPEN, REFUSED])
 
 
-async def test_nobody_who_was_forgotten_can_be_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_nobody_who_was_forgotten_can_be_found(tmp_path: Path, workers: int) -> None:
     """Three closed requests with a yield each, one open, one in quarantine; then the attack, and its control.
 
     The open request shows that the attack works: from the store by its wrapped key, from the topics by what follows from it.
     A backup of the store that was made while a request was open opens it as well, until the key-encryption key is changed
-    and the old one thrown away: that is shown too.
+    and the old one thrown away: that is shown too. Two workers on one file wipe behind each other.
     """
     disk = tmp_path / "disk"
     topics = Topics(prefix="attacked")
@@ -97,7 +99,11 @@ async def test_nobody_who_was_forgotten_can_be_found(tmp_path: Path) -> None:
         world = World(kafka.bootstrap, topics, SYSTEMS)
         held = True
         world.respond = lambda order: answer(order) if order.system != "crm" and not _is_held(order, held, waiting) else None
-        async with world.running(), life(settings):
+        async with world.running(), contextlib.AsyncExitStack() as lives:
+            await lives.enter_async_context(life(settings))
+            for number in range(1, workers):
+                beside = {"worker_id": f"beside-{number}", "http_port": free_port(), "datadir": disk / f"beside-{number}"}
+                await lives.enter_async_context(life(settings.model_copy(update=beside)))
             (disk / "connector").mkdir()
             with running("hubspot", place, disk / "connector", **own) as connector:
                 for one in (*asked.values(), waiting, refused):

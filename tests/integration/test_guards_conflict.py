@@ -34,7 +34,6 @@ from schemas.vocabulary import Right
 from schemas.wire import encode, headers_of
 from tests.keys_kit import request_keys
 
-pytestmark = pytest.mark.postgres
 TOPICS = Topics()
 
 
@@ -118,11 +117,11 @@ def meet(workers: list[tuple[Inbox, MeetingStore]]) -> None:
         store.meeting = barrier
 
 
-async def test_one_record_in_two_workers_is_decided_once(postgres_url: str, tmp_path: Path) -> None:
+async def test_one_record_in_two_workers_is_decided_once(database: str, tmp_path: Path) -> None:
     """A rebalance may give the same record to both: the second save conflicts, decides again, and finds nothing to say."""
     written, clock = Written(), SetClock()
     record = record_of(request())
-    async with two_workers(postgres_url, tmp_path, written, clock) as workers:
+    async with two_workers(database, tmp_path, written, clock) as workers:
         meet(workers)
         await asyncio.gather(*(inbox.process([record]) for inbox, _ in workers))
         assert [entry.sequence for entry in written.journal()] == [1]
@@ -131,11 +130,11 @@ async def test_one_record_in_two_workers_is_decided_once(postgres_url: str, tmp_
         assert await workers[0][1].unpublished("", clock.now() + timedelta(days=1)) == []
 
 
-async def test_one_wake_in_two_workers_is_decided_once(postgres_url: str, tmp_path: Path) -> None:
+async def test_one_wake_in_two_workers_is_decided_once(database: str, tmp_path: Path) -> None:
     """Both sweepers find the same due request: its orders are sent again once."""
     written, clock = Written(), SetClock()
     asked = request()
-    async with two_workers(postgres_url, tmp_path, written, clock) as workers:
+    async with two_workers(database, tmp_path, written, clock) as workers:
         await workers[0][0].process([record_of(asked)])
         clock.at += timedelta(hours=7)
         due = await workers[1][1].due(clock.now(), 10)
@@ -147,11 +146,11 @@ async def test_one_wake_in_two_workers_is_decided_once(postgres_url: str, tmp_pa
         assert sent == {TOPICS.orders("crm"): 2, TOPICS.orders("newsletter"): 2}
 
 
-async def test_two_requests_of_one_person_see_each_other(postgres_url: str, tmp_path: Path) -> None:
+async def test_two_requests_of_one_person_see_each_other(database: str, tmp_path: Path) -> None:
     """Filed at the same moment with two workers: whoever saves second decides again, with the first one's request in sight."""
     written, clock = Written(), SetClock()
     asked = [request(Right.ERASURE), request(Right.ERASURE)]
-    async with two_workers(postgres_url, tmp_path, written, clock) as workers:
+    async with two_workers(database, tmp_path, written, clock) as workers:
         meet(workers)
         arrivals = [record_of(one, offset) for offset, one in enumerate(asked)]
         await asyncio.gather(*(inbox.process([arrival]) for (inbox, _), arrival in zip(workers, arrivals, strict=True)))
@@ -160,12 +159,12 @@ async def test_two_requests_of_one_person_see_each_other(postgres_url: str, tmp_
     assert len(ordered) == 1, "a second request for the same right of the same person follows the first"
 
 
-async def test_endless_conflicts_end_the_worker(postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_endless_conflicts_end_the_worker(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Deciding again has an end, with a sentence; nothing was saved or published on the way."""
     monkeypatch.setattr(inbox_module, "_CONFLICTS_AT_MOST", 3)
     written, clock = Written(), SetClock()
     asked = request()
-    async with two_workers(postgres_url, tmp_path, written, clock) as workers:
+    async with two_workers(database, tmp_path, written, clock) as workers:
         first, store = workers[0]
 
         async def always_late(_change: Change) -> int | None:

@@ -53,14 +53,6 @@ def _at() -> dict[str, datetime]:
     return {"issued_at": datetime.now(UTC)}
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Give the URL of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'store.sqlite'}"
-    return str(request.getfixturevalue("postgres_url"))
-
-
 def said(written: Written, word: str) -> int:
     """Return how many journal entries speak of it."""
     return sum(any(fact.fact == word for fact in entry.facts) for entry in written.journal())
@@ -71,11 +63,11 @@ def quarantined(written: Written) -> int:
 
 
 @pytest.mark.parametrize("reader", [0, 1])
-async def test_what_was_refused_is_not_carried_out_when_it_is_read_again(url: str, tmp_path: Path, reader: int) -> None:
+async def test_what_was_refused_is_not_carried_out_when_it_is_read_again(database: str, tmp_path: Path, reader: int) -> None:
     """Resume is refused, then a hold begins; read again after a crash, by this worker or the next, the Resume stays refused."""
     written, clock = Written(), SetClock()
     asked = request()
-    async with two_workers(url, tmp_path, written, clock) as workers:
+    async with two_workers(database, tmp_path, written, clock) as workers:
         first, (again, _) = workers[0][0], workers[reader]
         await first.process([record_of(asked)])
         records = [command(resume(asked.subject_request_id), 0), command(hold(asked.subject_request_id), 1)]
@@ -87,11 +79,11 @@ async def test_what_was_refused_is_not_carried_out_when_it_is_read_again(url: st
         assert Counter(r.topic for r in written.records[len(before) :]).keys() <= {TOPICS.status}
 
 
-async def test_a_record_of_a_topic_made_again_is_another_one(url: str, tmp_path: Path) -> None:
+async def test_a_record_of_a_topic_made_again_is_another_one(database: str, tmp_path: Path) -> None:
     """The same offset with another timestamp is decided on its own, and so is the same value elsewhere."""
     written, clock = Written(), SetClock()
     asked = request()
-    async with two_workers(url, tmp_path, written, clock) as workers:
+    async with two_workers(database, tmp_path, written, clock) as workers:
         inbox = workers[0][0]
         await inbox.process([record_of(asked)])
         refused = command(resume(asked.subject_request_id), 0)
@@ -103,22 +95,21 @@ async def test_a_record_of_a_topic_made_again_is_another_one(url: str, tmp_path:
         assert quarantined(written) == 3
 
 
-async def test_unreadable_records_are_set_aside_once(url: str, tmp_path: Path) -> None:
+async def test_unreadable_records_are_set_aside_once(database: str, tmp_path: Path) -> None:
     """A record that is no input leaves no state behind; read again, it is not set aside again."""
     written, clock = Written(), SetClock()
-    async with two_workers(url, tmp_path, written, clock) as workers:
+    async with two_workers(database, tmp_path, written, clock) as workers:
         junk = [Record(TOPICS.requests, 0, n, 0, None, None if n else b"junk", []) for n in range(3)]
         await workers[0][0].process(junk)
         await workers[1][0].process(junk)
         assert quarantined(written) == 3
 
 
-@pytest.mark.postgres
-async def test_one_refusal_in_two_workers_is_said_once(postgres_url: str, tmp_path: Path) -> None:
+async def test_one_refusal_in_two_workers_is_said_once(database: str, tmp_path: Path) -> None:
     """A zombie and its successor decide the same record from the same state: the second save conflicts and finds it refused."""
     written, clock = Written(), SetClock()
     asked = request()
-    async with two_workers(postgres_url, tmp_path, written, clock) as workers:
+    async with two_workers(database, tmp_path, written, clock) as workers:
         await workers[0][0].process([record_of(asked)])
         meet(workers)
         record = command(resume(asked.subject_request_id), 0)
@@ -126,12 +117,11 @@ async def test_one_refusal_in_two_workers_is_said_once(postgres_url: str, tmp_pa
     assert quarantined(written) == 1
 
 
-@pytest.mark.postgres
-async def test_a_refusal_and_another_decision_of_one_state_conflict(postgres_url: str, tmp_path: Path) -> None:
+async def test_a_refusal_and_another_decision_of_one_state_conflict(database: str, tmp_path: Path) -> None:
     """Whatever else was decided from the state that refused is decided again: both cannot be true of one version."""
     written, clock = Written(), SetClock()
     asked = request()
-    async with two_workers(postgres_url, tmp_path, written, clock) as workers:
+    async with two_workers(database, tmp_path, written, clock) as workers:
         (one, store), (other, _) = workers
         await one.process([record_of(asked)])
         version = (await store.load([asked.subject_request_id]))[asked.subject_request_id].version
@@ -143,13 +133,13 @@ async def test_a_refusal_and_another_decision_of_one_state_conflict(postgres_url
         assert said(written, "resumed") + quarantined(written) == 1
 
 
-async def test_refusals_are_forgotten_when_no_topic_has_the_record(url: str, tmp_path: Path) -> None:
+async def test_refusals_are_forgotten_when_no_topic_has_the_record(database: str, tmp_path: Path) -> None:
     """The sweeper forgets what is older than three times the longest that an input is kept."""
     inputs = {TOPICS.requests, TOPICS.commands, TOPICS.reports}
     longest = max(spec.retention_ms for spec in manifest([]) if spec.name in inputs)
     assert timedelta(milliseconds=3 * longest) <= REFUSALS_KEPT
     written, clock = Written(), SetClock()
-    async with two_workers(url, tmp_path, written, clock) as workers:
+    async with two_workers(database, tmp_path, written, clock) as workers:
         inbox, store = workers[0]
         sweeper = Sweeper(inbox._ground, inbox, clock, WorkerMetrics(CollectorRegistry()))
         await inbox.process([Record(TOPICS.requests, 0, 0, 0, None, b"junk", [])])
@@ -180,10 +170,10 @@ async def is_open(inbox: Inbox) -> bool:
     return False
 
 
-async def test_the_gate_is_shut_before_the_limit_is_passed(url: str, tmp_path: Path) -> None:
+async def test_the_gate_is_shut_before_the_limit_is_passed(database: str, tmp_path: Path) -> None:
     """The batch that would pass it publishes nothing; every later life waits until somebody opens or raises."""
     written, clock = Written(), SetClock()
-    async with two_workers(url, tmp_path, written, clock) as workers:
+    async with two_workers(database, tmp_path, written, clock) as workers:
         one, other = (limited(inbox, clock, 5) for inbox, _ in workers)
         assert await is_open(one)
         await one.process(junk(0, 3))
@@ -205,10 +195,10 @@ async def test_the_gate_is_shut_before_the_limit_is_passed(url: str, tmp_path: P
             await other.process(junk(45, 6))
 
 
-async def test_the_limit_is_one_of_a_minute(url: str, tmp_path: Path) -> None:
+async def test_the_limit_is_one_of_a_minute(database: str, tmp_path: Path) -> None:
     """What was set aside longer ago does not count."""
     written, clock = Written(), SetClock()
-    async with two_workers(url, tmp_path, written, clock) as workers:
+    async with two_workers(database, tmp_path, written, clock) as workers:
         inbox = limited(workers[0][0], clock, 5)
         for number in range(4):
             await inbox.process(junk(5 * number, 5))

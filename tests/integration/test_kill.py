@@ -127,11 +127,10 @@ async def test_this_test_sees_a_loss(fresh_kafka, tmp_path: Path) -> None:
     assert {one.subject_request_id for one in asked} - set(world.confirmations)
 
 
-@pytest.mark.postgres
-async def test_of_two_workers_the_survivor_does_all_of_it(fresh_kafka, tmp_path: Path, postgres_url: str) -> None:
+async def test_of_two_workers_the_survivor_does_all_of_it(fresh_kafka, tmp_path: Path, database: str) -> None:
     """One is killed between save and publishing and stays away: its partitions move, its outbox is adopted, nothing is lost."""
     topics = await fresh_kafka.create(*SYSTEMS)
-    common = {"store_url": postgres_url, "adopt_after_seconds": 3.0}
+    common = {"store_url": database, "adopt_after_seconds": 3.0}
     settings = [
         settings_of(tmp_path, fresh_kafka.bootstrap, topics, worker_id=f"w{n}", datadir=tmp_path / f"data{n}", **common)
         for n in (1, 2)

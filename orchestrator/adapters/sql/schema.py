@@ -33,9 +33,10 @@ def upgrade(engine: Engine) -> str:
     config = _config()
     try:
         with engine.connect() as connection:
+            # Two workers that start at once would both make the first table; the second waits and finds it made.
+            connection.begin()  # SQLite's write lock
             if engine.dialect.name == "postgresql":
                 connection.exec_driver_sql("SET statement_timeout = 0")  # a big table takes as long as it takes
-                # Two workers that start at once would both make the first table; the second waits and finds it made.
                 connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})")
                 connection.exec_driver_sql("SET LOCAL lock_timeout TO DEFAULT")
