@@ -35,6 +35,7 @@ from orchestrator.gateway.intake_keys import intake_keys_route
 from orchestrator.gateway.order_keys import order_keys_route
 from orchestrator.ports import Clock, Store
 from orchestrator.settings import Settings
+from orchestrator.shell.care import Care
 from orchestrator.shell.consumer import end_process
 from orchestrator.shell.faust_app import AppSettings, WorkerDeck, create_app
 from orchestrator.shell.inbox import Fatal, Inbox, QuarantineLimit
@@ -208,17 +209,16 @@ async def run_worker(
         )
         limit = QuarantineLimit(clock, at_most=settings.quarantine_limit)
         points = _points(settings)
+        care = Care(store, clock, settings.worker_id, lives=settings.defect_lives)
         inbox = Inbox(
             ground, publisher, clock, metrics, limit,
-            points=points, signer=signatures.signer, learn_keys=intake.learn, lives=settings.defect_lives,
+            points=points, signer=signatures.signer, learn_keys=intake.learn, lives=settings.defect_lives, care=care,
         )  # fmt: skip
         deck = WorkerDeck(metrics=metrics, end=die, batch_records=settings.batch_records, points=points)
         app = create_app(_app_settings(settings, translator), inbox, deck)
         sweeper = _sweeper(settings, ground, inbox, clock, metrics, intake=intake)
         watchdog = Watchdog(metrics, limit_seconds=settings.watchdog_seconds)
-        recovered = await inbox.recover()
-        if recovered:
-            log.info("recovered", count=recovered)
+        await _recover(inbox)
         # A publisher of its own: behind a batch of the inbox whoever asks for a key would wait for all of it.
         releases = KafkaPublisher(settings.kafka_bootstrap, security=connection_to(settings))
         await releases.start()
@@ -237,7 +237,7 @@ async def run_worker(
         portals = intake_keys_route(intake.published, clock, signatures.signer)
         pages = health_app(metrics.registry, alive=_alive(watchdog), ready=_ready(app, store, inbox), more=[door, portals])
         http = await stack.enter_async_context(serve(pages, settings.http_host, settings.http_port, tls=_tls(settings)))
-        stack.push_async_callback(_finish, inbox, deck)
+        await stack.enter_async_context(_life(inbox, care, deck))
         belonging = _guarded(_belong(app, deck), "group", deck)
         stack.push_async_callback(_cancel, belonging)
         await stack.enter_async_context(_faust(app))
@@ -369,12 +369,28 @@ def _sweeper(
     )
 
 
-async def _finish(inbox: Inbox, deck: WorkerDeck) -> None:
-    """Let the last batch go out, and forget it before the store closes, or the next life would publish it again.
+async def _recover(inbox: Inbox) -> None:
+    recovered = await inbox.recover()
+    if recovered:
+        log.info("recovered", count=recovered)
 
-    A worker that ends itself has something that it could not publish, and leaves it to the next life.
+
+@contextlib.asynccontextmanager
+async def _life(inbox: Inbox, care: Care, deck: WorkerDeck) -> AsyncIterator[None]:
+    """Say that a life begins, and at its end that it ended in order, if it did.
+
+    Before the store closes the last batch goes out and is forgotten, or the next life would publish it again. A worker that
+    ends itself has something that it could not publish, and leaves it to the next life.
     """
-    await (inbox.finish() if deck.ended is None else inbox.tidy())
+    await care.begin()
+    try:
+        yield
+    finally:
+        if deck.ended is None:
+            await inbox.finish()
+            await care.end()
+        else:
+            await inbox.tidy()
 
 
 #: A stop finishes the batch at work and commits; a supervisor should wait longer than this before it kills.

@@ -82,10 +82,19 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Deaths:
-    """How many lives of workers have ended at a record by a defect of our own, and when the last one did."""
+    """How many lives of workers have ended at a record by a defect of our own, and when the last one did.
+
+    `count` by an exception, `silent` without a word while they had it in hand; in hand now counts as well.
+    """
 
     count: int
     last_at: datetime
+    silent: int = 0
+
+    @property
+    def ends(self) -> int:
+        """Return how many in all."""
+        return self.count + self.silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +272,25 @@ class Store(Protocol):
 
     async def add_deaths(self, records: Iterable[Refusal], at: datetime) -> None:
         """Count one more life that ends at each of these records."""
+        ...
+
+    async def hold(self, record: Refusal, at: datetime) -> None:
+        """Count one more life that ends at a record without a word, before it does: `spare` takes it back."""
+        ...
+
+    async def spare(self, record: Refusal) -> None:
+        """Take back what `hold` counted: the life did not end."""
+        ...
+
+    async def begin_life(self, worker: str, at: datetime, soon: timedelta) -> int:
+        """Note that a life of this worker begins; return how many before it did not end in order, one after the other.
+
+        Only those count that were followed by the next within `soon` of their own beginning.
+        """
+        ...
+
+    async def end_life(self, worker: str) -> None:
+        """Note that this worker's life ends in order."""
         ...
 
     async def deaths(self) -> dict[Refusal, Deaths]:

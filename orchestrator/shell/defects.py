@@ -60,12 +60,12 @@ class Judge:
     def __init__(self, deaths: dict[Refusal, Deaths], now: datetime, *, lives: int) -> None:
         self._deaths = deaths
         self._lives = lives
-        self._given_up = sum(died.count >= lives and now - died.last_at < _WITHIN for died in deaths.values())
+        self._given_up = sum(died.ends >= lives and now - died.last_at < _WITHIN for died in deaths.values())
 
     def judged(self, record: Record, error: BaseException) -> SetAside | None:
         """Return the record set aside, or None if the worker must end at it; say so in either case."""
         died = self._deaths.get(record.refusal())
-        ended = 0 if died is None else died.count
+        ended = 0 if died is None else died.ends
         tries = ended + 1
         is_over = ended >= self._lives and self._given_up <= AT_MOST
         log.error(

@@ -21,6 +21,7 @@ import structlog
 
 from orchestrator.core.effects import Input, Wake
 from orchestrator.ports import Clock, Conflict, Gate, OutRecord, Publisher, PublishFailed, Record, Refusal
+from orchestrator.shell.care import Care, ProcessEnded
 from orchestrator.shell.defects import AT_MOST, NO_RECORDS_FAULT, Defect, Judge, Stumble
 from orchestrator.shell.measure import measure
 from orchestrator.shell.points import Points
@@ -100,13 +101,15 @@ class Inbox:
         signer: SigningKey | None = None,
         learn_keys: Callable[[], Awaitable[bool]] = _nothing_new,
         lives: int = 3,
+        care: Care | None = None,
     ) -> None:
         """Without `signer` nothing that is published is signed: for installations that have signatures off.
 
         `learn_keys` looks for intake keys that another worker made, and tells whether there are new ones. `lives`: so many
-        may end at one record by a defect of ours before it is set aside.
+        may end at one record by a defect of ours before it is set aside. `care` finds those that leave no exception.
         """
         self._lives = lives
+        self._care = care
         self._learn_keys = learn_keys
         self._signer = signer
         self._ground = ground
@@ -161,12 +164,30 @@ class Inbox:
         meanwhile. They are decided when these are saved, and not at all if these could not be.
         Raises `Fatal`, and so does what is returned.
         """
+        if self._care is not None and self._care.is_on and records:
+            return await self._take_in_one_by_one(self._care, records, decided)
+        return await self._settle(await self._read_all(records), decided)
+
+    async def _read_all(self, records: Sequence[Record]) -> list[Arrival | SetAside | Stumble]:
         arrivals = [self._read(record) async for record in _with_breath(records)]
         if any(map(_lacks_key, arrivals)) and await self.patiently(StoreOperation.LOAD, self._learn_keys):
             arrivals = [self._read(one.record) if _lacks_key(one) else one for one in arrivals]
         if self._points is not None:
             await self._points.at("after_decode")
-        return await self._settle(arrivals, decided)
+        return arrivals
+
+    async def _take_in_one_by_one(
+        self, care: Care, records: Sequence[Record], decided: asyncio.Event | None
+    ) -> Awaitable[None]:
+        published: Awaitable[None] | None = None
+        for number, record in enumerate(records, 1):
+            arrivals: list[Arrival | SetAside | Stumble] = [Stumble(record, ProcessEnded())]
+            if not await self.patiently(StoreOperation.LOAD, partial(care.is_deadly, record)):
+                await self.patiently(StoreOperation.SAVE, partial(care.take, record))
+                arrivals = await self._read_all([record])
+            published = await self._settle(arrivals, decided if number == len(records) else None)
+        assert published is not None, "there are records"
+        return published
 
     async def process(self, records: Sequence[Record]) -> None:
         """Return when everything that these records imply is saved and published. Raises `Fatal`."""
@@ -237,13 +258,20 @@ class Inbox:
     ) -> tuple[UnitOfWork, int | None]:
         for _ in range(_CONFLICTS_AT_MOST):
             try:
-                work = await self._decided(arrivals)
+                try:
+                    work = await self._decided(arrivals)
+                finally:
+                    await self._let_go()
                 if decided is not None:
                     decided.set()
                 return work, await self._saved(work)
             except Conflict:
                 self._metrics.count(STORE_CONFLICTS)
         raise Fatal("the same rows were changed by another worker again and again: are two workers using one instance id?")
+
+    async def _let_go(self) -> None:
+        if self._care is not None:
+            await self.patiently(StoreOperation.SAVE, self._care.let_go)
 
     async def _saved(self, work: UnitOfWork) -> int | None:
         """Save; return the id of the outbox batch, if there is something to publish. Raises `Conflict`."""
@@ -300,6 +328,7 @@ class Inbox:
             raise defect
         if count > AT_MOST:
             raise Fatal(f"a defect at more than {AT_MOST} records of one batch: this release is wrong about them, run another")
+        await self._let_go()  # it has not ended without a word
         deaths = await self.patiently(StoreOperation.LOAD, self._ground.store.deaths)
         judge = Judge(deaths, self._clock.now(), lives=self._lives)
         return judge.judged(record, defect.__cause__ or defect) or record.refusal()

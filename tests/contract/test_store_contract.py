@@ -366,6 +366,39 @@ async def test_deaths_are_counted_by_record_and_forgotten_with_the_refusals(stor
     assert await other.deaths() == {name: died for name, died in found.items() if name != refusal(2)}
 
 
+async def test_a_life_that_did_not_end_is_taken_back(store: Store) -> None:
+    """One fewer without a word at that record, and none of the others; what has none left is forgotten."""
+    await store.add_deaths([refusal(1)], NOW)
+    later = NOW + timedelta(seconds=1)
+    for held in (refusal(1), refusal(2), refusal(2)):
+        await store.hold(held, later)
+    assert await store.deaths() == {refusal(1): Deaths(1, later, 1), refusal(2): Deaths(0, later, 2)}
+    await store.add_deaths([refusal(2)], NOW)
+    for held in (refusal(1), refusal(1), refusal(2), refusal(3)):
+        await store.spare(held)
+    assert await store.deaths() == {refusal(1): Deaths(1, later), refusal(2): Deaths(1, NOW, 1)}
+    await store.hold(refusal(3), NOW)
+    await store.spare(refusal(3))
+    assert refusal(3) not in await store.deaths()
+
+
+async def test_lives_that_did_not_end_in_order_are_counted(store: Store, other: Store) -> None:
+    """One after the other and soon after each other, of this worker alone; an orderly end, or a long life, starts anew."""
+    minute = timedelta(minutes=1)
+
+    async def begin(worker: str, at: datetime) -> int:
+        return await store.begin_life(worker, at, soon=10 * minute)
+
+    assert [await begin("w1", NOW + n * minute) for n in range(3)] == [0, 1, 2]
+    assert await other.begin_life("w2", NOW, 10 * minute) == 0
+    assert await begin("w1", NOW + 12 * minute) == 1
+    assert await begin("w1", NOW + 13 * minute) == 2
+    await other.end_life("w1")
+    assert await begin("w1", NOW + 14 * minute) == 0
+    assert await begin("w2", NOW + minute) == 1
+    await store.end_life("nobody")
+
+
 async def test_a_refusal_that_is_stored_conflicts_and_saves_nothing(store: Store, other: Store) -> None:
     """Of two workers that refuse one record, one saves; other content at the same offset is another record."""
     await store.commit(change(refusals=[refusal(7)], records=[record(1)]))

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -18,10 +19,12 @@ from worker_kit import INTAKE, request
 from orchestrator.adapters import registry_file
 from orchestrator.adapters.metrics import WorkerMetrics
 from orchestrator.core.policy import Policy
-from orchestrator.ports import Change, OutRecord, PublishFailed
+from orchestrator.ports import Change, OutRecord, PublishFailed, Record
+from orchestrator.shell.care import Care
 from orchestrator.shell.inbox import Fatal, Inbox, QuarantineLimit
-from orchestrator.shell.translate import Translator
+from orchestrator.shell.translate import Arrival, SetAside, Translator
 from orchestrator.shell.work import Ground
+from schemas.errors import StoreUnavailable
 from schemas.sealed import SealingKey
 from schemas.topics import Topics
 from tests.keys_kit import request_keys
@@ -74,7 +77,14 @@ def store() -> CountingStore:
     return CountingStore()
 
 
-def inbox_on(store: SimStore, broker: Broker, clock: SetClock, folder: Path) -> Inbox:
+def inbox_on(
+    store: SimStore,
+    broker: Broker,
+    clock: SetClock,
+    folder: Path,
+    care: Care | None = None,
+    kind: type[Translator] = Translator,
+) -> Inbox:
     """Return an inbox with everything real but the store and the broker."""
     (folder / "registry.yaml").write_text(REGISTRY)
     registry = registry_file.load(folder / "registry.yaml")
@@ -82,13 +92,14 @@ def inbox_on(store: SimStore, broker: Broker, clock: SetClock, folder: Path) -> 
     ground = Ground(
         store=store,
         keys=keys,
-        translator=Translator(keys, TOPICS),
+        translator=kind(keys, TOPICS),
         registry=registry,
         registries={registry.content_digest: registry},
         policy=Policy(),
         worker="w1",
     )
-    return Inbox(ground, broker, clock, WorkerMetrics(CollectorRegistry()), QuarantineLimit(clock, at_most=10))
+    limit = QuarantineLimit(clock, at_most=10)
+    return Inbox(ground, broker, clock, WorkerMetrics(CollectorRegistry()), limit, care=care)
 
 
 @pytest.fixture
@@ -131,6 +142,66 @@ async def test_nothing_is_saved_after_a_batch_that_could_not_go_out(inbox: Inbox
         with pytest.raises(Fatal):
             await inbox.take_in([record_of(request(email="two@example.org"), number)])
     assert len(store.saved) == 1 and len(store.database.outbox) == 1
+
+
+class ReluctantStore(CountingStore):
+    """Saves when it is let, or does not answer any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Semaphore(0)
+        self.may: asyncio.Queue[bool] = asyncio.Queue()
+        self.is_gone = False
+
+    async def commit(self, change: Change) -> int | None:
+        if not self.is_gone:
+            self.asked.release()
+            self.is_gone = not await self.may.get()
+        if self.is_gone:
+            raise StoreUnavailable("gone")
+        return await super().commit(change)
+
+
+class NotingTranslator(Translator):
+    """Notes what is read."""
+
+    read_so_far: ClassVar[list[bytes | None]] = []
+
+    def read(self, record: Record) -> Arrival | SetAside:
+        self.read_so_far.append(record.key)
+        return super().read(record)
+
+
+@pytest.mark.parametrize("saves", [True, False])
+async def test_a_batch_is_read_while_the_one_before_is_saved(tmp_path: Path, saves: bool) -> None:
+    """From when that is decided on, and decided itself when that is saved; if that cannot be, not at all."""
+    store, broker = ReluctantStore(), Broker(acknowledges=True)
+    NotingTranslator.read_so_far.clear()
+    inbox = inbox_on(store, broker, SetClock(), tmp_path, kind=NotingTranslator)
+    asked = [request(email="one@example.org"), request(email="two@example.org")]
+    batches = [[record_of(one, number)] for number, one in enumerate(asked)]
+    decided = [asyncio.Event(), asyncio.Event()]
+    first = asyncio.create_task(inbox.take_in(batches[0], decided=decided[0]))
+    await store.asked.acquire()
+    assert decided[0].is_set()
+    second = asyncio.create_task(inbox.take_in(batches[1], decided=decided[1]))
+    await passes()
+    assert NotingTranslator.read_so_far == [record.key for batch in batches for record in batch]
+    assert not decided[1].is_set() and not store.saved
+    store.may.put_nowait(saves)
+    if saves:
+        store.may.put_nowait(True)
+        for taking in (first, second):
+            await (await taking)
+        assert [len(change.rows) for change in store.saved] == [1, 1]
+        return
+    store.is_gone = True
+    with pytest.raises(Fatal, match="stayed away"):
+        await first
+    store.is_gone = False
+    with pytest.raises(Fatal, match="before this one"):
+        await second
+    assert not store.saved and not decided[1].is_set()
 
 
 async def test_what_is_saved_goes_out_though_nobody_waits_any_more(inbox: Inbox, broker: Broker, store: CountingStore) -> None:

@@ -52,6 +52,8 @@ class Database:
     registries: dict[str, bytes] = field(default_factory=dict)
     refusals: dict[Refusal, datetime] = field(default_factory=dict)
     deaths: dict[Refusal, Deaths] = field(default_factory=dict)
+    #: When a worker's life began, and how many before it did not end in order.
+    lives: dict[str, tuple[datetime, int]] = field(default_factory=dict)
     gate: Gate = field(default_factory=Gate)
     service_keys: dict[str, ServiceKey] = field(default_factory=dict)
     next_id: int = 1
@@ -194,8 +196,32 @@ class SimStore:
         await self._step("before counting deaths", _lost)
         for record in records:
             before = self.database.deaths.get(record)
-            self.database.deaths[record] = Deaths(1 + (before.count if before else 0), at)
+            before = before or Deaths(0, at)
+            self.database.deaths[record] = replace(before, count=before.count + 1, last_at=at)
         await self._step("after counting deaths", _lost)
+
+    async def hold(self, record: Refusal, at: datetime) -> None:
+        """Count one more life that ends at a record without a word."""
+        before = self.database.deaths.get(record) or Deaths(0, at)
+        self.database.deaths[record] = replace(before, last_at=at, silent=before.silent + 1)
+
+    async def spare(self, record: Refusal) -> None:
+        """Take back what `hold` counted."""
+        died = self.database.deaths.pop(record, None)
+        left = None if died is None else replace(died, silent=max(0, died.silent - 1))
+        if left is not None and left.ends:
+            self.database.deaths[record] = left
+
+    async def begin_life(self, worker: str, at: datetime, soon: timedelta) -> int:
+        """Note that a life begins; return how many before it did not end in order."""
+        before = self.database.lives.get(worker)
+        ends = 0 if before is None else before[1] + 1 if at - before[0] < soon else 1
+        self.database.lives[worker] = at, ends
+        return ends
+
+    async def end_life(self, worker: str) -> None:
+        """Note that a life ends in order."""
+        self.database.lives.pop(worker, None)
 
     async def deaths(self) -> dict[Refusal, Deaths]:
         """Return every record at which lives have ended."""

@@ -242,7 +242,7 @@ PLANTED: dict[str, tuple[Plant, int, bool]] = {
     "finds are not remembered": (_finds_are_not_remembered, 300, False),
     "failures are forgotten after 45 days": (_failures_are_forgotten, 40, True),
     "an order is closed before its report is written": (_reports_overtaken_by_crash, 400, False),
-    "refusals are not remembered": (_refusals_are_not_remembered, 400, False),
+    "refusals are not remembered": (_refusals_are_not_remembered, 600, False),
     "the sweeper never sweeps": (_sweeper_never_sweeps, 20, False),
 }
 

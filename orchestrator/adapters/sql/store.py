@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     TextClause,
+    and_,
     bindparam,
     create_engine,
     delete,
@@ -46,6 +48,7 @@ from orchestrator.adapters.sql.tables import (
     deaths,
     gates,
     identities,
+    lives,
     outbox,
     refusals,
     registries,
@@ -196,6 +199,14 @@ class SqlStore:
             index_elements=list(deaths.primary_key),
             set_={"count": deaths.c.count + 1, "last_at": death.excluded.last_at},
         )
+        self._hold = death.on_conflict_do_update(
+            index_elements=list(deaths.primary_key),
+            set_={"silent": deaths.c.silent + 1, "last_at": death.excluded.last_at},
+        )
+        life = dialect.insert(lives)
+        self._begin_life = life.on_conflict_do_update(
+            index_elements=[lives.c.worker], set_={name: life.excluded[name] for name in ("begun_at", "ends")}
+        )
         self._insert_registry = dialect.insert(registries).on_conflict_do_nothing()
         self._insert_service_key = dialect.insert(service_keys).on_conflict_do_nothing()
 
@@ -312,23 +323,52 @@ class SqlStore:
 
     async def add_deaths(self, records: Iterable[Refusal], at: datetime) -> None:
         """Count one more life that ends at each of these records."""
-        values = [
-            {"topic": r.topic, "partition": r.partition, "offset": r.offset, "content": r.content}
-            | {"count": 1, "last_at": _micros(at)}
-            for r in records
-        ]
+        values = [asdict(record) | {"count": 1, "silent": 0, "last_at": _micros(at)} for record in records]
         if values:
             await self._run(lambda connection: connection.execute(self._count_death, values))
+
+    async def hold(self, record: Refusal, at: datetime) -> None:
+        """Count one more life that ends at a record without a word."""
+        values = asdict(record) | {"count": 0, "silent": 1, "last_at": _micros(at)}
+        await self._run(lambda connection: connection.execute(self._hold, values))
+
+    async def spare(self, record: Refusal) -> None:
+        """Take back what `hold` counted."""
+        is_it = and_(*(deaths.c[name] == value for name, value in asdict(record).items()))
+
+        def work(connection: Connection) -> None:
+            connection.execute(update(deaths).where(is_it, deaths.c.silent > 0).values(silent=deaths.c.silent - 1))
+            connection.execute(delete(deaths).where(is_it, deaths.c.silent < 1, deaths.c.count < 1))
+
+        await self._run(work)
+
+    async def begin_life(self, worker: str, at: datetime, soon: timedelta) -> int:
+        """Note that a life begins; return how many before it did not end in order."""
+
+        def work(connection: Connection) -> int:
+            before = connection.execute(select(lives).where(lives.c.worker == worker)).first()
+            ends = 0
+            if before is not None:
+                is_soon = _micros(at) - before.begun_at < soon // timedelta(microseconds=1)
+                ends = before.ends + 1 if is_soon else 1
+            connection.execute(self._begin_life, {"worker": worker, "begun_at": _micros(at), "ends": ends})
+            return ends
+
+        return await self._run(work)
+
+    async def end_life(self, worker: str) -> None:
+        """Note that a life ends in order."""
+        await self._run(lambda connection: connection.execute(delete(lives).where(lives.c.worker == worker)))
 
     async def deaths(self) -> dict[Refusal, Deaths]:
         """Return every record at which lives have ended."""
 
         def work(connection: Connection) -> dict[Refusal, Deaths]:
             found: dict[Refusal, Deaths] = {}
-            for *name, count, last_at in connection.execute(select(deaths)):
+            for *name, count, last_at, silent in connection.execute(select(deaths)):
                 at = _instant(last_at)
                 assert at is not None, "the column is not nullable"
-                found[Refusal(*name)] = Deaths(count, at)
+                found[Refusal(*name)] = Deaths(count, at, silent)
             return found
 
         return await self._run(work, reads=True)

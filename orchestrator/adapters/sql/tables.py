@@ -11,6 +11,7 @@ __all__ = [
     "deaths",
     "gates",
     "identities",
+    "lives",
     "metadata",
     "outbox",
     "refusals",
@@ -94,6 +95,17 @@ deaths = Table(
     Column("content", String(64), primary_key=True),
     Column("count", Integer, nullable=False),
     Column("last_at", BigInteger, nullable=False),
+    #: How many have ended without a word while they had it in hand; `count` is of the others.
+    Column("silent", Integer, nullable=False, server_default="0"),
+)
+
+#: Lives of workers that have begun and not ended in order, with the number of those before them that did not either.
+lives = Table(
+    "lives",
+    metadata,
+    Column("worker", String(80), primary_key=True),
+    Column("begun_at", BigInteger, nullable=False),
+    Column("ends", Integer, nullable=False),
 )
 
 gates = Table(
