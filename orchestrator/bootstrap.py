@@ -209,7 +209,7 @@ async def run_worker(
         )
         limit = QuarantineLimit(clock, at_most=settings.quarantine_limit)
         points = _points(settings)
-        care = Care(store, clock, settings.worker_id, lives=settings.defect_lives)
+        care = Care(store, clock, settings.worker_id, lives=settings.defect_lives, after=settings.careful_after)
         inbox = Inbox(
             ground, publisher, clock, metrics, limit,
             points=points, signer=signatures.signer, learn_keys=intake.learn, lives=settings.defect_lives, care=care,

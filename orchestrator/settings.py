@@ -93,6 +93,9 @@ class Settings(BrokerSettings):
     defect_lives: Annotated[
         int, Field(ge=1, description="So many lives end at a record at which our own code fails, before it is set aside")
     ] = 3
+    careful_after: Annotated[
+        int, Field(ge=0, description="So many ends without a word make a worker try records one by one for a minute; 0 never")
+    ] = 2
     watchdog_seconds: Annotated[
         float, Field(ge=0, description="Lag without a commit for so long makes /healthz fail; 0 never")
     ] = 120.0

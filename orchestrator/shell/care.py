@@ -24,9 +24,7 @@ __all__ = ["CARE", "Care", "ProcessEnded"]
 
 log = structlog.get_logger(__name__)
 
-#: Ends without a word, one after the other, that make the next life careful.
-_ENDS = 2
-#: Each of them so soon after its life began.
+#: Ends without a word count that come so soon after their life began.
 _SOON = timedelta(minutes=10)
 #: So long a life is careful. What has ended the lives before is among the first records that it reads.
 CARE = timedelta(minutes=1)
@@ -39,12 +37,16 @@ class ProcessEnded(Exception):
 class Care:
     """One life of a worker, and how carefully it goes about its records."""
 
-    def __init__(self, store: Store, clock: Clock, worker: str, *, lives: int) -> None:
-        """`lives`: so many may end at one record before it is not tried any more."""
+    def __init__(self, store: Store, clock: Clock, worker: str, *, lives: int = 3, after: int = 2) -> None:
+        """`lives`: so many may end at one record before it is not tried any more.
+
+        `after`: so many ends without a word, one after the other, make the next life careful; 0: none ever is.
+        """
         self._store = store
         self._clock = clock
         self._worker = worker
         self._lives = lives
+        self._after = after
         self._until: datetime | None = None
         self._in_hand: Refusal | None = None
 
@@ -52,7 +54,7 @@ class Care:
         """Say that a life begins, before it takes anything in. Raises `StoreUnavailable`."""
         now = self._clock.now()
         ends = await self._store.begin_life(self._worker, now, _SOON)
-        if ends >= _ENDS:
+        if ends >= self._after > 0:
             self._until = now + CARE
             log.warning("careful", action="records are tried one by one for a minute", tries=ends)
 

@@ -30,7 +30,7 @@ async def test_a_record_that_kills_the_process_is_set_aside_alone(fresh_kafka, d
     async with World(fresh_kafka.bootstrap, topics).running() as world:
         for one in asked:
             await world.publish(one, partition=0)  # two of them behind it
-        for _ in range(2 + settings.defect_lives):
+        for _ in range(settings.careful_after + settings.defect_lives):
             async with life(settings, DEADLY_WORKER, DEADLY_REQUEST=deadly) as doomed:
                 assert await doomed.ended() == -9, doomed.last_words()
         assert not world.records[topics.quarantine]

@@ -95,6 +95,15 @@ async def test_a_life_is_careful_after_two_that_ended_without_a_word() -> None:
     assert [(await begun()).is_on for _ in range(2)] == [False, True]
 
 
+async def test_care_can_be_switched_off() -> None:
+    """Then a record that kills the process ends its worker life after life."""
+    store, clock = CountingStore(), SetClock()
+    for _ in range(4):
+        care = Care(store, clock, "w1", after=0)
+        await care.begin()
+        assert not care.is_on
+
+
 async def test_the_culprit_alone_is_set_aside(tmp_path: Path) -> None:
     """Two lives that know of nothing, three that end with it in hand; the next does not try it, and does everything else."""
     store, clock = LookingStore(), SetClock()
