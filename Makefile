@@ -50,8 +50,8 @@ fuzz: setup ## damaged input for every decoder: SECONDS_EACH=10, SEED=n
 simulate: setup ## deterministic simulation: SEED=n replays one world, SEEDS=a..b runs many, LARGE=1 large ones
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),0..1000)) $(if $(LARGE),--large)
 
-bench: setup ## throughput and latency beside plain aiokafka, one run
-	@$(BIN)/dsr bench
+bench: setup ## throughput and latency beside plain aiokafka, one run: one worker, two, and one with signatures and keys off
+	@$(BIN)/dsr bench --requests 10000 --latency-requests 1000 --pair --off-too
 
 backlog: setup ## one connector process with 10,000 waiting orders: its memory, and how often it calls
 	@BACKLOG_ORDERS=$(or $(ORDERS),10000) $(BIN)/python -m pytest -q -s -n0 --timeout 900 tests/integration/test_connector_backlog.py

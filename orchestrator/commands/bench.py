@@ -26,6 +26,7 @@ def bench_command(
     latency_requests: Annotated[int, typer.Option(min=100, help="Requests at a quarter of the peak rate.")] = 2_000,
     signatures: Annotated[bool, typer.Option(help="Sign and verify, as an installation does by default.")] = True,
     keys: Annotated[bool, typer.Option(help="Connectors ask for the key of every order, as they must.")] = True,
+    pair: Annotated[bool, typer.Option("--pair", help="Measure once more with two workers on one store.")] = False,
     off_too: Annotated[bool, typer.Option("--off-too", help="Measure once more with neither signatures nor keys.")] = False,
     scale: Annotated[bool, typer.Option("--scale", help="Measure sizes instead: workers, systems, open requests.")] = False,
     full: Annotated[bool, typer.Option("--full", help="With --scale: also a million open requests (2.5 GB on disk).")] = False,
@@ -76,12 +77,22 @@ def bench_command(
                 latency_requests=latency_requests,
                 signatures=signatures,
                 keys=keys,
+                pair_too=pair,
                 off_too=off_too,
             )
             found = asyncio.run(compare(plan, say))
         finally:
             kafka.stop()
     _show(found.as_json())
+
+
+#: What is measured, as the tables name it: the title, and how its speed and its other figures are named.
+_SIDES = (
+    ("the floor", "floor", "floor_"),
+    ("a worker, everything on", "ours", ""),
+    ("two workers, everything on", "pair", "pair_"),
+    ("a worker, no signatures, no keys asked for", "off", "off_"),
+)
 
 
 def _show(figures: dict[str, float | int]) -> None:
@@ -93,40 +104,19 @@ def _show(figures: dict[str, float | int]) -> None:
     )
     for column in ("", "a second", "p50", "p99", "light p50", "light p99", "records", "CPU ms"):
         table.add_column(column, justify="right" if column else "left")
-    table.add_row(
-        "floor",
-        f"{figures['floor_per_s']:,.0f}",
-        f"{figures['floor_p50_ms']:.1f}",
-        f"{figures['floor_p99_ms']:.1f}",
-        f"{figures['floor_light_p50_ms']:.1f}",
-        f"{figures['floor_light_p99_ms']:.1f}",
-        f"{figures['floor_records_per_request']:.1f}",
-        f"{figures['floor_cpu_ms_per_request']:.2f}",
-    )
-    table.add_row(
-        "ours",
-        f"{figures['ours_per_s']:,.0f}",
-        f"{figures['p50_ms']:.1f}",
-        f"{figures['p99_ms']:.1f}",
-        f"{figures['light_p50_ms']:.1f}",
-        f"{figures['light_p99_ms']:.1f}",
-        f"{figures['records_per_request']:.1f}",
-        f"{figures['cpu_ms_per_request']:.2f}",
-    )
-    if "off_per_s" in figures:
-        table.add_row(
-            "ours, off",
-            f"{figures['off_per_s']:,.0f}",
-            f"{figures['off_p50_ms']:.1f}",
-            f"{figures['off_p99_ms']:.1f}",
-            f"{figures['off_light_p50_ms']:.1f}",
-            f"{figures['off_light_p99_ms']:.1f}",
-            f"{figures['off_records_per_request']:.1f}",
-            f"{figures['off_cpu_ms_per_request']:.2f}",
-        )
+    for title, speed, key in _SIDES:
+        if f"{speed}_per_s" in figures:
+            table.add_row(
+                title,
+                f"{figures[f'{speed}_per_s']:,.0f}",
+                *(f"{figures[f'{key}{name}_ms']:.1f}" for name in ("p50", "p99", "light_p50", "light_p99")),
+                f"{figures[f'{key}records_per_request']:.1f}",
+                f"{figures[f'{key}cpu_ms_per_request']:.2f}",
+            )
     Console().print(table)
     for line in (
-        f"ratio {figures['ratio']:.2f}; floor: plain aiokafka, its state in memory; off: no signatures, nobody asks for keys",
+        f"ratio {figures['ratio']:.2f} to the floor: plain aiokafka, its state in memory",
+        *([f"ratio of two workers {figures['pair_ratio']:.2f}"] if "pair_ratio" in figures else []),
         "p50, p99: ms to the confirmation at a quarter of each side's own peak rate",
         f"light: the same at {figures['light_rate_per_s']:.0f} requests a second",
         "records, CPU ms: for each request, of the measured process; the JSON has the share of its main thread",
@@ -202,7 +192,14 @@ def _scale(full: bool, page: Path | None, say: Any) -> None:
         collect_seldom()
         stages = uvloop.run(measure_stages(Path(name)))
         with LocalKafka(Path(name) / "kafka") as kafka:
-            plan = Plan(bootstrap=kafka.bootstrap, folder=Path(name), requests=10_000, latency_requests=1_000, off_too=True)
+            plan = Plan(
+                bootstrap=kafka.bootstrap,
+                folder=Path(name),
+                requests=10_000,
+                latency_requests=1_000,
+                pair_too=True,
+                off_too=True,
+            )
             found = asyncio.run(compare(plan, say)).as_json()
     rows = []
     for store, workers, systems, already_open in CASES if full else CASES[:-1]:
@@ -224,8 +221,9 @@ def _scale(full: bool, page: Path | None, say: Any) -> None:
 
 def _comparison(found: dict[str, Any]) -> str:
     head = (
-        f"{found['requests']:,} requests, {found['systems']} systems, one worker on SQLite, {os.cpu_count()} cores,"
-        f" Python {platform.python_version()}; ratio {found['ratio']:.2f}.\n\n"
+        f"{found['requests']:,} requests, {found['systems']} systems, SQLite, {os.cpu_count()} cores,"
+        f" Python {platform.python_version()}; ratio to the floor"
+        f" {found['ratio']:.2f}, with two workers {found['pair_ratio']:.2f}.\n\n"
         "Latency at a quarter of each side's own peak rate, and (light) at"
         f" {found['light_rate_per_s']:.0f} requests/s for all.\n\n"
         "| | requests/s | CPU ms a request | p50 ms | p99 ms | light p50 ms | light p99 ms | records a request |\n"
@@ -235,11 +233,7 @@ def _comparison(found: dict[str, Any]) -> str:
         f"| {title} | {found[f'{speed}_per_s']:,.0f} | {found[f'{key}cpu_ms_per_request']:.2f} |"
         f" {found[f'{key}p50_ms']:.0f} | {found[f'{key}p99_ms']:.0f} |"
         f" {found[f'{key}light_p50_ms']:.0f} | {found[f'{key}light_p99_ms']:.0f} | {found[f'{key}records_per_request']:.1f} |\n"
-        for title, speed, key in (
-            ("the floor", "floor", "floor_"),
-            ("a worker, everything on", "ours", ""),
-            ("a worker, no signatures, no keys asked for", "off", "off_"),
-        )
+        for title, speed, key in _SIDES
     )
 
 
