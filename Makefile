@@ -62,9 +62,10 @@ CHAOS_MINUTES ?= 3
 CHAOS_MINUTES_SQLITE ?= $(CHAOS_MINUTES)
 CHAOS := $(BIN)/python -m tests.chaos --seed $(CHAOS_SEED) --requests $(CHAOS_REQUESTS)
 
-chaos: setup ## a long run under kills: two workers on PostgreSQL, one on SQLite (CHAOS_MINUTES each), three brokers, a bad network
+chaos: setup ## a long run under kills: two workers on PostgreSQL, one and two on SQLite (CHAOS_MINUTES each), three brokers, a bad network
 	@$(CHAOS) --minutes $(CHAOS_MINUTES) --store postgresql --workers 2
 	@$(CHAOS) --minutes $(CHAOS_MINUTES_SQLITE) --store sqlite --no-control
+	@$(CHAOS) --minutes $(CHAOS_MINUTES_SQLITE) --store sqlite --workers 2 --no-control
 	@$(BIN)/python -m pytest -q -n0 -m long tests/chaos
 
 long: setup ## what takes too long for make test: more worlds, rare mistakes, brokers that die, bad networks
