@@ -77,8 +77,12 @@ class Care:
         await self._store.hold(record.refusal(), self._clock.now())
         self._in_hand = record.refusal()
 
+    def holds(self, record: Record | None) -> bool:
+        """Tell whether this record is in hand."""
+        return self._in_hand is not None and record is not None and self._in_hand == record.refusal()
+
     async def let_go(self) -> None:
-        """Write down that what was in hand, if anything, has not ended the process."""
-        if self._in_hand is not None:
-            await self._store.spare(self._in_hand)
-            self._in_hand = None
+        """Write down that what is in hand has not ended the process."""
+        assert self._in_hand is not None, "something is in hand"
+        await self._store.spare(self._in_hand)
+        self._in_hand = None

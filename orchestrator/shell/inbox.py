@@ -185,7 +185,8 @@ class Inbox:
             if not await self.patiently(StoreOperation.LOAD, partial(care.is_deadly, record)):
                 await self.patiently(StoreOperation.SAVE, partial(care.take, record))
                 arrivals = await self._read_all([record])
-            published = await self._settle(arrivals, decided if number == len(records) else None)
+            is_last = number == len(records) and decided is not None
+            published = await self._settle(arrivals, decided if is_last else asyncio.Event())
         assert published is not None, "there are records"
         return published
 
@@ -261,7 +262,7 @@ class Inbox:
                 try:
                     work = await self._decided(arrivals)
                 finally:
-                    await self._let_go()
+                    await self._let_go(arrivals)
                 if decided is not None:
                     decided.set()
                 return work, await self._saved(work)
@@ -269,8 +270,9 @@ class Inbox:
                 self._metrics.count(STORE_CONFLICTS)
         raise Fatal("the same rows were changed by another worker again and again: are two workers using one instance id?")
 
-    async def _let_go(self) -> None:
-        if self._care is not None:
+    async def _let_go(self, arrivals: Sequence[Arrival | SetAside | Stumble]) -> None:
+        """Say that the record in hand did no harm, if these are of it: somebody else's turn may come while it waits."""
+        if self._care is not None and any(self._care.holds(one.record) for one in arrivals[:1]):
             await self.patiently(StoreOperation.SAVE, self._care.let_go)
 
     async def _saved(self, work: UnitOfWork) -> int | None:
@@ -328,7 +330,7 @@ class Inbox:
             raise defect
         if count > AT_MOST:
             raise Fatal(f"a defect at more than {AT_MOST} records of one batch: this release is wrong about them, run another")
-        await self._let_go()  # it has not ended without a word
+        await self._let_go([defect.arrival])  # it has not ended without a word
         deaths = await self.patiently(StoreOperation.LOAD, self._ground.store.deaths)
         judge = Judge(deaths, self._clock.now(), lives=self._lives)
         return judge.judged(record, defect.__cause__ or defect) or record.refusal()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 from test_guards_conflict import SetClock, record_of
-from test_shell_pipeline import TOPICS, Broker, CountingStore, inbox_on
+from test_shell_pipeline import TOPICS, Broker, CountingStore, inbox_on, passes
 from worker_kit import request
 
 from orchestrator.ports import Change, Record
@@ -20,6 +22,7 @@ from orchestrator.shell import work
 from orchestrator.shell.care import CARE, Care
 from orchestrator.shell.inbox import Fatal
 from orchestrator.shell.translate import Arrival, SetAside, Translator
+from schemas.errors import StoreUnavailable
 
 LIVES = 3
 ASKED = [request(email=f"person-{number}@example.org") for number in range(3)]
@@ -132,6 +135,54 @@ async def test_what_is_in_hand_is_let_go_before_it_is_saved(tmp_path: Path) -> N
     assert len(store.saved) == len(RECORDS) and store.in_hand == 0
     assert set().union(*broker.keys) == {record.key for record in RECORDS}
     assert TOPICS.quarantine not in broker.topics and not store.database.deaths
+
+
+async def test_a_moment_that_comes_meanwhile_lets_nothing_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweeper takes a turn while a record waits for its own: the record is still in hand when it is decided."""
+    store, clock = CountingStore(), SetClock()
+    for _ in range(2):
+        await Care(store, clock, "w1").begin()
+    care = Care(store, clock, "w1")
+    inbox = inbox_on(store, Broker(acknowledges=True), clock, tmp_path, care)
+    await care.begin()
+    await inbox.process([FIRST])
+    decide, held = work.decide, []
+
+    def looking(state: Any, given: Any, *context: Any) -> Any:
+        held.append((type(given.message).__name__, len(store.database.deaths)))
+        return decide(state, given, *context)
+
+    monkeypatch.setattr(work, "decide", looking)
+    await inbox._turn.acquire()
+    waking = asyncio.create_task(inbox.wake([ASKED[0].subject_request_id]))
+    await passes()
+    taking = asyncio.create_task(inbox.process([LAST]))
+    await passes()
+    inbox._turn.release()
+    await asyncio.gather(waking, taking)
+    assert held == [("Wake", 1), ("SubmitRequest", 1)]
+
+
+async def test_nothing_is_decided_after_a_record_that_could_not_be_saved(tmp_path: Path) -> None:
+    """Also where each is taken alone: what was given meanwhile must not overtake it."""
+    store, clock = CountingStore(), SetClock()
+    for _ in range(2):
+        await Care(store, clock, "w1").begin()
+    care = Care(store, clock, "w1")
+    inbox = inbox_on(store, Broker(acknowledges=True), clock, tmp_path, care)
+    await care.begin()
+    commit = store.commit
+
+    async def gone(_change: Change) -> int | None:
+        raise StoreUnavailable("gone")
+
+    store.commit = gone  # type: ignore[method-assign] # a store that went away for a moment
+    with pytest.raises(Fatal, match="stayed away"):
+        await inbox.take_in([FIRST], decided=asyncio.Event())
+    store.commit = commit  # type: ignore[method-assign] # and came back
+    with pytest.raises(Fatal, match="before this one"):
+        await inbox.take_in([LAST], decided=asyncio.Event())
+    assert not store.database.rows
 
 
 async def test_an_exception_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
