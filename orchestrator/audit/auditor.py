@@ -111,7 +111,8 @@ class Auditor:
         self._frozen: dict[bytes, Frozen] = {}
         #: follower -> (leader, outcomes, where its confirmation stands)
         self._links: dict[bytes, tuple[bytes, int, Place]] = {}
-        self.reopened: set[bytes] = set()
+        #: Requests of which something came after they had been judged, with the prints of that.
+        self.reopened: dict[bytes, set[int]] = {}
         self.verdict = Verdict(Findings(), as_of=ground.as_of)
 
     def feed(self, record: LogRecord) -> None:
@@ -174,10 +175,11 @@ class Auditor:
     def _meet_again(self, key: bytes, frozen: Frozen, note: Note) -> None:
         if isinstance(note, StatusNote):
             return
-        if frozen.knows(note.print):
+        late = self.reopened.get(key, set())
+        if frozen.knows(note.print) or note.print in late:
             self._count_duplicate(note)
         else:
-            self.reopened.add(key)
+            self.reopened[key] = {*late, note.print}
 
     def _count_duplicate(self, note: Note) -> None:
         if isinstance(note, JournalNote | ConfirmationNote | OrderNote | CancellationNote):

@@ -37,7 +37,8 @@ class Score:
     published: dict[str, datetime] = field(default_factory=dict)
     confirmations: dict[str, dict[bytes, datetime]] = field(default_factory=dict)
     status: dict[str, list[StatusEvent]] = field(default_factory=dict)
-    quarantined: set[bytes] = field(default_factory=set)
+    #: What was set aside, with why and where from.
+    quarantined: dict[bytes, str] = field(default_factory=dict)
 
     @property
     def confirmed(self) -> int:
@@ -139,7 +140,9 @@ class Audience:
         async for record in consumer:
             request = (record.key or b"").decode(errors="replace")
             if record.topic == self.topics.quarantine:
-                self.score.quarantined.add(record.value)
+                said = {name: value.decode() for name, value in record.headers if name.startswith("dsr-")}
+                why = " ".join(said.get(f"dsr-{name}", "") for name in ("reason", "field"))
+                self.score.quarantined[record.value] = f"{why.strip()} from {said.get('dsr-origin-topic', 'an unknown topic')}"
             elif record.topic == self.topics.status:
                 await self._status(StatusEvent.model_validate_json(record.value))
             elif record.value not in self.score.confirmations.setdefault(request, {}):

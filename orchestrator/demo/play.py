@@ -360,4 +360,5 @@ def _unanswered(story: Story, score: Score) -> Iterator[str]:
     for request in score.doubled:
         yield f"{request[:8]}: more than one distinct confirmation"
     if len(score.quarantined) != 1:
-        yield f"{len(score.quarantined)} records in quarantine, 1 must be there: see `dsr quarantine list`"
+        found = "; ".join(score.quarantined.values())
+        yield f"{len(score.quarantined)} records in quarantine, 1 must be there ({found}): see `dsr quarantine list`"

@@ -126,6 +126,18 @@ def test_a_repeated_record_is_harmless_and_counted(clean, data):
     assert verdict.duplicates.total() == before.duplicates.total() + ours
 
 
+def test_what_is_said_twice_after_the_end_is_counted_as_well(clean):
+    """A request that was judged already is read a second time for what came later; of that the second is a repetition too."""
+    records = list(clean.records)
+    counted = _judge(records, clean).duplicates.total()
+    late = [r for r in records if r.place.topic == T.journal and b'"late_report"' in r.value and b'"phase":"closed"' in r.value]
+    assert late
+    for like in late:
+        end = max(r.place.offset for r in records if r.place[:2] == like.place[:2]) + 1
+        verdict = _judge([*records, replace(like, place=like.place._replace(offset=end))], clean)
+        assert verdict.is_clean and verdict.duplicates.total() == counted + 1
+
+
 @_some
 @given(st.data())
 def test_swapped_records_are_found_where_their_place_matters(clean, data):

@@ -187,7 +187,7 @@ def test_a_flipped_bit_anywhere_in_what_is_stored_is_refused() -> None:
             KEYS.open_stored(ONE, flipped)
         if at <= inner:
             with refused(ConfigurationError):
-                KEYS.order_root(*PLACE, flipped)
+                KEYS.request_key(PLACE[0], flipped)
 
 
 def test_what_is_stored_of_one_request_opens_for_no_other() -> None:
@@ -198,7 +198,7 @@ def test_what_is_stored_of_one_request_opens_for_no_other() -> None:
     with refused(ConfigurationError):
         KEYS.open_stored(OTHER, STORED)
     with refused(ConfigurationError):
-        KEYS.order_root(OTHER, "crm", order_id(OTHER, "crm"), STORED)
+        KEYS.request_key(OTHER, STORED)
     again = KEYS.seal_stored(ONE, OTHER_KEY, [PERSON])
     mixed = STORED.partition(b"\n")[0] + b"\n" + again.partition(b"\n")[2]
     with refused(ConfigurationError):
@@ -210,7 +210,7 @@ def test_what_is_stored_of_one_request_opens_for_no_other() -> None:
 
 def test_the_desk_and_the_seal_agree_on_the_root() -> None:
     """What the desk derives from the stored row opens what the orchestrator sealed, and no row shows the key."""
-    root = KEYS.order_root(*PLACE, STORED)
+    root = order_root(KEYS.request_key(PLACE[0], STORED), *PLACE)
     assert unsafe_reveal(ORDER, root.derive(Purpose.ORDER), associated=order_binding(*PLACE)) == PERSON.to_bytes()
     for secret in (KEY.unsafe_bytes(), root.unsafe_bytes(), CANARY.encode()):
         assert secret not in STORED and base64.urlsafe_b64encode(secret)[:20] not in STORED
@@ -286,7 +286,7 @@ def test_a_key_is_wrapped_anew_and_what_it_sealed_stays() -> None:
     assert rewrapped(both, ONE, again) is None
     key, finds = new.open_stored(ONE, again)
     assert (key.unsafe_bytes(), finds) == (KEY.unsafe_bytes(), (PERSON,))
-    assert new.order_root(*PLACE, again).unsafe_bytes() == order_root(KEY, *PLACE).unsafe_bytes()
+    assert new.request_key(PLACE[0], again).unsafe_bytes() == KEY.unsafe_bytes()
     with refused(ConfigurationError):
         new.open_stored(ONE, stored)
 
