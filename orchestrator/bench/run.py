@@ -10,7 +10,7 @@ import base64
 import contextlib
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -52,6 +52,9 @@ class Plan:
     #: Measure ours once more with two workers on one store, and once with neither signatures nor keys.
     pair_too: bool = False
     off_too: bool = False
+    #: The keys of the store, the same for all that are measured: they may share it.
+    key: str = field(default_factory=lambda: base64.b64encode(secrets.token_bytes(32)).decode(), repr=False)
+    intake: IntakeKey = field(default_factory=partial(IntakeKey.new, "intake-bench"), repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,21 +90,11 @@ class Comparison:
             "ours_per_s": round(self.ours.throughput.per_second, 1),
             "floor_per_s": round(self.floor.throughput.per_second, 1),
             "ratio": round(self.ours.throughput.per_second / self.floor.throughput.per_second, 3),
-            "p50_ms": round(self.ours.latency.p50_ms, 1),
-            "p99_ms": round(self.ours.latency.p99_ms, 1),
-            "floor_p50_ms": round(self.floor.latency.p50_ms, 1),
-            "floor_p99_ms": round(self.floor.latency.p99_ms, 1),
-            "light_p50_ms": round(self.ours.light.p50_ms, 1),
-            "light_p99_ms": round(self.ours.light.p99_ms, 1),
-            "floor_light_p50_ms": round(self.floor.light.p50_ms, 1),
-            "floor_light_p99_ms": round(self.floor.light.p99_ms, 1),
+            **self._figures("", self.ours),
+            **self._figures("floor_", self.floor),
             "light_rate_per_s": _LIGHT_RATE,
             "rate_per_s": round(self.ours.latency.rate, 1),
-            "records_per_request": round(self.ours.records / self.requests, 2),
-            "floor_records_per_request": round(self.floor.records / self.requests, 2),
-            "cpu_ms_per_request": round((self.ours.cpu.main + self.ours.cpu.others) / self.requests * 1000, 3),
             "cpu_main_ms_per_request": round(self.ours.cpu.main / self.requests * 1000, 3),
-            "floor_cpu_ms_per_request": round((self.floor.cpu.main + self.floor.cpu.others) / self.requests * 1000, 3),
             "requests": self.requests,
             "systems": self.systems,
             "workers": self.workers,
@@ -117,12 +110,18 @@ class Comparison:
         return {
             f"{name}_per_s": round(side.throughput.per_second, 1),
             f"{name}_ratio": round(side.throughput.per_second / self.floor.throughput.per_second, 3),
-            f"{name}_p50_ms": round(side.latency.p50_ms, 1),
-            f"{name}_p99_ms": round(side.latency.p99_ms, 1),
-            f"{name}_light_p50_ms": round(side.light.p50_ms, 1),
-            f"{name}_light_p99_ms": round(side.light.p99_ms, 1),
-            f"{name}_records_per_request": round(side.records / self.requests, 2),
-            f"{name}_cpu_ms_per_request": round((side.cpu.main + side.cpu.others) / self.requests * 1000, 3),
+            **self._figures(f"{name}_", side),
+        }
+
+    def _figures(self, prefix: str, side: Side) -> dict[str, float]:
+        """Return what is told of each side alike."""
+        return {
+            f"{prefix}p50_ms": round(side.latency.p50_ms, 1),
+            f"{prefix}p99_ms": round(side.latency.p99_ms, 1),
+            f"{prefix}light_p50_ms": round(side.light.p50_ms, 1),
+            f"{prefix}light_p99_ms": round(side.light.p99_ms, 1),
+            f"{prefix}records_per_request": round(side.records / self.requests, 2),
+            f"{prefix}cpu_ms_per_request": round((side.cpu.main + side.cpu.others) / self.requests * 1000, 3),
         }
 
 
@@ -159,8 +158,7 @@ async def _side(plan: Plan, name: str, say: Callable[[str], None]) -> Side:
     names = [f"system{number}" for number in range(1, plan.systems + 1)]
     topics = Topics(prefix=f"bench-{name}-{secrets.token_hex(3)}")
     await topics_adapter.apply(plan.bootstrap, manifest(names, prefix=topics.prefix))
-    key = base64.b64encode(secrets.token_bytes(32)).decode()
-    intake = IntakeKey.new("intake-bench")
+    key, intake = plan.key, plan.intake
     # The floor signs nothing.
     keyring = bench_keys(plan.folder / f"{topics.prefix}-keys", names) if plan.signatures and name != "floor" else None
     signer = keyring.key("portal:bench") if keyring is not None else None

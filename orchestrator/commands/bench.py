@@ -22,7 +22,9 @@ def bench_command(
     requests: Annotated[int, typer.Option(min=100, help="Requests in the backlog.")] = 20_000,
     systems: Annotated[int, typer.Option(min=1, max=64, help="Systems that must answer each request.")] = 4,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Worker processes that share the store.")] = 1,
-    store_url: Annotated[str | None, typer.Option(help="Store of the measured worker; a temporary SQLite by default.")] = None,
+    store_url: Annotated[
+        str | None, typer.Option(help="An empty store for the measured workers; a temporary SQLite by default.")
+    ] = None,
     latency_requests: Annotated[int, typer.Option(min=100, help="Requests at a quarter of the peak rate.")] = 2_000,
     signatures: Annotated[bool, typer.Option(help="Sign and verify, as an installation does by default.")] = True,
     keys: Annotated[bool, typer.Option(help="Connectors ask for the key of every order, as they must.")] = True,
