@@ -74,8 +74,9 @@ class Care:
 
     async def take(self, record: Record) -> None:
         """Write down that a record is in hand. Until `let_go`, the end of this process counts as an end at it."""
-        await self._store.hold(record.refusal(), self._clock.now())
-        self._in_hand = record.refusal()
+        name = record.refusal()
+        await self._store.hold(name, self._clock.now())
+        self._in_hand = name
 
     def holds(self, record: Record | None) -> bool:
         """Tell whether this record is in hand."""

@@ -164,6 +164,7 @@ class Inbox:
         meanwhile. They are decided when these are saved, and not at all if these could not be.
         Raises `Fatal`, and so does what is returned.
         """
+        decided = decided or asyncio.Event()
         if self._care is not None and self._care.is_on and records:
             return await self._take_in_one_by_one(self._care, records, decided)
         return await self._settle(await self._read_all(records), decided)
@@ -176,17 +177,14 @@ class Inbox:
             await self._points.at("after_decode")
         return arrivals
 
-    async def _take_in_one_by_one(
-        self, care: Care, records: Sequence[Record], decided: asyncio.Event | None
-    ) -> Awaitable[None]:
+    async def _take_in_one_by_one(self, care: Care, records: Sequence[Record], decided: asyncio.Event) -> Awaitable[None]:
         published: Awaitable[None] | None = None
         for number, record in enumerate(records, 1):
             arrivals: list[Arrival | SetAside | Stumble] = [Stumble(record, ProcessEnded())]
             if not await self.patiently(StoreOperation.LOAD, partial(care.is_deadly, record)):
                 await self.patiently(StoreOperation.SAVE, partial(care.take, record))
                 arrivals = await self._read_all([record])
-            is_last = number == len(records) and decided is not None
-            published = await self._settle(arrivals, decided if is_last else asyncio.Event())
+            published = await self._settle(arrivals, decided if number == len(records) else asyncio.Event())
         assert published is not None, "there are records"
         return published
 
@@ -226,14 +224,15 @@ class Inbox:
     async def _settle(
         self, arrivals: Sequence[Arrival | SetAside | Stumble], decided: asyncio.Event | None = None
     ) -> Awaitable[None]:
+        """`decided`: of a batch of records, which is not begun after one that could not be saved; None: a moment has come."""
         async with self._turn:
             if decided is not None and self._is_broken:
                 raise Fatal("the batch before this one could not be saved")
             try:
                 work, outbox_id = await self._save(arrivals, decided)
             except BaseException:
-                # What was given meanwhile must not overtake it.
-                self._is_broken = self._is_broken or decided is not None
+                if decided is not None:
+                    self._is_broken = True  # what was given meanwhile must not overtake it
                 raise
             self._going_out = asyncio.create_task(self._send_out(work, outbox_id, self._going_out), name="publish")
             # Whoever waits may be cancelled; what is saved goes out all the same.
@@ -272,7 +271,7 @@ class Inbox:
 
     async def _let_go(self, arrivals: Sequence[Arrival | SetAside | Stumble]) -> None:
         """Say that the record in hand did no harm, if these are of it: somebody else's turn may come while it waits."""
-        if self._care is not None and any(self._care.holds(one.record) for one in arrivals[:1]):
+        if self._care is not None and arrivals and self._care.holds(arrivals[0].record):
             await self.patiently(StoreOperation.SAVE, self._care.let_go)
 
     async def _saved(self, work: UnitOfWork) -> int | None:

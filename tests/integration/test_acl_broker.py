@@ -101,7 +101,7 @@ async def prepared(kafka: SecuredKafka, topics: Topics, *, partitions: int = 4) 
 @pytest.fixture(scope="module")
 def issuer() -> Iterator[Issuer]:
     """Give an identity provider."""
-    made = Issuer()
+    made = Issuer(password_of)
     with serve(made.app) as made.url:
         yield made
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -27,7 +28,9 @@ FAULTS = ("unsigned", "foreign_key", "expired", "other_audience", "other_issuer"
 class Issuer:
     """Gives a token to whoever knows his secret, and its keys to everybody."""
 
-    def __init__(self) -> None:
+    def __init__(self, secret_of: Callable[[str], str]) -> None:
+        """`secret_of`: what each user proves himself with."""
+        self._secret_of = secret_of
         self._key = RSAKey.generate_key(2048, {"kid": "issuer-1"})
         #: Named as the issuer's own, and not it.
         self._foreign = RSAKey.generate_key(2048, {"kid": "issuer-1"})
@@ -45,7 +48,7 @@ class Issuer:
     async def _token(self, asked: Request) -> JSONResponse:
         form = {name: values[0] for name, values in parse_qs((await asked.body()).decode()).items()}
         user = form["client_id"]
-        if form["grant_type"] != "client_credentials" or form["client_secret"] != f"pw-of-{user}":
+        if form["grant_type"] != "client_credentials" or form["client_secret"] != self._secret_of(user):
             return JSONResponse({"error": "invalid_client"}, 401)
         self.asked.append(user)
         token = self._made(user, form.get("scope", ""))

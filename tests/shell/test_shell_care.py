@@ -20,7 +20,7 @@ from worker_kit import request
 from orchestrator.ports import Change, Record
 from orchestrator.shell import work
 from orchestrator.shell.care import CARE, Care
-from orchestrator.shell.inbox import Fatal
+from orchestrator.shell.inbox import Fatal, Inbox
 from orchestrator.shell.translate import Arrival, SetAside, Translator
 from schemas.errors import StoreUnavailable
 
@@ -64,6 +64,16 @@ async def life(
     await inbox.process(records)
     await care.end()
     return broker
+
+
+async def careful(store: CountingStore, folder: Path) -> Inbox:
+    """Return the inbox of a life after two that ended without a word."""
+    clock = SetClock()
+    for _ in range(2):
+        await Care(store, clock, "w1").begin()
+    care = Care(store, clock, "w1")
+    await care.begin()
+    return inbox_on(store, Broker(acknowledges=True), clock, folder, care)
 
 
 async def ended(store: CountingStore, clock: SetClock, folder: Path, kind: type[Translator]) -> int:
@@ -139,12 +149,8 @@ async def test_what_is_in_hand_is_let_go_before_it_is_saved(tmp_path: Path) -> N
 
 async def test_a_moment_that_comes_meanwhile_lets_nothing_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sweeper takes a turn while a record waits for its own: the record is still in hand when it is decided."""
-    store, clock = CountingStore(), SetClock()
-    for _ in range(2):
-        await Care(store, clock, "w1").begin()
-    care = Care(store, clock, "w1")
-    inbox = inbox_on(store, Broker(acknowledges=True), clock, tmp_path, care)
-    await care.begin()
+    store = CountingStore()
+    inbox = await careful(store, tmp_path)
     await inbox.process([FIRST])
     decide, held = work.decide, []
 
@@ -165,12 +171,8 @@ async def test_a_moment_that_comes_meanwhile_lets_nothing_go(tmp_path: Path, mon
 
 async def test_nothing_is_decided_after_a_record_that_could_not_be_saved(tmp_path: Path) -> None:
     """Also where each is taken alone: what was given meanwhile must not overtake it."""
-    store, clock = CountingStore(), SetClock()
-    for _ in range(2):
-        await Care(store, clock, "w1").begin()
-    care = Care(store, clock, "w1")
-    inbox = inbox_on(store, Broker(acknowledges=True), clock, tmp_path, care)
-    await care.begin()
+    store = CountingStore()
+    inbox = await careful(store, tmp_path)
     commit = store.commit
 
     async def gone(_change: Change) -> int | None:
