@@ -30,9 +30,10 @@ from orchestrator.adapters.sql.store import SqlStore, make_engine
 from orchestrator.adapters.vault import VaultTransit, is_wrapped
 from orchestrator.core.deadlines import check_calendar, rules_for
 from orchestrator.core.intake_keys import IntakePolicy
+from orchestrator.gateway.door import Guard
 from orchestrator.gateway.health import Check, Listening, Tls, health_app, serve
 from orchestrator.gateway.intake_keys import intake_keys_route
-from orchestrator.gateway.order_keys import order_keys_route
+from orchestrator.gateway.order_keys import keys_ahead_route, order_keys_route
 from orchestrator.ports import Clock, Store
 from orchestrator.settings import Settings
 from orchestrator.shell.care import Care
@@ -41,6 +42,7 @@ from orchestrator.shell.faust_app import AppSettings, WorkerDeck, create_app
 from orchestrator.shell.inbox import Fatal, Inbox, QuarantineLimit
 from orchestrator.shell.intake_keys import IntakeKeys
 from orchestrator.shell.key_desk import KeyDesk
+from orchestrator.shell.keys_ahead import Listeners
 from orchestrator.shell.points import KillPoint, Points
 from orchestrator.shell.restored import check_not_behind
 from orchestrator.shell.rewrapping import Rewrapped, rewrap
@@ -181,23 +183,21 @@ async def run_worker(
     signatures = _signatures(settings, clock)
     await _check_base(settings, registry)
     await _check_clock(settings, clock)
-    journal = Topics(prefix=settings.topic_prefix).journal
+    names = Topics(prefix=settings.topic_prefix)
     metrics = WorkerMetrics(CollectorRegistry())
     metrics.set(BUILD_INFO, 1, version=__version__, registry=registry.version)
     async with contextlib.AsyncExitStack() as stack:
         store = open_store(settings, upgrade=upgrade_store)
         stack.push_async_callback(store.aclose)
-        await check_not_behind(store, await newest(settings.kafka_bootstrap, journal, _NEWEST, **connection_to(settings)))
-        publisher = KafkaPublisher(settings.kafka_bootstrap, security=connection_to(settings))
-        await publisher.start()
-        stack.push_async_callback(publisher.aclose)
+        await check_not_behind(store, await newest(settings.kafka_bootstrap, names.journal, _NEWEST, **connection_to(settings)))
+        publisher = await _publisher(settings, stack)
         encryption = await key_encryption(settings)
         intake = await _intake_keys(settings, store, encryption, clock, metrics)
         grouping = await grouping_key(store, encryption, clock.now())
         await check_identities(store, encryption)
         keys = RequestKeys(encryption, intake=intake.private, grouping=grouping)
-        sealed_to = settings.quarantine_key()
-        translator = Translator(keys, Topics(prefix=settings.topic_prefix), signatures.speakers, sealed_to)
+        listeners = Listeners(clock, metrics, topics=names, worker=settings.worker_id)
+        translator = Translator(keys, names, signatures.speakers, settings.quarantine_key())
         ground = Ground(
             store=store,
             keys=keys,
@@ -206,6 +206,7 @@ async def run_worker(
             registries=await _registries(store, registry),
             policy=settings.policy(),
             worker=settings.worker_id,
+            listeners=listeners,
         )
         limit = QuarantineLimit(clock, at_most=settings.quarantine_limit)
         points = _points(settings)
@@ -220,23 +221,14 @@ async def run_worker(
         watchdog = Watchdog(metrics, limit_seconds=settings.watchdog_seconds)
         await _recover(inbox)
         # A publisher of its own: behind a batch of the inbox whoever asks for a key would wait for all of it.
-        releases = KafkaPublisher(settings.kafka_bootstrap, security=connection_to(settings))
-        await releases.start()
-        stack.push_async_callback(releases.aclose)
-        desk = KeyDesk(
-            store,
-            keys,
-            releases,
-            clock,
-            metrics,
-            topics=Topics(prefix=settings.topic_prefix),
-            worker=settings.worker_id,
-            signer=signatures.signer,
-        )
-        door = order_keys_route(desk.release, clock, signatures.trust, settings.topic_prefix)
+        releases = await _publisher(settings, stack)
+        desk = KeyDesk(store, keys, releases, clock, metrics, topics=names, worker=settings.worker_id, signer=signatures.signer)
+        guard = Guard(signatures.trust, settings.topic_prefix, clock)
+        doors = [order_keys_route(desk.release, guard), keys_ahead_route(listeners.lines, guard)]
         portals = intake_keys_route(intake.published, clock, signatures.signer)
-        pages = health_app(metrics.registry, alive=_alive(watchdog), ready=_ready(app, store, inbox), more=[door, portals])
+        pages = health_app(metrics.registry, alive=_alive(watchdog), ready=_ready(app, store, inbox), more=[*doors, portals])
         http = await stack.enter_async_context(serve(pages, settings.http_host, settings.http_port, tls=_tls(settings)))
+        stack.callback(listeners.close)
         await stack.enter_async_context(_life(inbox, care, deck))
         belonging = _guarded(_belong(app, deck), "group", deck)
         stack.push_async_callback(_cancel, belonging)
@@ -367,6 +359,13 @@ def _sweeper(
         keys_grow_old=settings.keys_grow_old,
         intake=intake,
     )
+
+
+async def _publisher(settings: Settings, stack: contextlib.AsyncExitStack) -> KafkaPublisher:
+    publisher = KafkaPublisher(settings.kafka_bootstrap, security=connection_to(settings))
+    await publisher.start()
+    stack.push_async_callback(publisher.aclose)
+    return publisher
 
 
 async def _recover(inbox: Inbox) -> None:

@@ -68,6 +68,7 @@ __all__ = [
     "IGNORED",
     "INTAKE_KEYS_OVERDUE",
     "INTAKE_KEY_AGE",
+    "KEYS_LISTENING",
     "KEYS_REFUSED",
     "KEYS_RELEASED",
     "LAG",
@@ -236,6 +237,9 @@ ROWS_DAMAGED = CounterSpec(
 COMMITS_REFUSED = CounterSpec("dsr_commits_refused_total", "Offset commits that the commit guard refused.", NoLabels)
 KEYS_RELEASED = CounterSpec("dsr_order_keys_released_total", "Keys of orders given to a system's connector.", BySystem)
 KEYS_REFUSED = CounterSpec("dsr_order_keys_refused_total", "Keys of orders that a connector was refused.", SystemKeyRefusal)
+KEYS_LISTENING = GaugeSpec(
+    "dsr_order_keys_listening", "Connectors that are given the keys of their orders as these are sent.", BySystem
+)
 INTAKE_KEY_AGE = GaugeSpec("dsr_intake_key_age_seconds", "Age of the key that portals seal to.", NoLabels, shared=True)
 INTAKE_KEYS_OVERDUE = GaugeSpec(
     "dsr_intake_keys_overdue",
@@ -303,7 +307,7 @@ WORKER_METRICS: tuple[MetricSpec[..., Any], ...] = (
     ORDERS_SENT, ORDERS_RESENT, ORDERS_OPEN, REPORTS_RECEIVED, ORDER_DURATION, ESCALATIONS, EXTENSION_INVALID,
     QUARANTINED, IGNORED, BATCH_RECORDS, BATCH_SECONDS, STORE_SECONDS, PUBLISH_SECONDS, STORE_CONFLICTS, COMMITS_REFUSED,
     ROWS_DAMAGED,
-    KEYS_RELEASED, KEYS_REFUSED, LAG, COMMIT_AGE, OUTBOX, SWEEP_SECONDS, SWEEP_DUE, WAKES_FAILED,
+    KEYS_RELEASED, KEYS_REFUSED, KEYS_LISTENING, LAG, COMMIT_AGE, OUTBOX, SWEEP_SECONDS, SWEEP_DUE, WAKES_FAILED,
     INTAKE_KEY_AGE, INTAKE_KEYS_OVERDUE, BUILD_INFO,
 )  # fmt: skip
 #: Everything a connector exposes.

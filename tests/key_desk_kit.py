@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from starlette.applications import Starlette
 
+from orchestrator.gateway.door import Guard
 from orchestrator.gateway.health import Tls, serve
 from orchestrator.gateway.order_keys import order_keys_route
 from orchestrator.ports import Clock
@@ -62,7 +63,7 @@ async def desk_for_all(
 ) -> AsyncIterator[DeskForAll]:
     """Serve a desk while the block runs."""
     desk = DeskForAll(root)
-    route = order_keys_route(desk.release, clock or _SystemClock(), trust, prefix)
+    route = order_keys_route(desk.release, Guard(trust, prefix, clock or _SystemClock()))
     async with serve(Starlette(routes=[route]), "127.0.0.1", 0, tls=tls) as at:
         desk.url = at.url
         yield desk

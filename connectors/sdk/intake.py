@@ -25,6 +25,7 @@ from connectors.sdk.opening import open_order, read_order
 from schemas.blobs import BlobKey
 from schemas.errors import ProtocolViolation
 from schemas.ids import is_request_id, report_id
+from schemas.keys_ahead import AheadMark, mark_in
 from schemas.order_keys import KeyStatus
 from schemas.orders import FulfilmentOrder, OrderCancelled
 from schemas.outcomes import Failed, ReportedOutcome
@@ -32,7 +33,7 @@ from schemas.reports import FulfilmentReport
 from schemas.set_aside import SEALED_HEADER, seal_original
 from schemas.vocabulary import FailureReason, OutcomeCode, QuarantineReason
 
-__all__ = ["Batch", "opened", "parsed", "quarantined", "report_of", "take"]
+__all__ = ["Batch", "marks_of", "opened", "parsed", "quarantined", "report_of", "take"]
 
 #: Failures of the road, not of the job: the vendor's job may still run.
 _ROAD = frozenset({FailureReason.UNAVAILABLE, FailureReason.THROTTLED})
@@ -67,6 +68,12 @@ def _parsed(record: Inbound, system: str) -> FulfilmentOrder | OrderCancelled | 
         return read_order(record, system)
     except ProtocolViolation as violation:
         return violation
+
+
+def marks_of(read: Sequence[Parsed]) -> dict[str, AheadMark]:
+    """Return the marks of the orders whose keys a worker gives ahead, by order id."""
+    marks = {order.order_id: mark_in(record.headers) for record, order in read if isinstance(order, FulfilmentOrder)}
+    return {name: mark for name, mark in marks.items() if mark is not None}
 
 
 def opened(

@@ -1,4 +1,4 @@
-"""Where an order's keys come from: the orchestrator's key desk, asked over HTTP, and this process's memory for a while.
+"""Where an order's keys come from: workers that give them ahead, the key desk, asked over HTTP, and this process's memory.
 
 Nothing here is written to a disk. A key that has left memory is asked for again, and is not given out once the order is closed.
 So what the journal still has of a closed order can be opened by nobody.
@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
+from types import MappingProxyType
 from typing import Protocol
 
 import httpx
@@ -20,7 +21,9 @@ import structlog
 from pydantic import ValidationError
 
 from connectors.sdk.clock import Clock
+from connectors.sdk.keys_ahead import EarlyKeys
 from schemas.errors import ConfigurationError, OrchestratorError, ProtocolViolation
+from schemas.keys_ahead import AheadMark
 from schemas.order_keys import (
     MOST_ORDERS,
     PATH,
@@ -51,6 +54,7 @@ UNREADABLE: KeyStatus = 503
 #: Roots in memory beside those of the orders under way: the most recently used, of orders that wait for their turn.
 _REMEMBERED = 2_000
 _TIMEOUT = httpx.Timeout(15.0, connect=5.0)
+_NONE: Mapping[str, AheadMark] = MappingProxyType({})
 _LETS_IN = frozenset({200, 207, 403, 404, 410})
 
 
@@ -63,9 +67,10 @@ class KeysUnavailable(OrchestratorError):
 class OrderKeys(Protocol):
     """Keys of orders, by purpose."""
 
-    async def fetch(self, orders: Sequence[FulfilmentOrder]) -> Mapping[str, KeyStatus]:
+    async def fetch(self, orders: Sequence[FulfilmentOrder], ahead: Mapping[str, AheadMark] = _NONE) -> Mapping[str, KeyStatus]:
         """Have the keys of these orders at hand; return, by order id, why there is none.
 
+        `ahead` are the marks, by order id, of those whose keys a worker gives unasked.
         Raises `KeysUnavailable`; then it is not known of any.
         """
         ...
@@ -108,6 +113,7 @@ class HttpOrderKeys:
         self._audience = audience_of(prefix)
         self._signer = signer
         self._token: tuple[str, datetime] | None = None
+        self._early = EarlyKeys(system, urls, client, clock, self._headers)
         self._roots: OrderedDict[str, SealingKey] = OrderedDict()
         #: Of the orders under way.
         self._held: dict[str, SealingKey] = {}
@@ -121,12 +127,22 @@ class HttpOrderKeys:
         if answer.status_code not in _LETS_IN - {403}:
             raise ConfigurationError(f"DSR_KEYS_URL: the orchestrator does not let {self._system} in: {_why(answer)}")
 
-    async def fetch(self, orders: Sequence[FulfilmentOrder | WantedKey]) -> Mapping[str, KeyStatus]:
-        """Ask for those that are not in memory."""
+    async def listen(self) -> None:
+        """Hear of keys as workers give them unasked, until cancelled. Without it every key is asked for."""
+        await self._early.listen()
+
+    async def fetch(
+        self, orders: Sequence[FulfilmentOrder | WantedKey], ahead: Mapping[str, AheadMark] = _NONE
+    ) -> Mapping[str, KeyStatus]:
+        """Ask for those that are not in memory, and were not given unasked."""
         refused: dict[str, KeyStatus] = {}
+        await self._early.until_given(ahead[order.order_id] for order in orders if order.order_id in ahead)
+        early = {order.order_id: root for order in orders if (root := self._early.take(order.order_id)) is not None}
         for order in orders:  # before anything else comes in, which would push them out
             if order.order_id in self._roots:
                 self._roots.move_to_end(order.order_id)
+        for order_id, root in early.items():
+            self._remember(order_id, root)
         wanted = {order.order_id: order for order in orders}
         await self._have([one for one in wanted.values() if one.order_id not in self._roots], refused)
         # An order that comes again may end while we ask: whoever worked on it has let go of what was at hand. It ends once.

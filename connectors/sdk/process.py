@@ -72,7 +72,10 @@ async def run_connector(name: str, system: str) -> None:
             application = health.app(metrics.registry, lambda: runtime.is_ready)
             async with health.served(application, host=settings.health_host, port=settings.health_port) as port:
                 _log.info("health", system=system, port=port)
-                await runtime.run()
+                async with asyncio.TaskGroup() as group:
+                    listening = group.create_task(keys.listen(), name="keys-ahead")
+                    await runtime.run()
+                    listening.cancel()
         finally:
             await bus.stop()
             await connector.aclose()

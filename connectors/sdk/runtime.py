@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -29,7 +30,7 @@ from connectors.sdk.clock import Clock
 from connectors.sdk.conclusion import Conclusion, settle
 from connectors.sdk.ending import end, let_go
 from connectors.sdk.forecast import Pace, forecast, late
-from connectors.sdk.intake import Batch, opened, parsed, quarantined, take
+from connectors.sdk.intake import Batch, marks_of, opened, parsed, quarantined, take
 from connectors.sdk.journal import Entry, Journal, OrderState, Page
 from connectors.sdk.keys import KeysUnavailable, OrderKeys
 from connectors.sdk.protocol import Cancels, Connector
@@ -210,7 +211,8 @@ class Runtime:
 
     async def _take_in(self, records: Sequence[Inbound]) -> None:
         read = parsed(records, self._system)
-        refused = await self._asked(self._keys.fetch, [order for _, order in read if isinstance(order, FulfilmentOrder)])
+        fetch = partial(self._keys.fetch, ahead=marks_of(read))
+        refused = await self._asked(fetch, [order for _, order in read if isinstance(order, FulfilmentOrder)])
         over = await self._asked(self._keys.standing, [order for _, order in read if isinstance(order, OrderCancelled)])
         batch = opened(read, self._keys, refused, over)
         self._stop_if_all_is_poison(batch)

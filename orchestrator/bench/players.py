@@ -1,7 +1,7 @@
 """The processes around the orchestrator under measurement, and the floor it is compared with.
 
 `respond`: connectors that answer every order at once. `floor`: a plain aiokafka orchestrator with its state in memory: no
-validation, no seal, no store, no journal; what it does a second is what the wire and the client allow.
+validation, no seal, no store, no chain; what it does a second is what the wire and the client allow.
 
 Room rules: as little work as possible per record, the same for both sides of the comparison.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -25,12 +26,13 @@ from connectors.sdk.clock import SystemClock
 from connectors.sdk.keys import HttpOrderKeys, KeysUnavailable, order_keys_client
 from orchestrator.ports import OutRecord
 from schemas.ids import report_id
+from schemas.keys_ahead import AheadMark, mark_in
 from schemas.order_keys import WantedKey
 from schemas.signatures import sign_records
 from schemas.topics import Topics
 from schemas.trust import SigningKey
 
-__all__ = ["DESK_VARIABLE", "KEYS_VARIABLE", "answer_to", "floor", "main", "respond"]
+__all__ = ["DESK_VARIABLE", "KEYS_VARIABLE", "SIZES_VARIABLE", "answer_to", "floor", "main", "respond"]
 
 #: Names the folder of signing keys, `system-<id>.jwk`; without it reports are unsigned.
 KEYS_VARIABLE = "DSR_BENCH_KEYS"
@@ -38,6 +40,11 @@ KEYS_VARIABLE = "DSR_BENCH_KEYS"
 #: Names the worker that is asked for each order's key before the order is answered; without it nobody is asked.
 DESK_VARIABLE = "DSR_BENCH_KEYS_URL"
 _ASK_AGAIN_SECONDS = 0.2
+
+#: Bytes of a worker's records by the kind of their topic, as JSON: the floor writes records as large, and of all these kinds.
+SIZES_VARIABLE = "DSR_BENCH_SIZES"
+#: What a record of the floor has beside its padding, about.
+_UNPADDED = 130
 
 _REPORT = (
     '{"version":1,"type":"FulfilmentReport","report_id":"%s","order_id":"%s","subject_request_id":"%s","system":"%s",'
@@ -101,12 +108,14 @@ async def respond(bootstrap: str, prefix: str, systems: list[str]) -> None:
         asks = None
         if desk is not None:
             client = await stack.enter_async_context(order_keys_client(None))
-            asks = _Asks(
-                {
-                    one: HttpOrderKeys(one, [desk], client, SystemClock(), prefix=prefix, signer=signers.get(one))
-                    for one in systems
-                }
-            ).ask
+            keys = {
+                one: HttpOrderKeys(one, desk.split(","), client, SystemClock(), prefix=prefix, signer=signers.get(one))
+                for one in systems
+            }
+            asks = _Asks(keys).ask
+            group = await stack.enter_async_context(asyncio.TaskGroup())
+            for one in keys.values():
+                group.create_task(one.listen())
         await _serve(bootstrap, names, topics.group("bench-connectors"), answers, before=asks)
 
 
@@ -119,16 +128,19 @@ class _Asks:
     async def ask(self, records: list[Any]) -> None:
         """Return when every order's key was given."""
         by_system: dict[str, list[WantedKey]] = {}
+        ahead: dict[str, AheadMark] = {}
         for record in records:
             order = from_json(record.value)
             wanted = WantedKey.trusted(subject_request_id=order["subject_request_id"], order_id=order["order_id"])
             by_system.setdefault(order["system"], []).append(wanted)
-        await asyncio.gather(*(self._ask(self._keys[system], wanted) for system, wanted in by_system.items()))
+            if (mark := mark_in(record.headers)) is not None:
+                ahead[wanted.order_id] = mark
+        await asyncio.gather(*(self._ask(self._keys[system], wanted, ahead) for system, wanted in by_system.items()))
 
-    async def _ask(self, keys: HttpOrderKeys, wanted: list[WantedKey]) -> None:
+    async def _ask(self, keys: HttpOrderKeys, wanted: list[WantedKey], ahead: Mapping[str, AheadMark]) -> None:
         while True:
             try:
-                refused = await keys.fetch(wanted)
+                refused = await keys.fetch(wanted, ahead)
             except KeysUnavailable:
                 await asyncio.sleep(_ASK_AGAIN_SECONDS)  # the worker is still starting
                 continue
@@ -161,34 +173,42 @@ def _signers(systems: list[str]) -> dict[str, SigningKey]:
 
 
 async def floor(bootstrap: str, prefix: str, systems: list[str]) -> None:
-    """Orchestrate with a counter per request in a dictionary."""
+    """Orchestrate with a counter per request in a dictionary.
+
+    It writes the orders and the confirmation of each request, and, if the environment says how large a worker's records are,
+    an acknowledgement to the portal and a journal entry for each input as well: the records that a worker writes, as large.
+    """
     topics = Topics(prefix=prefix)
     counts: dict[bytes, int] = {}
-    padding = "x" * 420
+    sizes: dict[str, int] = json.loads(os.environ.get(SIZES_VARIABLE, "{}"))
+    padding = {kind: "x" * max(0, size - _UNPADDED) for kind, size in ({"orders": 550, "confirmations": 1390} | sizes).items()}
+    also = bool(sizes)
     orders = [(topics.orders(system), system) for system in systems]
+
+    def order(topic: str, key: bytes, system: str) -> OutRecord:
+        request = key.decode()
+        value = (
+            f'{{"order_id":"ord_{request}{system}","subject_request_id":"{request}","system":"{system}",'
+            f'"attempt":1,"issued_at":"2026-01-01T00:00:00Z","padding":"{padding["orders"]}"}}'
+        )
+        return OutRecord(topic, key, value.encode(), [])
+
+    def other(topic: str, key: bytes, kind: str) -> OutRecord:
+        value = f'{{"subject_request_id":"{key.decode()}","issued_at":"2026-01-01T00:00:00Z","padding":"{padding[kind]}"}}'
+        return OutRecord(topic, key, value.encode(), [])
 
     def decide(record: Any) -> list[OutRecord]:
         key = record.key
+        made = [other(topics.journal, key, "journal")] if also else []
         if record.topic == topics.requests:
             counts[key] = len(systems)
-            request = key.decode()
-            return [
-                OutRecord(
-                    topic,
-                    key,
-                    (
-                        f'{{"order_id":"ord_{request}{system}","subject_request_id":"{request}","system":"{system}",'
-                        f'"attempt":1,"issued_at":"2026-01-01T00:00:00Z","padding":"{padding}"}}'
-                    ).encode(),
-                    [],
-                )
-                for topic, system in orders
-            ]
+            made += [other(topics.status, key, "status")] if also else []
+            return [*made, *(order(topic, key, system) for topic, system in orders)]
         counts[key] -= 1
         if counts[key]:
-            return []
+            return made
         del counts[key]
-        return [OutRecord(topics.confirmations, key, b'{"result":"fulfilled","padding":"' + padding.encode() * 3 + b'"}', [])]
+        return [*made, other(topics.confirmations, key, "confirmations")]
 
     def decided(records: list[Any]) -> list[OutRecord]:
         return [made for record in records for made in decide(record)]

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from orchestrator.adapters.clock import SystemClock
 from orchestrator.adapters.key_encryption import KeyEncryption
 from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import SqlStore, make_engine
-from orchestrator.bench.players import DESK_VARIABLE, KEYS_VARIABLE
+from orchestrator.bench.players import DESK_VARIABLE, KEYS_VARIABLE, SIZES_VARIABLE
 from orchestrator.demo.keyring import Keyring
 from orchestrator.demo.stage import free_port
 from orchestrator.shell.intake_keys import keep_intake_key
@@ -129,15 +130,18 @@ async def player(
     folder: Path,
     *,
     keyring: Keyring | None = None,
-    desk_port: int | None = None,
+    desk_ports: Sequence[int] = (),
+    sizes: Mapping[str, int] | None = None,
 ) -> AsyncIterator[Running]:
     """Run a player of `orchestrator.bench.players` while the block runs.
 
-    With signing keys its reports are signed; with the port of a worker it asks that one for every order's key.
+    With signing keys its reports are signed; with the ports of workers it hears from them, or asks them for, every order's key.
     """
     keys = {} if keyring is None else {KEYS_VARIABLE: str(keyring.folder)}
-    if desk_port is not None:
-        keys[DESK_VARIABLE] = f"http://127.0.0.1:{desk_port}"
+    if desk_ports:
+        keys[DESK_VARIABLE] = ",".join(f"http://127.0.0.1:{port}" for port in desk_ports)
+    if sizes:
+        keys[SIZES_VARIABLE] = json.dumps(dict(sizes))
     command = [sys.executable, "-m", "orchestrator.bench.players", role, bootstrap, topics.prefix, *systems]
     async with _process(command, role, keys, folder / f"{topics.prefix}-{role}.log") as running:
         yield running

@@ -130,14 +130,11 @@ async def measure_case(bootstrap: str, folder: Path, case: Case, say: Callable[[
     backlog = filed(case.requests, together=SIGNED_TOGETHER)
     await publish(bootstrap, backlog)
     start = partial(worker, bootstrap, topics, names, folder, key=key, intake=intake, store_url=case.store_url, keyring=keyring)
-    desk_port = free_port()
+    ports = [free_port() for _ in range(case.workers)]
     async with contextlib.AsyncExitStack() as stack:
-        respond = player("respond", bootstrap, topics, names, folder, keyring=keyring, desk_port=desk_port)
+        respond = player("respond", bootstrap, topics, names, folder, keyring=keyring, desk_ports=ports)
         await stack.enter_async_context(respond)
-        workers = [
-            await stack.enter_async_context(start(number=number, port=None if number else desk_port))
-            for number in range(case.workers)
-        ]
+        workers = [await stack.enter_async_context(start(number=number, port=port)) for number, port in enumerate(ports)]
         wanted = {record.key for record in backlog}
         alive = partial(_alive, workers)
         await asyncio.gather(*(one.ready() for one in workers))
@@ -152,7 +149,7 @@ async def measure_case(bootstrap: str, folder: Path, case: Case, say: Callable[[
         workers[0].process.kill()
         workers[0].process.wait()
         again = time.perf_counter()
-        await stack.enter_async_context(start(number=0, port=desk_port))
+        await stack.enter_async_context(start(number=0, port=ports[0]))
         one = filed(1)
         await publish(bootstrap, one)
         await throughput(bootstrap, topics, names, {one[0].key}, timeout_seconds=120, alive=lambda: None)

@@ -242,8 +242,9 @@ class Inbox:
         if before is not None:
             await before
         if outbox_id is not None:
-            await self._publish(work.change.records)
+            await self._publish([*work.change.records, *work.parcel.written_down()])
             self._published.append(outbox_id)
+        work.parcel.give()
         measure(self._metrics, work.outcome)
         self._report(work)
 

@@ -26,7 +26,7 @@ from schemas.trust import SigningKey
 from schemas.vocabulary import OrderPhase, Phase
 from schemas.wire import encode, headers_of
 
-__all__ = ["KeyDesk", "refusal_of"]
+__all__ = ["KeyDesk", "Releases", "refusal_of"]
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +57,21 @@ def refusal_of(wanted: WantedKey, system: str, held: Holding | None) -> KeyRefus
     if phase == OrderPhase.SETTLED:
         return KeyRefusal.CLOSED
     return KeyRefusal.UNKNOWN if phase == OrderPhase.WAITING else None
+
+
+@dataclass(frozen=True, slots=True)
+class Releases:
+    """What a worker writes down of the keys that it gives out."""
+
+    topics: Topics
+    worker: str
+    clock: Clock
+
+    def record(self, system: str, kid: str, orders: tuple[WantedKey, ...]) -> OutRecord:
+        """Return the record that a system's keys of these orders are about to be given out, to the owner of the key `kid`."""
+        now = self.clock.now()
+        message = KeysReleased.trusted(system=system, kid=kid, released_at=now, worker=self.worker, orders=orders)
+        return OutRecord(self.topics.releases, system.encode(), encode(message), headers_of(message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +112,8 @@ class KeyDesk:
         self._store = store
         self._keys = keys
         self._publisher = publisher
-        self._clock = clock
         self._metrics = metrics
-        self._topics = topics
-        self._worker = worker
+        self._releases = Releases(topics, worker, clock)
         self._signer = signer
         self._waiting: list[_Question] = []
         self._answering: asyncio.Task[None] | None = None
@@ -144,7 +157,7 @@ class KeyDesk:
             given = [self._answer(one, question.system, held.get(one.subject_request_id), keys) for one in question.wanted]
             released = tuple(one for one, answer in zip(question.wanted, given, strict=True) if answer.status == 200)
             if released:
-                records.append(self._written_down(question, released))
+                records.append(self._releases.record(question.system, question.kid, released))
             answers.append(given)
         if records:
             await self._publisher.publish(signed(records, self._signer) if self._signer is not None else records)
@@ -172,12 +185,6 @@ class KeyDesk:
     def _tell(self, wanted: WantedKey, error: RowDamaged) -> None:
         log.error("row_damaged", subject_request_id=wanted.subject_request_id, remedy=str(error))
         self._metrics.count(ROWS_DAMAGED)
-
-    def _written_down(self, question: _Question, released: tuple[WantedKey, ...]) -> OutRecord:
-        message = KeysReleased.trusted(
-            system=question.system, kid=question.kid, released_at=self._clock.now(), worker=self._worker, orders=released
-        )
-        return OutRecord(self._topics.releases, question.system.encode(), encode(message), headers_of(message))
 
     def _report(self, system: str, answers: Sequence[KeyAnswer]) -> None:
         refused = [reason for answer in answers for reason, status in _STATUS.items() if answer.status == status]

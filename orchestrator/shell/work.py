@@ -31,6 +31,7 @@ from orchestrator.core.policy import Context, Policy
 from orchestrator.core.state import RequestState, to_bytes
 from orchestrator.ports import Change, Conflict, Keys, Record, Refusal, Row, Store, Wanted
 from orchestrator.shell.defects import NO_RECORDS_FAULT, Defect, Stumble
+from orchestrator.shell.keys_ahead import Listeners, Parcel
 from orchestrator.shell.recent import RecentStates
 from orchestrator.shell.translate import Arrival, SetAside, Translator, merged
 from schemas.commands import Add
@@ -91,6 +92,8 @@ class Ground:
     worker: str
     #: What has been saved last and may be read again soon.
     recent: RecentStates = field(default_factory=RecentStates)
+    #: Who is given the keys of orders as they are sent. None: whoever needs one asks.
+    listeners: Listeners | None = None
 
 
 class UnitOfWork:
@@ -118,6 +121,7 @@ class UnitOfWork:
         self._broken: dict[str, Exception] = {}
         #: What changed a request last, to blame if its state cannot be stored.
         self._changed_by: dict[str, Arrival | SetAside | Stumble] = {}
+        self.parcel = Parcel(ground.listeners)
         self.change = Change(worker=ground.worker, now=now)
         self.outcome = Outcome()
         self.outcome.damaged.update({one.request: one.error for one in halted})
@@ -309,7 +313,9 @@ class UnitOfWork:
             match effect:
                 case SendOrder():
                     subject = await self._subject(request, effect.finds)
-                    self.change.records.append(self._translator.order(effect, subject, self._request_keys[request]))
+                    key = self._request_keys[request]
+                    order = self._translator.order(effect, subject, key)
+                    self.change.records.append(self.parcel.add(order, effect, key))
                 case CancelOrder():
                     self.change.records.append(self._translator.cancellation(effect))
                 case Publish():
@@ -324,6 +330,7 @@ class UnitOfWork:
                     self._finds.pop(request, None)
                     self._request_keys.pop(request, None)
                     self.change.sealed.pop(request, None)
+                    self.parcel.drop(request)
                     self.change.forgotten.append(request)
         return told
 

@@ -54,8 +54,11 @@ class ScriptedKeys:
         self.failures = []
         self.asked = []
         self.forgotten = []
+        #: Marks that came with orders.
+        self.ahead = {}
 
-    async def fetch(self, orders):
+    async def fetch(self, orders, ahead=None):
+        self.ahead.update(ahead or {})
         self.asked.append([order.order_id for order in orders])
         if self.failures:
             raise self.failures.pop(0)

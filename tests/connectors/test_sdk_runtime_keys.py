@@ -19,10 +19,12 @@ from connectors.sdk.protocol import Result
 from connectors.sdk.retry import Backoff
 from schemas.errors import OrchestratorError, SystemUnavailable
 from schemas.ids import order_id
+from schemas.keys_ahead import AheadMark
 from schemas.outcomes import Accepted, Failed, Fulfilled
 from schemas.sealed import SealingKey
 from schemas.subject import SubjectData
 from schemas.vocabulary import FailureReason, IdentifierKind, OutcomeCode, Right
+from schemas.wire import encode, headers_of
 
 DONE = Result(Fulfilled(count=1))
 
@@ -88,7 +90,7 @@ async def test_keys_away_at_an_attempt_count_no_try(tmp_path):
     async with world.running():
         fetch, taken = world.keys.fetch, asyncio.Event()
 
-        async def later(orders):
+        async def later(orders, ahead=None):
             if taken.is_set() and world.keys.failures:
                 raise world.keys.failures.pop(0)
             taken.set()
@@ -245,7 +247,7 @@ async def test_an_attempt_that_overtakes_a_drop_is_worked_on(tmp_path, handle):
         await until(lambda: world.connector.jobs and world.entry().state in (OrderState.WAITING, OrderState.POLLING))
         fetch, asking, gate = world.keys.fetch, asyncio.Event(), asyncio.Event()
 
-        async def slow(orders):
+        async def slow(orders, ahead=None):
             asking.set()
             await gate.wait()
             return {ident: 410}
@@ -333,7 +335,7 @@ async def test_a_kill_between_the_drop_and_its_writing_asks_again(tmp_path):
         await until(lambda: world.connector.jobs and world.entry().state is OrderState.WAITING)
         fetch, asking = world.keys.fetch, asyncio.Event()
 
-        async def never(orders):
+        async def never(orders, ahead=None):
             asking.set()
             await asyncio.Event().wait()
 
@@ -355,7 +357,7 @@ async def test_a_kill_while_keys_are_asked_for_at_taking_in_takes_all_in_the_nex
     world = World(tmp_path, Scripted(DONE))
     fetch, asking = world.keys.fetch, asyncio.Event()
 
-    async def never(orders):
+    async def never(orders, ahead=None):
         asking.set()
         await asyncio.Event().wait()
 
@@ -417,3 +419,14 @@ async def test_an_order_that_was_changed_on_the_way_does_not_open(tmp_path, tamp
     assert report.outcome == Failed(reason=FailureReason.IDENTITY_UNREADABLE)
     assert world.connector.jobs == []
     assert len(world.quarantined) == 1
+
+
+async def test_marks_of_orders_reach_whoever_has_the_keys(tmp_path):
+    """An order that says so has its key coming; the others have none."""
+    world = World(tmp_path, Scripted(DONE))
+    marked, plain, mark = an_order(1), an_order(2), AheadMark("00000000000000aa", 7)
+    async with world.running():
+        for order, more in ((marked, [mark.header()]), (plain, [])):
+            world.bus.put(order.subject_request_id.encode(), encode(order), [*headers_of(order), *more])
+        await world.reported(2)
+    assert world.keys.ahead == {marked.order_id: mark}

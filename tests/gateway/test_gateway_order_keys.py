@@ -17,8 +17,9 @@ from starlette.applications import Starlette
 from structlog.testing import capture_logs
 
 from orchestrator.gateway import order_keys
+from orchestrator.gateway.door import MOST_BYTES, Guard
 from orchestrator.gateway.health import Tls, serve
-from orchestrator.gateway.order_keys import MOST_BYTES, order_keys_route
+from orchestrator.gateway.order_keys import order_keys_route
 from orchestrator.ports import PublishFailed
 from schemas.errors import ConfigurationError, StoreUnavailable
 from schemas.ids import order_id
@@ -86,7 +87,7 @@ class Door:
     @contextlib.asynccontextmanager
     async def open(self, tls: Tls | None = None) -> AsyncIterator[Door]:
         """Serve it."""
-        app = Starlette(routes=[order_keys_route(self.release, self, self.trust, "dsr")])
+        app = Starlette(routes=[order_keys_route(self.release, Guard(self.trust, "dsr", self))])
         async with serve(app, "127.0.0.1", 0, tls=tls) as self.listening:
             context = True if tls is None else ssl.create_default_context(cafile=tls.certificate)
             limits = httpx.Limits(max_connections=None)
@@ -251,7 +252,7 @@ async def test_too_much_is_refused_whether_or_not_it_says_how_much() -> None:
 
 async def test_a_question_that_does_not_come_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever sends it drop by drop holds a place for a while and no longer."""
-    monkeypatch.setattr(order_keys, "_BODY_SECONDS", 0.2)
+    monkeypatch.setattr("orchestrator.gateway.door._BODY_SECONDS", 0.2)
     async with Door().open() as door:
         reader, writer = await asyncio.open_connection(door.listening.host, door.listening.port)
         token = assertion(CRM, AUDIENCE, door.at)[0]
@@ -375,7 +376,7 @@ async def test_a_remembered_assertion_ends_with_its_key() -> None:
 
 async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """More assertions than are remembered are still let in; the first of them is by then on its own signature again."""
-    monkeypatch.setattr(order_keys, "_REMEMBERED", 3)
+    monkeypatch.setattr("orchestrator.gateway.door._REMEMBERED", 3)
     headers = [f"Bearer {assertion(CRM, AUDIENCE, NOON - timedelta(seconds=n))[0]}" for n in range(10)]
     async with Door().open() as door:
         for header in headers:

@@ -22,6 +22,7 @@ from orchestrator.core.policy import Policy
 from orchestrator.ports import Change, OutRecord, PublishFailed, Record
 from orchestrator.shell.care import Care
 from orchestrator.shell.inbox import Fatal, Inbox, QuarantineLimit
+from orchestrator.shell.keys_ahead import Listeners
 from orchestrator.shell.translate import Arrival, SetAside, Translator
 from orchestrator.shell.work import Ground
 from schemas.errors import StoreUnavailable
@@ -84,6 +85,7 @@ def inbox_on(
     folder: Path,
     care: Care | None = None,
     kind: type[Translator] = Translator,
+    listeners: Listeners | None = None,
 ) -> Inbox:
     """Return an inbox with everything real but the store and the broker."""
     (folder / "registry.yaml").write_text(REGISTRY)
@@ -97,6 +99,7 @@ def inbox_on(
         registries={registry.content_digest: registry},
         policy=Policy(),
         worker="w1",
+        listeners=listeners,
     )
     limit = QuarantineLimit(clock, at_most=10)
     return Inbox(ground, broker, clock, WorkerMetrics(CollectorRegistry()), limit, care=care)

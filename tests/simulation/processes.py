@@ -35,6 +35,7 @@ from orchestrator.shell.translate import Translator
 from orchestrator.shell.work import Ground
 from schemas.errors import ProtocolViolation, StoreUnavailable
 from schemas.ids import digest
+from schemas.keys_ahead import AheadMark
 from schemas.metric_labels import KeyRefusal
 from schemas.order_keys import KeyStatus, WantedKey, root_from_text
 from schemas.orders import FulfilmentOrder, OrderCancelled
@@ -226,7 +227,9 @@ class SimOrderKeys:
         )  # fmt: skip
         self._roots: dict[str, SealingKey] = {}
 
-    async def fetch(self, orders: Sequence[FulfilmentOrder]) -> Mapping[str, KeyStatus]:
+    async def fetch(
+        self, orders: Sequence[FulfilmentOrder], ahead: Mapping[str, AheadMark] | None = None
+    ) -> Mapping[str, KeyStatus]:
         """Ask for those that are not in memory."""
         missing = [order for order in orders if order.order_id not in self._roots]
         if not missing:

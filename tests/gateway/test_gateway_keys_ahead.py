@@ -1,0 +1,129 @@
+"""The door of those who listen, over real HTTP: who is let in, how lines come, and that nobody holds a worker up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+
+from orchestrator.adapters.metrics import WorkerMetrics
+from orchestrator.gateway.door import MOST_BYTES, Guard
+from orchestrator.gateway.health import serve
+from orchestrator.gateway.order_keys import keys_ahead_route
+from orchestrator.shell import keys_ahead
+from orchestrator.shell.keys_ahead import Listeners
+from schemas.keys_ahead import LINES, PATH, AheadMark, KeysAhead
+from schemas.order_keys import KeyAnswer, OrderKeysError, assertion, audience_of
+from schemas.topics import Topics
+from schemas.trust import SigningKey, Trust
+
+NOON = datetime(2026, 3, 5, 12, tzinfo=UTC)
+CRM, MAIL, STRANGER = SigningKey.new("system:crm"), SigningKey.new("system:mail"), SigningKey.new("system:crm")
+LIFE = "00000000000000aa"
+BODY = json.dumps({"system": "crm", "orders": []}).encode()
+ANSWER = KeyAnswer(order_id="ord_" + "0" * 32, status=200, key="x" * 44)
+
+
+class Door:
+    """Listeners behind their door."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.listeners = Listeners(self, WorkerMetrics(self.registry), topics=Topics(), worker="w1", life=LIFE)
+
+    def now(self) -> datetime:
+        return NOON
+
+    async def sleep(self, seconds: float) -> None:
+        raise NotImplementedError
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[Door]:
+        route = keys_ahead_route(self.listeners.lines, Guard(Trust.of(CRM, MAIL), "dsr", self))
+        async with serve(Starlette(routes=[route]), "127.0.0.1", 0) as at, httpx.AsyncClient(base_url=at.url) as self.client:
+            yield self
+            self.listeners.close()
+
+    def hear(self, key: SigningKey = CRM, body: bytes = BODY, at: datetime = NOON):
+        token = assertion(key, audience_of("dsr"), at)[0]
+        return self.client.stream("POST", PATH, content=body, headers={"authorization": f"Bearer {token}"}, timeout=5)
+
+    def give(self, number: int) -> None:
+        for listener in self.listeners.present("crm"):
+            self.listeners.give("crm", AheadMark(LIFE, number), (ANSWER,), [listener])
+
+    async def until_heard_by(self, count: int) -> None:
+        async with asyncio.timeout(5):
+            gauge = "dsr_order_keys_listening", {"system": "crm"}
+            while self.registry.get_sample_value(*gauge) != count:  # noqa: ASYNC110 - a gauge tells nobody
+                await asyncio.sleep(0.01)
+
+
+async def test_lines_come_as_they_are_given() -> None:
+    """One JSON object a line, the first at once; nobody on the way may keep them; who goes away is forgotten."""
+    async with Door().open() as door:
+        async with door.hear() as answer:
+            assert answer.status_code == 200
+            assert answer.headers["content-type"].startswith(LINES)
+            assert (answer.headers["cache-control"], answer.headers["x-accel-buffering"]) == ("no-store", "no")
+            lines = answer.aiter_lines()
+            assert KeysAhead.model_validate_json(await anext(lines)) == KeysAhead(life=LIFE, number=0)
+            for number in (1, 2):
+                door.give(number)
+                line = KeysAhead.model_validate_json(await anext(lines))
+                assert line == KeysAhead(life=LIFE, number=number, keys=(ANSWER,))
+            await door.until_heard_by(1)
+        await door.until_heard_by(0)
+
+
+REFUSED = [
+    ({"key": STRANGER}, 401, "unauthorised"),
+    ({"at": NOON - timedelta(hours=1)}, 401, "unauthorised"),
+    ({"key": MAIL}, 403, "foreign_system"),
+    ({"body": b"nonsense"}, 400, "invalid_body"),
+    ({"body": b" " * (MOST_BYTES + 1)}, 413, "too_large"),
+]
+
+
+@pytest.mark.parametrize(("how", "status", "error"), REFUSED)
+async def test_who_is_not_let_in_hears_nothing(how: dict, status: int, error: str) -> None:
+    """As at the desk: its own system only, by a key that is valid now."""
+    async with Door().open() as door, door.hear(**how) as answer:
+        assert answer.status_code == status
+        assert OrderKeysError.model_validate_json(await answer.aread()).error == error
+        assert not door.listeners.are_there("crm")
+
+
+async def test_too_many_are_told_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others go on hearing; another system is not concerned."""
+    monkeypatch.setattr(keys_ahead, "_LISTENERS", 1)
+    async with Door().open() as door, door.hear() as first:
+        lines = first.aiter_lines()
+        await anext(lines)
+        async with door.hear() as second:
+            assert (second.status_code, second.headers["retry-after"]) == (503, "60")
+        door.give(1)
+        assert (await anext(lines)).endswith("}]}")
+        body = json.dumps({"system": "mail", "orders": []}).encode()
+        async with door.hear(key=MAIL, body=body) as other:
+            assert other.status_code == 200
+
+
+async def test_a_worker_that_stops_does_not_wait_for_those_who_listen() -> None:
+    """Their answers end in order, and the server within the time that an idle one takes."""
+    door = Door()
+    async with door.open(), door.hear() as answer:
+        lines = answer.aiter_lines()
+        await anext(lines)
+        started = time.monotonic()
+        door.listeners.close()
+        assert await anext(lines, None) is None
+        assert time.monotonic() - started < 1.0
