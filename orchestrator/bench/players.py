@@ -54,10 +54,15 @@ _HEADERS = [("dsr-type", b"FulfilmentReport"), ("dsr-version", b"1")]
 
 
 class _PlainSender:
-    """aiokafka as its documentation uses it: one `send` per record, all awaited together."""
+    """aiokafka as its documentation uses it, with room in its batches: one `send` per record, all awaited together.
+
+    With the client's own 16 KiB a batch it does half as much, waiting for the one before to leave.
+    """
 
     def __init__(self, bootstrap: str) -> None:
-        self._producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=5)
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=5, max_batch_size=256 * 1024
+        )
 
     async def start(self) -> None:
         await self._producer.start()
