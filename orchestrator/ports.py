@@ -454,9 +454,9 @@ class Keys(Protocol):
         ...
 
     def seal_order(
-        self, subject_request_id: str, system: str, order_id: str, key: SealingKey, data: SubjectData, *, terms: str
+        self, subject_request_id: str, system: str, order_id: str, root: SealingKey, data: SubjectData, *, terms: str
     ) -> Sealed:
-        """Seal what one system needs under the request's key, bound to its order and to its `order_terms`.
+        """Seal what one system needs under the order's root, bound to its order and to its `order_terms`.
 
         The same data under the same terms gives the same bytes.
         """

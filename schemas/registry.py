@@ -136,7 +136,11 @@ class Registry(Record):
 
     def blob_key(self, portal: str) -> BlobKey | None:
         """Return the key that results for a portal are sealed to; None if it has none or is not known any more."""
-        return next((p.blob_key for p in self.portals if p.id == portal), None)
+        return self._blob_keys.get(portal)
+
+    @cached_property
+    def _blob_keys(self) -> dict[str, BlobKey | None]:
+        return {portal.id: portal.blob_key for portal in self.portals}
 
     @cached_property
     def content_digest(self) -> str:

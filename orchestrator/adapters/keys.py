@@ -111,10 +111,9 @@ class RequestKeys:
         return SealingKey(_REQUEST, self._encryption.unwrap(wrapped, subject_request_id)), sealed
 
     def seal_order(
-        self, subject_request_id: str, system: str, order_id: str, key: SealingKey, data: SubjectData, *, terms: str
+        self, subject_request_id: str, system: str, order_id: str, root: SealingKey, data: SubjectData, *, terms: str
     ) -> Sealed:
         """Seal what one system needs, bound to its order and what that asks for."""
-        root = order_root(key, subject_request_id, system, order_id)
         binding = order_binding(subject_request_id, system, order_id) + terms
         return seal(data.to_bytes(), root.derive(Purpose.ORDER), associated=binding)
 

@@ -26,7 +26,7 @@ from orchestrator.ports import Clock, OutRecord
 from orchestrator.shell.key_desk import Releases
 from schemas.keys_ahead import BEAT_SECONDS, AheadMark, KeysAhead
 from schemas.metrics import KEYS_LISTENING, KEYS_RELEASED, Metrics
-from schemas.order_keys import MOST_ORDERS, KeyAnswer, WantedKey, order_root, root_to_text
+from schemas.order_keys import MOST_ORDERS, KeyAnswer, WantedKey, root_to_text
 from schemas.sealed import SealingKey
 from schemas.topics import Topics
 from schemas.trust import TrustedKey
@@ -178,20 +178,20 @@ class Parcel:
         self._listeners = listeners
         self._mark = None if listeners is None else listeners.next_mark()
         self._orders: dict[str, list[tuple[WantedKey, SealingKey]]] = defaultdict(list)
+        self._dropped: set[str] = set()
         self._to: dict[str, list[_Listener]] = {}
 
-    def add(self, record: OutRecord, order: SendOrder, key: SealingKey) -> OutRecord:
-        """Return an order's record as it is to be sent: with the mark, if its key goes ahead. `key` is the request's."""
+    def add(self, record: OutRecord, order: SendOrder, root: SealingKey) -> OutRecord:
+        """Return an order's record as it is to be sent: with the mark, if its root, the key, goes ahead."""
         if self._listeners is None or self._mark is None or not self._listeners.are_there(order.system):
             return record
         wanted = WantedKey.trusted(subject_request_id=order.subject_request_id, order_id=order.order_id)
-        self._orders[order.system].append((wanted, key))
+        self._orders[order.system].append((wanted, root))
         return OutRecord(record.topic, record.key, record.value, [*record.headers, self._mark.header()])
 
     def drop(self, request: str) -> None:
-        """Take out the keys of a request that the same unit of work closes."""
-        for system, orders in self._orders.items():
-            self._orders[system] = [one for one in orders if one[0].subject_request_id != request]
+        """Leave out the keys of a request that the same unit of work closes."""
+        self._dropped.add(request)
 
     def written_down(self) -> list[OutRecord]:
         """Return the records that have to be acknowledged before `give`: who of those that listen now is given what."""
@@ -199,6 +199,7 @@ class Parcel:
         if self._listeners is None:
             return records
         for system, orders in self._orders.items():
+            orders[:] = [one for one in orders if one[0].subject_request_id not in self._dropped]
             self._to[system] = present = self._listeners.present(system)
             wanted = [one for one, _ in orders]
             for kid in sorted({one.kid for one in present}):
@@ -211,12 +212,11 @@ class Parcel:
             return
         for system, orders in self._orders.items():
             to = self._to.get(system, [])
-            keys = tuple(_answer(one, system, key) for one, key in orders) if to else ()
+            keys = tuple(_answer(one, root) for one, root in orders) if to else ()
             self._listeners.give(system, self._mark, keys, to)
             self._listeners.count(system, len(keys))
         self._listeners.is_out(self._mark)
 
 
-def _answer(wanted: WantedKey, system: str, key: SealingKey) -> KeyAnswer:
-    root = order_root(key, wanted.subject_request_id, system, wanted.order_id)
+def _answer(wanted: WantedKey, root: SealingKey) -> KeyAnswer:
     return KeyAnswer.trusted(order_id=wanted.order_id, status=200, key=root_to_text(root))

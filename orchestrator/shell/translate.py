@@ -153,8 +153,11 @@ class Translator:
         key = record.key if is_request_id(record.key) else b""
         return OutRecord(self._topics.quarantine, key, sealed, [*named, *headers, (SEALED_HEADER, to.kid.encode())])
 
-    def order(self, effect: SendOrder, subject: SubjectData, key: SealingKey) -> OutRecord:
-        """Return the order's record: no more identifiers than the system needs, in the form it needs them, sealed for it."""
+    def order(self, effect: SendOrder, subject: SubjectData, root: SealingKey) -> OutRecord:
+        """Return the order's record: no more identifiers than the system needs, in the form it needs them, sealed for it.
+
+        `root` is the order's (`order_root`).
+        """
         wanted: dict[str, tuple[str, ...]] = {}
         for need in effect.needs:
             for value in subject.identifiers.get(need.kind, ()):
@@ -178,7 +181,7 @@ class Translator:
             verification=effect.verification,
         )
         ids = (effect.subject_request_id, effect.system, effect.order_id)
-        sealed = self._keys.seal_order(*ids, key, data, terms=order_terms(order))
+        sealed = self._keys.seal_order(*ids, root, data, terms=order_terms(order))
         order = order.model_copy(update={"sealed": sealed})
         return self._record(self._topics.orders(effect.system), effect.subject_request_id, order)
 
@@ -220,7 +223,7 @@ def _check_key(record: Record, request: str) -> None:
         )
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=8192)
 def _trace(request: str) -> tuple[str, bytes]:
     """Return a W3C `traceparent` that follows from the request's id: one request is one trace, replayed or not."""
     trace = request.replace("-", "")

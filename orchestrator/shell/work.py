@@ -37,6 +37,7 @@ from orchestrator.shell.translate import Arrival, SetAside, Translator, merged
 from schemas.commands import Add
 from schemas.errors import OrchestratorError, ProtocolViolation, RowDamaged
 from schemas.journal import JournalFact
+from schemas.order_keys import order_root
 from schemas.registry import Registry
 from schemas.reports import FulfilmentReport
 from schemas.requests import ConfirmIdentity, SubmitRequest
@@ -313,9 +314,9 @@ class UnitOfWork:
             match effect:
                 case SendOrder():
                     subject = await self._subject(request, effect.finds)
-                    key = self._request_keys[request]
-                    order = self._translator.order(effect, subject, key)
-                    self.change.records.append(self.parcel.add(order, effect, key))
+                    root = order_root(self._request_keys[request], request, effect.system, effect.order_id)
+                    order = self._translator.order(effect, subject, root)
+                    self.change.records.append(self.parcel.add(order, effect, root))
                 case CancelOrder():
                     self.change.records.append(self._translator.cancellation(effect))
                 case Publish():

@@ -73,7 +73,7 @@ def open_yielded(sealed: Sealed, place: tuple[str, str, str] = PLACE, key: Seali
     return KEYS.open_yielded(*place, key, sealed)
 
 
-ORDER = KEYS.seal_order(*PLACE, KEY, PERSON, terms="")
+ORDER = KEYS.seal_order(*PLACE, order_root(KEY, *PLACE), PERSON, terms="")
 YIELDED = yielded()
 STORED = KEYS.seal_stored(ONE, KEY, [PERSON])
 Open = Callable[..., SubjectData]
@@ -155,7 +155,7 @@ def test_the_right_root_does_not_open_what_says_it_is_elsewhere(place: tuple[str
 def test_swapped_orders_and_swapped_directions_are_refused() -> None:
     """Two orders of one request do not open in each other's place, nor an order as a yield, nor a yield as an order."""
     mail = (ONE, "mail", order_id(ONE, "mail"))
-    for_mail = KEYS.seal_order(*mail, KEY, PERSON, terms="")
+    for_mail = KEYS.seal_order(*mail, order_root(KEY, *mail), PERSON, terms="")
     assert open_as_connector(for_mail, mail) == PERSON
     for attempt in (
         lambda: open_as_connector(for_mail),
@@ -226,7 +226,7 @@ def _ciphertexts(request: str) -> set[bytes]:
     place = (request, "crm", order_id(request, "crm"))
     stored = KEYS.seal_stored(request, key, [PERSON])
     seals = [
-        KEYS.seal_order(*place, key, PERSON, terms=""),
+        KEYS.seal_order(*place, order_root(key, *place), PERSON, terms=""),
         yielded(place, key),
         *(Sealed.model_validate_json(part) for part in stored.split(b"\n")),
     ]

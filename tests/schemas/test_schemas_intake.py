@@ -53,14 +53,14 @@ def header_of(sealed: str) -> dict[str, Any]:
     return found
 
 
-def sealed_with(header: dict[str, Any] | str, ephemeral: bytes = b"e" * 32) -> str:
+def sealed_with(header: dict[str, Any] | str, ephemeral: bytes = b"e" * 32, nonce: bytes = bytes(12)) -> str:
     """Return a seal that is right in everything but the header, which is authenticated as it stands there."""
     raw = header if isinstance(header, str) else json.dumps(header, separators=(",", ":"))
     protected = text(raw.encode())
     private = X25519PrivateKey.from_private_bytes(ephemeral)
     agreed = private.exchange(X25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(KEY.public.x + "=")))
-    box = intake.AESGCM(intake._content_key(agreed, ID.encode())).encrypt(bytes(12), CANARY, protected.encode())
-    return f"{protected}..{text(bytes(12))}.{text(box[:-16])}.{text(box[-16:])}"
+    box = intake.AESGCM(intake._content_key(agreed, ID.encode())).encrypt(nonce, CANARY, protected.encode())
+    return f"{protected}..{text(nonce)}.{text(box[:-16])}.{text(box[-16:])}"
 
 
 def own_header(**changes: Any) -> dict[str, Any]:
@@ -321,6 +321,16 @@ def test_a_signed_key_set_is_believed_from_the_orchestrator_and_in_its_time():
         with pytest.raises(ProtocolViolation) as caught:
             IntakeKeySet.from_signed(broken, trust, at=at)
         assert caught.value.code == code
+
+
+def test_parts_of_another_length_are_refused():
+    """Where the tag begins is not for the sender to say, though GCM would take the same bytes; nor is a longer nonce ours."""
+    head, _, nonce, body, tag = SEALED.split(".")
+    raw = intake._bytes(body) + intake._bytes(tag)
+    for at in (len(raw) - 17, len(raw) - 15, len(raw)):
+        refused(f"{head}..{nonce}.{text(raw[:at])}.{text(raw[at:])}", "sealed")
+    assert open_intake(sealed_with(own_header()), KEYS, ID) == CANARY
+    refused(sealed_with(own_header(), nonce=bytes(16)), "sealed")
 
 
 def test_idle_bits_at_the_end_of_a_part_are_refused():
