@@ -27,11 +27,13 @@ from orchestrator.adapters.key_encryption import KeyEncryption
 from orchestrator.adapters.keys import RequestKeys, rewrapped
 from orchestrator.audit.dump import DumpLog
 from orchestrator.core.state import from_bytes
+from orchestrator.gateway.door import Guard
 from orchestrator.gateway.order_keys import order_keys_route
 from orchestrator.settings import DEPLOY
 from schemas.errors import ConfigurationError, NotVerified, ProtocolViolation
 from schemas.ids import order_id
 from schemas.intake import IntakeKey, IntakeKeySet, open_intake, seal_intake
+from schemas.keys_ahead import AHEAD_HEADER, AheadMark, KeysAhead, mark_in
 from schemas.order_keys import (
     PATH,
     KeyAnswer,
@@ -160,10 +162,20 @@ _REQUEST = "6f0e4a3c-1b2d-4c3e-8f4a-5b6c7d8e9f00"
 _AT = datetime(2026, 3, 5, tzinfo=UTC)
 
 
+def _refuse_mark() -> object:
+    raise ValueError("no mark")
+
+
 def _order_keys() -> Iterable[Target]:
     """Yield what stands between a connector and an order's key, and between the store and a request's."""
     wanted = WantedKeys(system="crm", orders=(WantedKey(subject_request_id=_REQUEST, order_id=order_id(_REQUEST, "crm")),))
     yield Target("order keys question", (wanted.model_dump_json().encode(),), _asked, (_RefusedAtTheDoor,))
+    given = KeyAnswer(order_id=order_id(_REQUEST, "crm"), status=200, key="A" * 43 + "=")
+    line = KeysAhead(life="0" * 16, number=7, keys=(given,)).model_dump_json().encode()
+    # Whoever listens shows the class of such an error alone.
+    yield Target("keys ahead, a line", (line,), KeysAhead.model_validate_json, (ValueError,), False)
+    mark = AheadMark("0" * 16, 7).header()[1]
+    yield Target("keys ahead, a mark", (mark,), lambda data: mark_in([(AHEAD_HEADER, data)]) or _refuse_mark(), (ValueError,))
     key = SigningKey.new(system_principal("crm"))
     trust, audience = Trust.of(key), audience_of("dsr")
 
@@ -194,7 +206,7 @@ def _asked(data: bytes) -> object:
         return [KeyAnswer(order_id=one.order_id, status=404) for one in wanted]
 
     async def ask() -> httpx.Response:
-        app = Starlette(routes=[order_keys_route(release, SystemClock(), None, "dsr")])
+        app = Starlette(routes=[order_keys_route(release, Guard(None, "dsr", SystemClock()))])
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
             return await client.post(PATH, content=data)
 

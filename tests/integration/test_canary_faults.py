@@ -145,6 +145,16 @@ async def said_by_commands(folder: Path, bootstrap: str, prefix: str, requests: 
 @pytest.mark.parametrize("point", ["after_save", *(pytest.param(point, marks=pytest.mark.long) for point in POINTS)])
 async def test_nobody_can_be_read_whatever_goes_wrong(tmp_path: Path, point: str) -> None:
     """The scenario, the search, and a leak of each kind, planted and found."""
+    await _tried(tmp_path, point)
+
+
+@pytest.mark.postgres
+async def test_nobody_can_be_read_in_the_files_of_postgresql(tmp_path: Path, postgres_url: str) -> None:
+    """The same with a store on PostgreSQL: its tables, its log of changes and everything else in its folder."""
+    await _tried(tmp_path, "after_save", postgres_url)
+
+
+async def _tried(tmp_path: Path, point: str, postgres_url: str | None = None) -> None:
     disk, topics = tmp_path / "disk", Topics(prefix="canaries")
     folders = [disk / name for name in ("worker", "crm", "newsletter", "said")]
     for folder in folders:
@@ -154,9 +164,9 @@ async def test_nobody_can_be_read_whatever_goes_wrong(tmp_path: Path, point: str
     standin = build_standin("hubspot")
     with LocalKafka(disk / "broker") as kafka, serve(standin) as standin.base_url:
         await apply(kafka.bootstrap, manifest(SYSTEMS, prefix=topics.prefix))
-        settings = settings_for(
-            folders[0], kafka.bootstrap, topics, http_port=free_port(), datadir=folders[0] / "data", quarantine_key_file=keys
-        )
+        given = {"http_port": free_port(), "datadir": folders[0] / "data", "quarantine_key_file": keys}
+        given |= {} if postgres_url is None else {"store_url": postgres_url}
+        settings = settings_for(folders[0], kafka.bootstrap, topics, **given)
         settings.registry.write_text(registry())
         place = FreshKafka(kafka.bootstrap, topics, f"http://127.0.0.1:{settings.http_port}")
         own = {"DSR_HUBSPOT_BASE_URL": standin.base_url, "DSR_HUBSPOT_TOKEN": TOKEN, "DSR_QUARANTINE_KEY_FILE": str(keys)}
@@ -213,7 +223,13 @@ async def test_nobody_can_be_read_whatever_goes_wrong(tmp_path: Path, point: str
                     ids = [one.subject_request_id for one in asked.values()]
                     await said_by_commands(folders[3], kafka.bootstrap, topics.prefix, ids)
                     records = await records_of(kafka.bootstrap, topics.prefix)
-                    check(disk, topics, records, world, asked)
+                    server = await asyncio.to_thread(files_of, postgres_url) if postgres_url else {}
+                    # Tables that hold these requests are among what is searched.
+                    assert not server or {name for name, content in server.items() if ids[0].encode() in content} >= {
+                        "table requests"
+                    }
+                    assert postgres_url or (disk / "worker" / "store.sqlite-wal").exists()
+                    check(disk, topics, records, world, asked, server)
         finally:
             for process in (crm, people):
                 if process.process is not None and process.process.poll() is None:
@@ -242,8 +258,30 @@ def originals(world: World) -> list[bytes]:
     return found
 
 
+def files_of(postgres_url: str) -> dict[str, bytes]:
+    """Return everything in the folder of a PostgreSQL server, written out, and each table's rows: files may be compressed."""
+    import psycopg  # noqa: PLC0415 - only tests of PostgreSQL pay for it
+
+    with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("CHECKPOINT")
+        (folder,) = connection.execute("SHOW data_directory").fetchone()
+        tables = [name for (name,) in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
+        rows = {}
+        for table in tables:
+            found = connection.execute(psycopg.sql.SQL("SELECT * FROM {}").format(psycopg.sql.Identifier(table)))
+            rows[f"table {table}"] = b"\n".join(
+                bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode() for row in found for value in row
+            )
+    return {f"postgresql/{name}": content for name, content in contents(Path(folder)).items()} | rows
+
+
 def check(
-    disk: Path, topics: Topics, records: list[tuple[str, bytes]], world: World, asked: Mapping[str, SubmitRequest]
+    disk: Path,
+    topics: Topics,
+    records: list[tuple[str, bytes]],
+    world: World,
+    asked: Mapping[str, SubmitRequest],
+    server: Mapping[str, bytes],
 ) -> None:
     """Search everything for everybody; then plant one leak of each kind, and find it."""
     sealed = disguises(MARKER) | hashes(map(address, asked))
@@ -252,7 +290,7 @@ def check(
     inputs = (topics.requests, topics.commands, topics.reports, topics.orders("crm"))
     segments = tuple(f"broker/data/{topic}-" for topic in inputs)
     assert leaks_in_records(records, sealed) == set()
-    found = contents(disk)
+    found = contents(disk) | server
     assert leaks_in(found, sealed) == set()
     assert leaks_in_records([one for one in records if one[0] not in inputs], wanted) == set()
     assert leaks_in(found, wanted, but=segments) == set()
@@ -263,7 +301,6 @@ def check(
     assert sum(CLEAR.encode() in value for value in originals(world)) >= 16
     # All of it was there to be searched.
     assert {topic for topic, _ in records} >= {topics.confirmations, topics.journal, topics.releases, topics.status}
-    assert (disk / "worker" / "store.sqlite-wal").exists()
     assert list(disk.glob("crm/state/*.journal.sqlite")) and list(disk.glob("crm/state/**/*.sealed"))
     assert all(f'"event": "{word}"'.encode() in (disk / "crm" / "process.log").read_bytes() for word in ("retry", "failed"))
     for number, (name, form) in enumerate(sorted({what: needle for needle, what in wanted.items()}.items())):
