@@ -1,6 +1,8 @@
 """The responding connectors as one process: slow, out of order, and not always saying the same thing twice in the same bytes.
 
 With signatures somebody else speaks in between, with what is not, or wrongly, signed: `tests.chaos.forger`.
+Every order is opened first, as connectors must, with the key that a worker gives unasked or is asked for; while none answers,
+the order waits.
 
 Room rules: what is answered follows from the order alone, so a life after a SIGKILL repeats the lives before it.
 """
@@ -11,7 +13,7 @@ import asyncio
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
@@ -19,9 +21,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import httpx
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from connectors.sdk.clock import SystemClock
+from connectors.sdk.keys import CLOSED, HttpOrderKeys, KeysUnavailable, order_keys_client
+from connectors.sdk.opening import open_order
 from schemas.ids import report_id
+from schemas.keys_ahead import AheadMark, mark_in
+from schemas.order_keys import PATH
 from schemas.orders import FulfilmentOrder
 from schemas.outcomes import Accepted, Fulfilled
 from schemas.reports import FulfilmentReport
@@ -35,6 +43,7 @@ __all__ = ["Reply", "main", "replies"]
 #: Shares of the orders. `late` is far behind what other systems say of the same person.
 ACCEPTED_FIRST, SAME_AGAIN, OTHER_BYTES, LATE = 0.10, 0.05, 0.05, 0.03
 _COMMIT_SECONDS = 0.5
+_ASK_AGAIN_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +87,16 @@ def replies(order: FulfilmentOrder) -> list[Reply]:
 class _Responder:
     """Answers orders; commits only up to the first order that is not yet answered in full."""
 
-    def __init__(self, bootstrap: str, topics: Topics, keys: Mapping[str, SigningKey | None]) -> None:
+    def __init__(self, bootstrap: str, topics: Topics, keys: Mapping[str, SigningKey | None], desks: Sequence[str]) -> None:
         self._topics = topics
         self._keys = keys
+        self._client = order_keys_client(None)
+        self._order_keys = {
+            system: HttpOrderKeys(system, desks, self._client, SystemClock(), prefix=topics.prefix, signer=key)
+            for system, key in keys.items()
+        }
+        self._opened, self._questions = 0, 0
+        self._client.event_hooks = {"request": [self._count]}
         systems = tuple(keys)
         #: Whose key a foreign signature is made with.
         self._others = dict(zip(systems, (*systems[1:], *systems[:1]), strict=True))
@@ -103,6 +119,7 @@ class _Responder:
         cluster = await self._producer.client.fetch_all_metadata()
         self._consumer.assign([TopicPartition(n, p) for n in self._names for p in cluster.partitions_for_topic(n) or ()])
         async with asyncio.TaskGroup() as tasks:
+            listening = [tasks.create_task(keys.listen()) for keys in self._order_keys.values()]
             committing = tasks.create_task(self._keep_committing())
             owed: set[asyncio.Task[None]] = set()
             while not stop.is_set():
@@ -115,8 +132,11 @@ class _Responder:
                         task.add_done_callback(owed.discard)
             if owed:
                 await asyncio.wait(set(owed))
-            committing.cancel()
+            for task in (committing, *listening):
+                task.cancel()
         await self._commit()
+        print(f"{self._opened} orders opened, {self._questions} questions for keys", flush=True)
+        await self._client.aclose()
         await self._consumer.stop()
         await self._producer.stop()
 
@@ -125,6 +145,7 @@ class _Responder:
         if not isinstance(order, FulfilmentOrder):  # over: what was begun is reported all the same
             self._open[partition].discard(record.offset)
             return
+        await self._open_it(order, mark_in(record.headers))
         own, topic, slept = self._keys[order.system], self._topics.reports, 0.0
         for reply, wrong in self._words(order):
             await asyncio.sleep(reply.after_seconds - slept)
@@ -136,6 +157,26 @@ class _Responder:
                 headers = forged_headers(wrong, topic, reply.report, own, other)
             await self._producer.send_and_wait(topic, encode(reply.report), key=record.key, headers=headers)
         self._open[partition].discard(record.offset)
+
+    async def _open_it(self, order: FulfilmentOrder, mark: AheadMark | None) -> None:
+        """Return when the order was opened, or is over; raise if there is no key to an order that was sent."""
+        keys, marks = self._order_keys[order.system], {} if mark is None else {order.order_id: mark}
+        while True:
+            try:
+                refused = await keys.fetch([order], marks)
+                break
+            except KeysUnavailable:
+                await asyncio.sleep(_ASK_AGAIN_SECONDS)
+        if refused.get(order.order_id) == CLOSED:  # what was begun in an earlier life is said all the same
+            return
+        if refused:
+            raise RuntimeError(f"no key to an order that was sent: {refused}")
+        assert open_order(order, keys).identifiers
+        self._opened += 1
+        keys.forget(order.order_id)
+
+    async def _count(self, request: httpx.Request) -> None:
+        self._questions += request.url.path == PATH
 
     def _words(self, order: FulfilmentOrder) -> list[tuple[Reply, str]]:
         """Return what is said to an order, in time order, with what is wrong with its signature."""
@@ -157,17 +198,17 @@ class _Responder:
 
 
 def main() -> None:
-    """Run it: `python -m tests.chaos.responder BOOTSTRAP PREFIX KEYS SYSTEM...`; SIGTERM lets it finish.
+    """Run it: `python -m tests.chaos.responder BOOTSTRAP PREFIX KEYS DESKS SYSTEM...`; SIGTERM lets it finish.
 
-    KEYS: the folder of the systems' signing keys, or `-` to sign nothing.
+    KEYS: the folder of the systems' signing keys, or `-` to sign nothing. DESKS: the workers' addresses, separated by commas.
     """
-    bootstrap, prefix, folder, *systems = sys.argv[1:]
+    bootstrap, prefix, folder, desks, *systems = sys.argv[1:]
     keys = {one: None if folder == "-" else key_in(Path(folder), system_principal(one)) for one in systems}
 
     async def run() -> None:
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-        await _Responder(bootstrap, Topics(prefix=prefix), keys).run(stop)
+        await _Responder(bootstrap, Topics(prefix=prefix), keys, desks.split(",")).run(stop)
 
     asyncio.run(run())
 

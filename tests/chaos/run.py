@@ -74,6 +74,8 @@ class Account:
     found: dict[str, Any] = field(default_factory=dict)
     heal_seconds: float = 0.0
     workers: int = 1
+    #: What the connectors' last life says of the keys it used.
+    keys: str = ""
 
 
 class _Striker:
@@ -145,6 +147,7 @@ async def run(plan: Plan, kafka: LocalKafka, postgres: Postgres | None, folder: 
         account.heal_seconds = time.monotonic() - healed
         account.asked, account.poison = portal.asked, portal.poison
         account.found = await _drained(stage, len(portal.asked), say)
+        account.keys = stage.connectors.log.read_text(errors="replace").rstrip().rpartition("\n")[2]
         account.set_aside = await set_aside(stage.bootstrap, stage.topics)
         account.forged = portal.forged
         if plan.signatures:

@@ -19,6 +19,7 @@ from orchestrator.adapters.sql import schema
 from orchestrator.adapters.sql.store import make_engine
 from orchestrator.adapters.topics import apply
 from orchestrator.demo.keyring import Keyring
+from orchestrator.demo.stage import free_port
 from schemas.topics import Topics, manifest
 from schemas.trust import SigningKey
 from tests.chaos.outside import address
@@ -42,6 +43,8 @@ class Stage:
     connectors: Supervised
     #: Who speaks, with their keys; None with signatures off.
     keyring: Keyring | None
+    #: The workers' addresses, separated by commas.
+    desks: str
 
     def key(self, principal: str) -> SigningKey:
         """Return the key of one who speaks; with signatures."""
@@ -78,6 +81,7 @@ async def staged(
             "signing_key_file": keyring.file("orchestrator"),
         }
     made: dict[str, Supervised] = {}
+    ports = [free_port() for _ in range(workers)]
     for number in range(1, workers + 1):
         name = f"worker-{number}"
         environment = _environment(
@@ -87,6 +91,7 @@ async def staged(
             **{
                 "store_url": store_url,
                 "worker_id": name,
+                "http_port": ports[number - 1],
                 "datadir": folder / name,
                 "batch_records": 50,
                 "adopt_after_seconds": 3.0,
@@ -97,10 +102,11 @@ async def staged(
             },
         )
         made[name] = Supervised(name, command, environment, folder / f"{topics.prefix}-{name}.log", on_hit)
-    responder = ("-m", "tests.chaos.responder", bootstrap, topics.prefix, str(keyring.folder) if keyring else "-", *played)
+    speakers, desks = str(keyring.folder) if keyring else "-", ",".join(f"http://127.0.0.1:{port}" for port in ports)
+    responder = ("-m", "tests.chaos.responder", bootstrap, topics.prefix, speakers, desks, *played)
     connectors = Supervised("connectors", responder, {}, folder / f"{topics.prefix}-connectors.log", on_hit)
     try:
-        yield Stage(bootstrap, topics, folder, made, connectors, keyring)
+        yield Stage(bootstrap, topics, folder, made, connectors, keyring, desks)
     finally:
         for one in (*made.values(), connectors):
             await one.close()

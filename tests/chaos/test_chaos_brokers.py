@@ -65,19 +65,19 @@ class Flow:
 async def flowing(bootstrap: str, folder: Path, replication: int) -> AsyncIterator[Flow]:
     """Give an installation that has confirmed its first request; at the end let it all be confirmed, and the auditor judge."""
     hits: list[Hit] = []
-    port, standin = free_port(), build_standin("hubspot")
+    standin = build_standin("hubspot")
     store = f"sqlite:///{folder / 'store.sqlite'}"
     with serve(standin) as vendor:
         async with (
             staged(
                 bootstrap, folder, store, hits.append,
                 signatures=True, replication=replication, played=("newsletter", "accounts"),
-                http_port=port, replication_factor=replication,
+                replication_factor=replication,
             ) as stage,
             Confirmations().reading(bootstrap, stage.topics) as confirmed,
             Portal(bootstrap, stage.topics, 1, (stage.key("portal:website"), stage.key("system:crm"))) as portal,
         ):  # fmt: skip
-            connector = _connector(stage, folder, f"http://127.0.0.1:{port}", vendor, hits.append)
+            connector = _connector(stage, folder, vendor, hits.append)
             flow = Flow(stage, portal, confirmed, hits)
             try:
                 for one in (*stage.workers.values(), stage.connectors, connector):
@@ -117,12 +117,12 @@ async def _judged(flow: Flow) -> None:
     print(f"\n{len(flow.portal.asked)} requests, lost 0, doubled 0, duplicates {found['duplicates']}, ended {ended}")
 
 
-def _connector(stage: Stage, folder: Path, keys: str, vendor: str, on_hit: Callable[[Hit], None]) -> Supervised:
+def _connector(stage: Stage, folder: Path, vendor: str, on_hit: Callable[[Hit], None]) -> Supervised:
     assert stage.keyring is not None
     environment = {
         "DSR_KAFKA_BOOTSTRAP": stage.bootstrap,
         "DSR_TOPIC_PREFIX": stage.topics.prefix,
-        "DSR_KEYS_URL": keys,
+        "DSR_KEYS_URL": stage.desks,
         "DSR_SIGNING_KEY_FILE": str(stage.keyring.file("system:crm")),
         "DSR_TRUST_FILE": str(stage.keyring.trust_file),
         "DSR_STATE_DIR": str(folder / "connector"),

@@ -97,6 +97,7 @@ def as_lines(plan: Plan, account: Account) -> Iterator[str]:
         f" the largest of {again['largest']} journal entries"
     )
     yield f"poison                           {len(account.poison)}, records in quarantine {account.found['quarantined']}"
+    yield f"the connectors' last life        {account.keys}"
     codes = ", ".join(f"{code} {count}" for code, count in sorted(Counter(account.forged.values()).items()))
     yield f"forged                           {codes or 'none: signatures are off'}"
     yield f"all confirmed after the load     {account.heal_seconds:.1f} s"
@@ -129,6 +130,7 @@ def as_json(plan: Plan, account: Account, control_lost: int | None) -> dict[str,
         "largest_published_again": account.found["published_again"]["largest"],
         "worker_ends": _ends(account),
         "poison": len(account.poison),
+        "keys": account.keys,
         "forged": dict(sorted(Counter(account.forged.values()).items())),
         "quarantined": account.found["quarantined"],
         "next_confirmed_p50_seconds": round(median(first), 2) if first else None,
