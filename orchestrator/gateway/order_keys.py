@@ -7,12 +7,14 @@ to do and nothing about anybody.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from orchestrator.gateway.door import HEADERS, Guard, Refused, response
 from orchestrator.ports import PublishFailed
@@ -28,10 +30,12 @@ log = structlog.get_logger(__name__)
 
 #: Calls taken on at one time; the others are told to come back.
 _AT_ONCE = 128
+#: An answer to those who listen ends before this, if they read it.
+_LINES_SECONDS = 360.0
 
 Release = Callable[[str, str, Sequence[WantedKey]], Awaitable[list[KeyAnswer]]]
 #: Gives the lines for a system, in the name of a key; None if too many hear of the system already.
-Lines = Callable[[str, TrustedKey | None], "AsyncIterator[KeysAhead] | None"]
+Lines = Callable[[str, TrustedKey | None], "AsyncGenerator[KeysAhead] | None"]
 
 
 def order_keys_route(release: Release, guard: Guard) -> Route:
@@ -69,14 +73,27 @@ def keys_ahead_route(lines: Lines, guard: Guard) -> Route:
         heard = lines(wanted.system, key)
         if heard is None:
             return _busy("60").response
-        return StreamingResponse(_written(heard), media_type=LINES, headers={**HEADERS, "x-accel-buffering": "no"})
+        return _Lines(heard)
 
     return Route(PATH_AHEAD, keys_ahead, methods=["POST"])
 
 
-async def _written(heard: AsyncIterator[KeysAhead]) -> AsyncIterator[bytes]:
-    async for line in heard:
-        yield line.model_dump_json(exclude_none=True).encode() + b"\n"
+class _Lines(StreamingResponse):
+    """Ends also where nobody reads: what cannot be sent would hold the call open for ever. However it ends, so do the lines."""
+
+    def __init__(self, heard: AsyncGenerator[KeysAhead]) -> None:
+        self._heard = heard
+        super().__init__(self._written(), media_type=LINES, headers={**HEADERS, "x-accel-buffering": "no"})
+
+    async def _written(self) -> AsyncIterator[bytes]:
+        async for line in self._heard:
+            yield line.model_dump_json(exclude_none=True).encode() + b"\n"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with contextlib.aclosing(self._heard):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LINES_SECONDS):
+                    await super().__call__(scope, receive, send)
 
 
 def _busy(seconds: str) -> Refused:

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -31,7 +31,7 @@ from schemas.sealed import SealingKey
 from schemas.topics import Topics
 from schemas.trust import TrustedKey
 
-__all__ = ["Listeners", "Parcel"]
+__all__ = ["LISTEN_SECONDS", "Listeners", "Parcel"]
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,7 @@ _LISTENERS = 32
 #: Keys that may wait for a connector to read them.
 _UNREAD = 20_000
 #: After so long a connector has to show again who it is.
-_LISTEN_SECONDS = 300.0
+LISTEN_SECONDS = 300.0
 
 
 @dataclass(eq=False, slots=True)
@@ -61,7 +61,7 @@ class _Listener:
         self.unread += len(line.keys)
         if self.unread > _UNREAD:
             log.warning("keys_ahead_unread", system=self.system, action="let go: it asks for its keys until it listens again")
-            self.is_over = True
+            self.end()
         self.has_lines.set()
 
     def take(self) -> list[KeysAhead]:
@@ -71,6 +71,7 @@ class _Listener:
 
     def end(self) -> None:
         self.is_over = True
+        self.lines = []  # whoever does not read may hold the call open for a while: no keys wait with it
         self.has_lines.set()
 
 
@@ -90,29 +91,29 @@ class Listeners:
 
     def are_there(self, system: str) -> bool:
         """Tell whether anybody hears of a system's orders."""
-        return bool(self._listeners.get(system))
+        return any(not one.is_over for one in self._listeners.get(system, ()))
 
     def next_mark(self) -> AheadMark:
         """Return the mark of a unit of work that begins."""
         self._numbered += 1
         return AheadMark(self.life, self._numbered)
 
-    def lines(self, system: str, key: TrustedKey | None) -> AsyncIterator[KeysAhead] | None:
+    def lines(self, system: str, key: TrustedKey | None) -> AsyncGenerator[KeysAhead] | None:
         """Return what is given to a system from now on: a line without keys first, and one whenever nothing came for a while.
 
         It ends when its time is up, when the connector does not keep up, when its key is not valid any more, or with the
-        worker. None: there are enough who listen.
+        worker; whoever stops reading before that closes it. None: there are enough who listen.
         """
         if len(self._listeners[system]) >= _LISTENERS or self._is_closed:
             return None
         return self._lines(_Listener(system, key))
 
-    async def _lines(self, listener: _Listener) -> AsyncIterator[KeysAhead]:
+    async def _lines(self, listener: _Listener) -> AsyncGenerator[KeysAhead]:
         listeners, now = self._listeners[listener.system], asyncio.get_running_loop().time
         listeners.append(listener)
         self._metrics.set(KEYS_LISTENING, len(listeners), system=listener.system)
         try:
-            until = now() + _LISTEN_SECONDS
+            until = now() + LISTEN_SECONDS
             yield self._beat()
             while not listener.is_over and (left := until - now()) > 0:
                 with contextlib.suppress(TimeoutError):
@@ -138,10 +139,10 @@ class Listeners:
         """Return who listens and may still: keys end, and answers go on."""
         found = []
         for listener in self._listeners.get(system, ()):
-            if listener.key is None or listener.key.valid_at(self._clock.now()):
-                found.append(listener)
-            else:
+            if listener.key is not None and not listener.key.valid_at(self._clock.now()):
                 listener.end()
+            if not listener.is_over:
+                found.append(listener)
         return found
 
     def written_down(self, system: str, kid: str, orders: Sequence[WantedKey]) -> list[OutRecord]:

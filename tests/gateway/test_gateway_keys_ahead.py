@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
 from orchestrator.adapters.metrics import WorkerMetrics
+from orchestrator.gateway import order_keys
 from orchestrator.gateway.door import MOST_BYTES, Guard
 from orchestrator.gateway.health import serve
 from orchestrator.gateway.order_keys import keys_ahead_route
@@ -127,3 +129,20 @@ async def test_a_worker_that_stops_does_not_wait_for_those_who_listen() -> None:
         door.listeners.close()
         assert await anext(lines, None) is None
         assert time.monotonic() - started < 1.0
+
+
+async def test_a_call_that_nobody_reads_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks and reads nothing of the answer holds its place for so long and no longer."""
+    monkeypatch.setattr(order_keys, "_LINES_SECONDS", 0.5)
+    monkeypatch.setattr(keys_ahead, "_UNREAD", 10**9)
+    async with Door().open() as door:
+        token = assertion(CRM, audience_of("dsr"), NOON)[0]
+        head = (f"POST {PATH} HTTP/1.1", "host: door", f"authorization: Bearer {token}", f"content-length: {len(BODY)}", "", "")
+        with socket.create_connection((door.client.base_url.host, door.client.base_url.port)) as deaf:
+            deaf.sendall("\r\n".join(head).encode() + BODY)
+            await door.until_heard_by(1)
+            wide = KeysAhead(life=LIFE, number=1, keys=(ANSWER,) * 2_000)
+            for listener in door.listeners.present("crm"):
+                for _ in range(100):
+                    listener.add(wide)
+            await door.until_heard_by(0)

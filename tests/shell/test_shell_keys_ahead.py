@@ -279,6 +279,9 @@ async def test_who_does_not_read_is_let_go(world: World, monkeypatch: pytest.Mon
             parcel.written_down()
             parcel.give()
     assert [(line["event"], line["system"]) for line in logs] == [("keys_ahead_unread", "crm")]
+    # Nothing more is written down for it, as long as its call is open.
+    assert not world.listeners.are_there("crm") and world.listeners.present("crm") == []
+    assert [one.lines for one in world.listeners._listeners["crm"]] == [[]]
     assert await is_over(lines)
     assert world.counted("listening") == 0
     again = world.hear()
@@ -288,7 +291,7 @@ async def test_who_does_not_read_is_let_go(world: World, monkeypatch: pytest.Mon
 async def test_silence_is_told_and_no_answer_is_for_ever(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line without keys shows that the worker is there; after its time a connector has to say anew who it is."""
     monkeypatch.setattr(keys_ahead, "BEAT_SECONDS", 0.02)
-    monkeypatch.setattr(keys_ahead, "_LISTEN_SECONDS", 0.2)
+    monkeypatch.setattr(keys_ahead, "LISTEN_SECONDS", 0.2)
     heard = [line async for line in world.hear()]
     assert len(heard) >= 3 and not any(line.keys for line in heard)
     assert world.counted("listening") == 0
