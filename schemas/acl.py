@@ -180,6 +180,7 @@ _GRANTS: dict[PrincipalKind, tuple[_Grant, ...]] = {
         _read(lambda t, _i: t.journal, "what became of a command"),
         _read(lambda t, _i: t.status, "what the portal was told"),
         _read(lambda t, _i: t.confirmations, "how a request ended"),
+        _read(lambda t, _i: t.releases, "who was given the key to a request's orders, and when (`dsr show --keys`)"),
         _read(lambda t, _i: t.quarantine, "what was set aside"),
         *_LOOKS_AT_SETTINGS,
     ),

@@ -22,6 +22,7 @@ from schemas.confirmations import Confirmation
 from schemas.errors import ConfigurationError, OrchestratorError
 from schemas.ids import SubjectRequestId
 from schemas.journal import JournalEntry
+from schemas.order_keys import KeysReleased
 from schemas.receipts import receipt_of
 from schemas.signatures import signature_in
 from schemas.status import StatusEvent
@@ -43,6 +44,7 @@ __all__ = [
     "print_json",
     "read_confirmations",
     "read_heads",
+    "read_releases",
     "read_request",
     "request_id",
 ]
@@ -161,6 +163,30 @@ async def fold_journal(bootstrap: str, topics: Topics) -> tuple[dict[str, Reques
                     request = entry.subject_request_id
                     views.setdefault(request, RequestView(request)).journal(entry)
     return views, count
+
+
+async def read_releases(bootstrap: str, topics: Topics, request: str) -> list[KeysReleased]:
+    """Return when keys of one request's orders were given out, in the order of the log: records of several orders, whole.
+
+    Every system's are looked through, because a record holds orders of many requests. It says that a key was about to be given,
+    not that it arrived; what retention has deleted is not among it.
+    """
+    from orchestrator.audit.kafka_log import connected
+
+    found: list[KeysReleased] = []
+    count = 0
+    async with connected(bootstrap, topics, only=(topics.releases,), connection=current_connection()) as log:
+        extent = await log.extent()
+        total = sum(span.end - span.beginning for span in extent.values())
+        with progress() as tell:
+            async for record in log.read(extent):
+                count += 1
+                if count % _TELL_EVERY == 0:
+                    tell(f"{count} of {total} records of keys read")
+                # A request's id stands nowhere in such a record but at its orders; most records are of others, and not read.
+                if record.value is not None and request.encode() in record.value:
+                    found.append(_read(KeysReleased, record.value, topics.releases))
+    return found
 
 
 async def read_confirmations(bootstrap: str, topics: Topics) -> dict[str, Confirmation]:

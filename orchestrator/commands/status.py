@@ -27,10 +27,12 @@ from orchestrator.commands.reading import (
     RequestArgument,
     fold_journal,
     print_json,
+    read_releases,
     read_request,
     request_id,
 )
 from orchestrator.commands.telling import as_document, awaited, moment, rejected, sentence, system_line, timeline
+from schemas.order_keys import KeysReleased
 from schemas.topics import DEFAULT_PREFIX
 from schemas.vocabulary import Language, OrderPhase, Phase, Right
 
@@ -74,6 +76,7 @@ def show_command(
     request: RequestArgument,
     *,
     history: Annotated[bool, typer.Option("--history", help="Everything that happened, from the journal")] = False,
+    keys: Annotated[bool, typer.Option("--keys", help="When each system was given the key to its order")] = False,
     language: Annotated[Language | None, typer.Option(help="The confirmation's plain text in this language")] = None,
     prefix: Prefix = DEFAULT_PREFIX,
     bootstrap: Bootstrap = None,
@@ -81,12 +84,15 @@ def show_command(
 ) -> None:
     """Show a request's confirmation in plain words and, with --history, how it came to it.
 
+    With --keys: who could open its orders, and when; that reads every record of keys that the log still holds.
+
     Example: dsr show ID --history --language nl
     """
     dossier, now = _read(request, prefix, bootstrap)
     confirmation = dossier.view.confirmation
+    released = _released(dossier, prefix, bootstrap) if keys else []
     if as_json:
-        print_json(_shown(dossier, now))
+        print_json(_shown(dossier, now) | ({"keys": [_as_given(one) for one in released]} if keys else {}))
         return
     print(_headline(dossier.view, now))
     if history:
@@ -94,10 +100,40 @@ def show_command(
         for at, what in timeline(dossier.entries, dossier.view.zone):
             table.add_row(at, what)
         print_table(table)
-    if confirmation is not None and (language is not None or not history):
+    if keys:
+        _print_keys(released, dossier.view.zone)
+    if confirmation is not None and (language is not None or not (history or keys)):
         print(f"\n{confirmation.text[language or Language.EN]}")
-    elif confirmation is None and not history:
+    elif confirmation is None and not (history or keys):
         print("no confirmation yet; see `dsr status`, or --history for what happened so far")
+
+
+def _released(dossier: Dossier, prefix: str, bootstrap: str | None) -> list[KeysReleased]:
+    with usage():
+        read = read_releases(bootstrap or current_bootstrap(), topics_of(prefix), dossier.view.subject_request_id)
+        return asyncio.run(read)
+
+
+def _as_given(released: KeysReleased) -> dict[str, str]:
+    return {
+        "system": released.system,
+        "given_at": released.released_at.isoformat(),
+        "kid": released.kid,
+        "worker": released.worker,
+    }
+
+
+def _print_keys(released: list[KeysReleased], zone: str) -> None:
+    if not released:
+        print("no system was given a key to this request, as far as the log still goes back")
+        return
+    table = table_of(("system", "key first given", "last given", "times", "to the owner of"))
+    for system in sorted({one.system for one in released}):
+        mine = [one for one in released if one.system == system]
+        moments = sorted(one.released_at for one in mine)
+        kids = ", ".join(sorted({one.kid or "no key: signatures are off" for one in mine}))
+        table.add_row(system, moment(moments[0], zone), moment(moments[-1], zone), str(len(mine)), kids)
+    print_table(table)
 
 
 def _shown(dossier: Dossier, now: datetime) -> dict[str, Any]:

@@ -58,12 +58,13 @@ NAMES = {
     "confirmations": TABLE.confirmations,
     "journal": TABLE.journal,
     "quarantine": TABLE.quarantine,
+    "releases": TABLE.releases,
     "crm's orders": TABLE.orders("crm"),
     "newsletter's orders": TABLE.orders("newsletter"),
 }
 #: Said once more, in words of this test: whatever is not here must be refused.
 MAY_WRITE = {
-    "orchestrator": {"crm's orders", "newsletter's orders", "status", "confirmations", "journal", "quarantine"},
+    "orchestrator": {"crm's orders", "newsletter's orders", "status", "confirmations", "journal", "quarantine", "releases"},
     "system-crm": {"reports", "quarantine"},
     "system-newsletter": {"reports", "quarantine"},
     "portal-website": {"requests", "urgent requests"},
@@ -77,7 +78,7 @@ MAY_READ = {
     "system-crm": {"crm's orders"},
     "system-newsletter": {"newsletter's orders"},
     "portal-website": {"status", "confirmations"},
-    "operator-alice": {"journal", "status", "confirmations", "quarantine"},
+    "operator-alice": {"journal", "status", "confirmations", "quarantine", "releases"},
     "auditor-inspector": set(NAMES),
     "archive-vault": {"confirmations"},
     "nobody": set(),

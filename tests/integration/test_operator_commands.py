@@ -20,6 +20,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from worker_kit import KEY, World, answer, settings_for, worker
 
+from connectors.sdk.clock import SystemClock
+from connectors.sdk.keys import HttpOrderKeys, order_keys_client
 from orchestrator.demo.keyring import Keyring
 from schemas.ids import report_id
 from schemas.orders import FulfilmentOrder
@@ -148,6 +150,33 @@ async def test_submit_waits_for_the_confirmation(desk: Desk) -> None:
     closed = (await desk.dsr("list", "--phase", "closed", "--json")).json
     assert [one["subject_request_id"] for one in closed["requests"]] == [request]
     assert closed["journal_records"] >= 3
+
+
+async def test_show_tells_when_keys_were_given(desk: Desk) -> None:
+    """By system: first, last and how often, from the log of releases; a request whose keys nobody asked for has none."""
+    desk.failing.add("accounts")
+    request = await desk.submit("--wait", "1", code=3)
+    how = ("--right", "erasure", "--email", "-", "--verified", "login:substantial", "--wait", "1", "--json")
+    other = str((await desk.dsr("submit", *how, code=3, stdin="somebody@example.org")).json["subject_request_id"])
+    assert "no system was given a key" in (await desk.dsr("show", request, "--keys")).out
+    assert (await desk.dsr("show", request, "--keys", "--json")).json["keys"] == []
+    assert "keys" not in (await desk.dsr("show", request, "--json")).json
+    asked = {request, other}
+    await desk.world.until(lambda: {one.subject_request_id for one in desk.world.orders if one.system == "accounts"} == asked)
+    orders = [one for one in desk.world.orders if one.system == "accounts" and one.attempt == 1]
+    async with order_keys_client(None) as client:
+        for fetched in (orders, [one for one in orders if one.subject_request_id == request]):
+            url = desk.env["DSR_INTAKE_KEYS"].removesuffix("/v1/intake-keys")
+            prefix = desk.env["DSR_TOPIC_PREFIX"]
+            keys = HttpOrderKeys("accounts", [url], client, SystemClock(), prefix=prefix, signer=None)
+            assert await keys.fetch(fetched) == {}
+    for one, times in ((request, 2), (other, 1)):
+        given = (await desk.dsr("show", one, "--keys", "--json")).json["keys"]
+        assert [(key["system"], key["kid"], key["worker"]) for key in given] == [("accounts", "", "w1")] * times
+    shown = (await desk.dsr("show", request, "--keys")).out
+    assert re.search(r"accounts +\d{4}-\d\d-\d\d [0-9:]{8} +\d{4}-\d\d-\d\d [0-9:]{8} +2 +no key: signatures are off", shown), (
+        shown
+    )
 
 
 async def test_submit_says_what_is_wrong_with_a_request(desk: Desk) -> None:
