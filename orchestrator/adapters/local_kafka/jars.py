@@ -81,18 +81,22 @@ def has_jars(jars: Path, pom: Path = KAFKA_POM) -> bool:
 
 def fetch_jars(java: str, maven: str, on_progress: Progress) -> None:
     """Fetch the broker's jars once. Raises `ConfigurationError`, as `fetch` does."""
-    fetch(cache_dir(), KAFKA_POM, f"Apache Kafka {KAFKA_VERSION}", java=java, maven=maven, on_progress=on_progress)
+    name = f"Apache Kafka {KAFKA_VERSION}"
+    try:
+        fetch(cache_dir(), KAFKA_POM, name, java=java, maven=maven, on_progress=on_progress, size="about 45 MB")
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error}, or set DSR_KAFKA_BOOTSTRAP to a broker that already runs") from None
 
 
-def fetch(jars: Path, pom: Path, name: str, *, java: str, maven: str, on_progress: Progress) -> None:
+def fetch(jars: Path, pom: Path, name: str, *, java: str, maven: str, on_progress: Progress, size: str = "") -> None:
     """Fetch what a pom names into a folder, once; of two runs at the same time the second waits and finds it there.
 
-    Raises `ConfigurationError` if Maven cannot get it.
+    `size` is told beforehand. Raises `ConfigurationError` if Maven cannot get it.
     """
     with locked(jars.with_name(jars.name + ".lock")):
         if has_jars(jars, pom):
             return
-        on_progress(f"fetching {name} with Maven, once (about 45 MB)")
+        on_progress(f"fetching {name} with Maven, once{size and f' ({size})'}")
         arriving = jars.with_name(jars.name + ".arriving")
         for old in (arriving, jars):
             shutil.rmtree(old, ignore_errors=True)
@@ -121,6 +125,5 @@ def _run_maven(command: list[str], java: str, name: str, on_progress: Progress) 
         why = next((line for line in said if line.startswith("[ERROR]")), said[-1] if said else "no output")
         raise ConfigurationError(
             f"Maven could not fetch the jars of {name}: {why} "
-            f"Check that Maven reaches a repository (its settings.xml) and start again, "
-            "or set DSR_KAFKA_BOOTSTRAP to a broker that already runs"
+            "Check that Maven reaches a repository (its settings.xml) and start again"
         )
