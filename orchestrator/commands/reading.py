@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -30,7 +31,7 @@ from schemas.topics import Topics
 
 if TYPE_CHECKING:
     from orchestrator.audit.kafka_log import KafkaLog
-    from orchestrator.audit.records import Extent
+    from orchestrator.audit.records import Extent, LogRecord
     from orchestrator.shell.restored import Head
 
 __all__ = [
@@ -151,18 +152,26 @@ async def fold_journal(bootstrap: str, topics: Topics) -> tuple[dict[str, Reques
     views: dict[str, RequestView] = {}
     count = 0
     async with connected(bootstrap, topics, only=(topics.journal,), connection=current_connection()) as log:
-        extent = await log.extent()
-        total = sum(span.end - span.beginning for span in extent.values())
-        with progress() as tell:
-            async for record in log.read(extent):
-                count += 1
-                if count % _TELL_EVERY == 0:
-                    tell(f"{count} of {total} journal records read")
-                if record.value is not None:
-                    entry = _read(JournalEntry, record.value, topics.journal)
-                    request = entry.subject_request_id
-                    views.setdefault(request, RequestView(request)).journal(entry)
+        async for record in _told(log, "journal records"):
+            count += 1
+            if record.value is not None:
+                entry = _read(JournalEntry, record.value, topics.journal)
+                request = entry.subject_request_id
+                views.setdefault(request, RequestView(request)).journal(entry)
     return views, count
+
+
+async def _told(log: KafkaLog, what: str) -> AsyncIterator[LogRecord]:
+    """Yield all that is there, and tell how far it went."""
+    extent = await log.extent()
+    total = sum(span.end - span.beginning for span in extent.values())
+    count = 0
+    with progress() as tell:
+        async for record in log.read(extent):
+            count += 1
+            if count % _TELL_EVERY == 0:
+                tell(f"{count} of {total} {what} read")
+            yield record
 
 
 async def read_releases(bootstrap: str, topics: Topics, request: str) -> list[KeysReleased]:
@@ -174,18 +183,11 @@ async def read_releases(bootstrap: str, topics: Topics, request: str) -> list[Ke
     from orchestrator.audit.kafka_log import connected
 
     found: list[KeysReleased] = []
-    count = 0
     async with connected(bootstrap, topics, only=(topics.releases,), connection=current_connection()) as log:
-        extent = await log.extent()
-        total = sum(span.end - span.beginning for span in extent.values())
-        with progress() as tell:
-            async for record in log.read(extent):
-                count += 1
-                if count % _TELL_EVERY == 0:
-                    tell(f"{count} of {total} records of keys read")
-                # A request's id stands nowhere in such a record but at its orders; most records are of others, and not read.
-                if record.value is not None and request.encode() in record.value:
-                    found.append(_read(KeysReleased, record.value, topics.releases))
+        async for record in _told(log, "records of keys"):
+            # A request's id stands nowhere in such a record but at its orders; most records are of others, and not read.
+            if record.value is not None and request.encode() in record.value:
+                found.append(_read(KeysReleased, record.value, topics.releases))
     return found
 
 
