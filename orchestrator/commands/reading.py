@@ -182,13 +182,13 @@ async def read_releases(bootstrap: str, topics: Topics, request: str) -> list[Ke
     """
     from orchestrator.audit.kafka_log import connected
 
-    found: list[KeysReleased] = []
     async with connected(bootstrap, topics, only=(topics.releases,), connection=current_connection()) as log:
-        async for record in _told(log, "records of keys"):
+        return [
+            _read(KeysReleased, record.value, topics.releases)
+            async for record in _told(log, "records of keys")
             # A request's id stands nowhere in such a record but at its orders; most records are of others, and not read.
-            if record.value is not None and request.encode() in record.value:
-                found.append(_read(KeysReleased, record.value, topics.releases))
-    return found
+            if record.value is not None and request.encode() in record.value
+        ]
 
 
 async def read_confirmations(bootstrap: str, topics: Topics) -> dict[str, Confirmation]:
