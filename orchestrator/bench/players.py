@@ -56,7 +56,7 @@ _HEADERS = [("dsr-type", b"FulfilmentReport"), ("dsr-version", b"1")]
 class _PlainSender:
     """aiokafka as its documentation uses it, with room in its batches: one `send` per record, all awaited together.
 
-    With the client's own 16 KiB a batch it does half as much, waiting for the one before to leave.
+    With the client's own 16 KiB a batch it would spend its time waiting for the one before to leave.
     """
 
     def __init__(self, bootstrap: str) -> None:
