@@ -136,7 +136,8 @@ class HttpOrderKeys:
     ) -> Mapping[str, KeyStatus]:
         """Ask for those that are not in memory, and were not given unasked."""
         refused: dict[str, KeyStatus] = {}
-        await self._early.until_given(ahead[order.order_id] for order in orders if order.order_id in ahead)
+        lacking = [order.order_id for order in orders if order.order_id not in self._roots]
+        await self._early.until_given(ahead[order_id] for order_id in lacking if order_id in ahead)
         early = {order.order_id: root for order in orders if (root := self._early.take(order.order_id)) is not None}
         for order in orders:  # before anything else comes in, which would push them out
             if order.order_id in self._roots:

@@ -34,6 +34,16 @@ CRM = SigningKey.new("system:crm")
 A, B = "00000000000000aa", "00000000000000bb"
 
 
+#: Longer than any of this takes on a machine that does much else.
+_SOON, _BELOW_PATIENCE, _PATIENCE = 30.0, 40.0, 60.0
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits in vain fails its test by that."""
+    monkeypatch.setattr(early, "_PATIENCE_SECONDS", _PATIENCE)
+
+
 class Clock:
     def now(self) -> datetime:
         return NOW
@@ -97,7 +107,7 @@ class Worker:
         """Write a line and return when it has been heard."""
         news = self.keys._early._news
         self.lines.put_nowait(one)
-        await asyncio.wait_for(news.wait(), 5)
+        await asyncio.wait_for(news.wait(), _SOON)
 
     @property
     def asked_for(self) -> list[str]:
@@ -140,12 +150,23 @@ async def test_an_order_that_is_faster_than_its_key_waits_for_it() -> None:
         assert worker.asked_for == []
 
 
+async def test_an_order_that_comes_again_waits_for_no_line() -> None:
+    """Its key is at hand; the line that it is marked with now brings nothing new."""
+    order = an_order(1)
+    async with Worker() as worker:
+        await worker.say(line(1, order))
+        assert await worker.keys.fetch([order], marked(1, order)) == {}
+        async with asyncio.timeout(_BELOW_PATIENCE):
+            assert await worker.keys.fetch([order], marked(2, order)) == {}
+        assert worker.asked_for == []
+
+
 async def test_whose_line_cannot_come_is_asked_for_at_once() -> None:
     """Of a life that is not heard; of a line that has been; without a mark; and where the line brings nothing for it."""
     orders = [an_order(number) for number in range(1, 5)]
     async with Worker() as worker:
         await worker.say(line(7))
-        async with asyncio.timeout(1.5):  # below the patience, which none of them may use up
+        async with asyncio.timeout(_BELOW_PATIENCE):
             assert await worker.keys.fetch([orders[0]], marked(8, orders[0], life=B)) == {}
             assert await worker.keys.fetch([orders[1]], marked(7, orders[1])) == {}
             assert await worker.keys.fetch([orders[2]]) == {}
@@ -165,7 +186,7 @@ async def test_a_worker_that_goes_away_keeps_nobody_waiting() -> None:
         await asyncio.sleep(0)
         assert not fetching.done()
         worker.lines.put_nowait(None)
-        async with asyncio.timeout(1.5):
+        async with asyncio.timeout(_BELOW_PATIENCE):
             assert await fetching == {}
         assert worker.asked_for == [lost.order_id]
         await _again(worker, 2)
@@ -177,7 +198,7 @@ async def test_a_worker_that_goes_away_keeps_nobody_waiting() -> None:
 
 async def _again(worker: Worker, calls: int) -> None:
     """Let time pass until the worker was called so often."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(_SOON):
         while len(worker.calls) < calls:
             worker.clock.advance(2.1)
             with contextlib.suppress(TimeoutError):
@@ -193,8 +214,8 @@ async def test_lines_that_are_held_back_are_waited_for_once(monkeypatch: pytest.
         with capture_logs() as logs:
             assert await worker.keys.fetch([first], marked(1, first)) == {}
         assert [one["event"] for one in logs] == ["keys_ahead_held_back"]
-        monkeypatch.setattr(early, "_PATIENCE_SECONDS", 60.0)
-        async with asyncio.timeout(5):
+        monkeypatch.setattr(early, "_PATIENCE_SECONDS", _PATIENCE)
+        async with asyncio.timeout(_SOON):
             await worker.say(line(1, first))
             assert await worker.keys.fetch([second], marked(2, second)) == {}
         assert worker.asked_for == [first.order_id, second.order_id]
@@ -235,7 +256,7 @@ async def test_what_is_no_line_ends_the_call(told: bytes) -> None:
             worker.lines.put_nowait(told)
             await _again(worker, 2)
         assert [(one["event"], one["reason"]) for one in logs] == [("keys_ahead_unheard", "ValidationError")]
-        async with asyncio.timeout(1.5):
+        async with asyncio.timeout(_BELOW_PATIENCE):
             assert await worker.keys.fetch([order], marked(1, order)) == {}
         assert worker.asked_for == [order.order_id]
 
@@ -267,12 +288,12 @@ async def test_a_worker_without_this_path_is_left_alone_for_long_and_told_of_onc
         assert [one["reason"] for one in logs] == ["HTTP 503", "HTTP 404"]
         worker.status = 200
         worker.clock.advance(60)
-        await asyncio.wait_for(worker.called.acquire(), 5)
+        await asyncio.wait_for(worker.called.acquire(), _SOON)
         await worker.say(line(0))
 
 
 async def _until_asleep(worker: Worker) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(_SOON):
         while (  # noqa: ASYNC110 - who sleeps tells nobody
             wake := worker.clock.next_wake_at
         ) is None or (wake - worker.clock.now()).total_seconds() < 100:
@@ -283,7 +304,7 @@ async def test_an_answer_that_ends_at_once_is_not_asked_for_in_a_circle() -> Non
     """Whatever the reason, there is a wait before the next call."""
     async with Worker() as worker:
         worker.lines.put_nowait(None)
-        await asyncio.wait_for(worker.called.acquire(), 5)
+        await asyncio.wait_for(worker.called.acquire(), _SOON)
         await asyncio.sleep(0.1)
         assert len(worker.calls) == 1
 

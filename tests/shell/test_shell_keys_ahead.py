@@ -84,11 +84,11 @@ def noted(broker: Broker) -> list[OutRecord]:
 
 
 async def soon(lines: AsyncIterator[KeysAhead]) -> KeysAhead:
-    return await asyncio.wait_for(anext(lines), 5)
+    return await asyncio.wait_for(anext(lines), 30)
 
 
 async def is_over(lines: AsyncIterator[KeysAhead]) -> bool:
-    return await asyncio.wait_for(anext(lines, None), 5) is None
+    return await asyncio.wait_for(anext(lines, None), 30) is None
 
 
 async def test_a_key_goes_ahead_when_the_broker_has_the_record_of_it(tmp_path: Path, world: World) -> None:
@@ -107,7 +107,7 @@ async def test_a_key_goes_ahead_when_the_broker_has_the_record_of_it(tmp_path: P
     assert not waiting.done() and not world.counted("released_total")
     broker.answers.put_nowait(True)
     await out
-    line = await asyncio.wait_for(waiting, 5)
+    line = await asyncio.wait_for(waiting, 30)
     orders = [record for record in taken if record.topic == TOPICS.orders("crm")]
     (released,) = [record for record in taken if record.topic == TOPICS.releases]
     (sent,) = orders
