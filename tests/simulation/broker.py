@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol
 from connectors.sdk.bus import AckLost, Inbound, Outbound
 from orchestrator.audit.records import LogRecord, Place
 from orchestrator.ports import OutRecord, PublishFailed
+from orchestrator.shell.keys_ahead import Listeners
 from schemas.topics import Topics
 from schemas.wire import TYPE_HEADER, Headers
 from tests.simulation.chance import Chance
@@ -69,6 +70,8 @@ class Broker:
         self._schedule = schedule
         self._sequence = 0
         self._listeners: list[Callable[[str], None]] = []
+        #: Lives of workers that give keys ahead, by name; in a world without it there are none.
+        self.ahead: dict[str, Listeners] | None = None
 
     def listen(self, listener: Callable[[str], None]) -> None:
         """Call it with a topic's name when something new can be seen there."""

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from types import SimpleNamespace
@@ -30,6 +30,7 @@ from orchestrator.ports import Holding, PublishFailed
 from orchestrator.shell import faust_app
 from orchestrator.shell.inbox import Inbox, QuarantineLimit
 from orchestrator.shell.key_desk import KeyDesk, refusal_of
+from orchestrator.shell.keys_ahead import Listeners, _Listener
 from orchestrator.shell.sweeper import Sweeper
 from orchestrator.shell.translate import Translator
 from orchestrator.shell.work import Ground
@@ -94,6 +95,11 @@ async def run_worker(life: Life, setting: WorkerSetting) -> None:
     store: Any = SimStore(setting.database, life.step)
     keys = request_keys(ROOT, _fresh(life))
     metrics = NoMetrics()
+    listeners = None
+    if setting.broker.ahead is not None:
+        named = hashlib.sha256(f"{life.name}/{life.number}".encode()).hexdigest()[:16]
+        listeners = Listeners(clock, metrics, topics=setting.broker.topics, worker=life.name, life=named)
+        setting.broker.ahead[named] = listeners
     ground = Ground(
         store=store,
         keys=keys,
@@ -102,6 +108,7 @@ async def run_worker(life: Life, setting: WorkerSetting) -> None:
         registries=await bootstrap._registries(store, setting.registry),
         policy=setting.policy,
         worker=life.name,
+        listeners=listeners,
     )
     inbox = Inbox(ground, SimPublisher(life, setting.broker), clock, metrics, QuarantineLimit(clock, at_most=1000))
     deck = faust_app.WorkerDeck(
@@ -196,6 +203,9 @@ class ConnectorSetting:
     blobs: MemoryBlobs = field(default_factory=MemoryBlobs)
     #: Outlives every process, as a file does.
     quota: SqlQuota = field(default_factory=lambda: SqlQuota("sqlite://", "simulated"))
+    #: What the present life hears by, and how many keys all lives have heard in time.
+    ears: list[_Listener] = field(default_factory=list)
+    heard: int = 0
 
     @property
     def topics(self) -> Topics:
@@ -215,7 +225,10 @@ def _fresh(life: Life) -> Callable[[int], bytes]:
 
 
 class SimOrderKeys:
-    """`connectors.sdk.keys.OrderKeys` that asks the key desk as it ships; the way there may be cut."""
+    """`connectors.sdk.keys.OrderKeys` that asks the key desk as it ships; the way there may be cut.
+
+    In some worlds it hears keys ahead, from every life of every worker. It waits for none: what it has not heard it asks for.
+    """
 
     def __init__(self, life: Life, setting: ConnectorSetting) -> None:
         self._life = life
@@ -226,11 +239,41 @@ class SimOrderKeys:
             topics=setting.topics, worker="desk", signer=None,
         )  # fmt: skip
         self._roots: dict[str, SealingKey] = {}
+        self._setting = setting
+        self._ears: dict[str, _Listener] = {}
+        self._early: dict[str, SealingKey] = {}
+        # An earlier life hears no more.
+        for old in setting.ears:
+            old.end()
+        setting.ears.clear()
+        self._listen()
+
+    def _listen(self) -> None:
+        for name, listeners in (self._setting.broker.ahead or {}).items():
+            if name not in self._ears:
+                self._ears[name] = _Listener(self._system, None)
+                self._setting.ears.append(self._ears[name])
+                listeners._listeners[self._system].append(self._ears[name])
+            for line in self._ears[name].take():
+                self._early |= {one.order_id: root_from_text(one.key or "") for one in line.keys}
+
+    def _take_early(self, orders: Iterable[str]) -> None:
+        """Have the keys at hand that came ahead; each is in the log by now."""
+        written = b"".join(record.value or b"" for record in self._setting.broker.records(self._setting.topics.releases))
+        for order_id in orders:
+            root = self._early.pop(order_id, None)
+            if root is not None:
+                self._roots[order_id] = root
+                self._setting.heard += 1
+                if order_id.encode() not in written:
+                    self._setting.vendor.complaints.append(f"the key to {order_id} went ahead and is not in the log")
 
     async def fetch(
         self, orders: Sequence[FulfilmentOrder], ahead: Mapping[str, AheadMark] | None = None
     ) -> Mapping[str, KeyStatus]:
         """Ask for those that are not in memory."""
+        self._listen()
+        self._take_early(order.order_id for order in orders if order.order_id in (ahead or {}))
         missing = [order for order in orders if order.order_id not in self._roots]
         if not missing:
             return {}

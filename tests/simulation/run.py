@@ -43,6 +43,8 @@ _HOUR, _DAY = 3600.0, 86400.0
 _HURRIED = 0.1
 #: At one record in so many a defective release fails.
 _BREAKS_ONE_IN = 6
+#: Connectors hear keys ahead in one world in so many.
+_HEARD_ONE_IN = 5
 
 
 @dataclass(slots=True)
@@ -115,6 +117,8 @@ def run(
     hurry = random.Random(f"{seed}/hurry")
     world = _build(dice, chance, loop, schedule, large=large, hurry=hurry if hurry.random() < _HURRIED else None)
     world.database.checks_versions = checks_versions
+    if seed % _HEARD_ONE_IN == 0:
+        world.broker.ahead = {}
     if has_defect:
         world.breaks = lambda content: bool(content) and int(digest(f"{seed}/{content}".encode())[:8], 16) % _BREAKS_ONE_IN == 0
     complaints: list[str] = []

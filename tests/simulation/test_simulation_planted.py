@@ -18,6 +18,7 @@ from orchestrator.ports import Change, Conflict
 from orchestrator.shell import faust_app, inbox, sweeper
 from orchestrator.shell.defects import Judge
 from orchestrator.shell.inbox import Inbox
+from orchestrator.shell.keys_ahead import Parcel
 from orchestrator.shell.translate import Arrival
 from orchestrator.shell.work import UnitOfWork
 from schemas.wire import encode, headers_of
@@ -218,6 +219,16 @@ def _no_record_is_ever_given_up(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Judge, "judged", lambda _self, _record, _error: None)
 
 
+def _keys_go_ahead_unwritten(patch: pytest.MonkeyPatch) -> None:
+    written_down = Parcel.written_down
+
+    def unwritten(self: Parcel) -> list[Any]:
+        written_down(self)
+        return []
+
+    patch.setattr(Parcel, "written_down", unwritten)
+
+
 #: In a release that fails at some records: name -> (what is planted, seeds that are tried).
 PLANTED_DEFECTS: dict[str, tuple[Plant, int]] = {
     "a record that meets a defect is passed over": (_defects_are_passed_over, 20),
@@ -244,6 +255,7 @@ PLANTED: dict[str, tuple[Plant, int, bool]] = {
     "an order is closed before its report is written": (_reports_overtaken_by_crash, 400, False),
     "refusals are not remembered": (_refusals_are_not_remembered, 600, False),
     "the sweeper never sweeps": (_sweeper_never_sweeps, 20, False),
+    "keys go ahead unwritten": (_keys_go_ahead_unwritten, 100, False),
 }
 
 
