@@ -19,7 +19,6 @@ Room rules: public keys are data; a private key is in no `repr` and no error; th
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import hmac
 import json
@@ -236,9 +235,9 @@ def open_intake(sealed: str, keys: Mapping[str, IntakeKey], subject_request_id: 
 def _opened(sealed: str, header: dict[str, Any], key: IntakeKey) -> bytes:
     """RFC 7516, section 5.2, for the one form whose header has been read. Raises `ValueError` or `InvalidTag`."""
     protected, encrypted_key, *rest = sealed.split(".")
-    if encrypted_key or not all(map(_is_canonical, rest)):
-        raise ValueError("no direct key agreement, or not in its one spelling")
-    nonce, ciphertext, tag = map(_bytes, rest)
+    if encrypted_key:
+        raise ValueError("no direct key agreement")
+    nonce, ciphertext, tag = map(_exactly, rest)
     if (len(nonce), len(tag)) != (12, 16):
         raise ValueError("the nonce has 96 bits, the tag 128")
     agreed = key._key.exchange(X25519PublicKey.from_public_bytes(_bytes(header["epk"]["x"])))  # noqa: SLF001 - same module
@@ -249,9 +248,9 @@ def _header(sealed: str) -> dict[str, Any]:
     """Return the protected header if it is one of ours, in its one spelling."""
     text = sealed.partition(".")[0]
     header = None
-    if len(text) <= _LONGEST_HEADER and _is_canonical(text):
+    if len(text) <= _LONGEST_HEADER:
         with contextlib.suppress(ValueError, RecursionError):
-            header = json.loads(_bytes(text), object_pairs_hook=_once)
+            header = json.loads(_exactly(text), object_pairs_hook=_once)
     if not isinstance(header, dict) or header.keys() != _MEMBERS:
         _refuse("", f"the protected header holds {', '.join(sorted(_MEMBERS))} and nothing else")
     for name, wanted in (("alg", "ECDH-ES"), ("enc", "A256GCM"), ("typ", _TYP)):
@@ -287,8 +286,17 @@ def _bytes(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
+def _exactly(text: str) -> bytes:
+    """Return the bytes of base64url without padding in its one spelling. Raises `ValueError` for any other."""
+    data = _bytes(text)
+    if _text(data) != text:
+        raise ValueError("not the canonical base64url of anything")
+    return data
+
+
 def _is_canonical(text: str) -> bool:
     try:
-        return _text(_bytes(text)) == text
-    except (binascii.Error, ValueError):
+        _exactly(text)
+    except ValueError:
         return False
+    return True

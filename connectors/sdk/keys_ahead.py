@@ -123,6 +123,7 @@ class EarlyKeys:
         now = self._clock.now()
         for answer in line.keys:
             self._roots[answer.order_id] = now, root_from_text(answer.key or "")
+            self._roots.move_to_end(answer.order_id)  # the oldest stand first, also after a line that brings one again
         while self._roots and (len(self._roots) > _KEPT or now - next(iter(self._roots.values()))[0] > _KEPT_FOR):
             self._roots.popitem(last=False)
 

@@ -182,6 +182,7 @@ async def floor(bootstrap: str, prefix: str, systems: list[str]) -> None:
 
     It writes the orders and the confirmation of each request, and, if the environment says how large a worker's records are,
     an acknowledgement to the portal and a journal entry for each input as well: the records that a worker writes, as large.
+    Without that orders and confirmations have a size of their own, below a worker's.
     """
     topics = Topics(prefix=prefix)
     counts: dict[bytes, int] = {}

@@ -26,7 +26,7 @@ from schemas.trust import SigningKey
 from schemas.vocabulary import OrderPhase, Phase
 from schemas.wire import encode, headers_of
 
-__all__ = ["KeyDesk", "Releases", "refusal_of"]
+__all__ = ["KeyDesk", "Releases", "granted", "refusal_of"]
 
 log = structlog.get_logger(__name__)
 
@@ -86,6 +86,11 @@ def _refused(wanted: WantedKey, refusal: KeyRefusal) -> KeyAnswer:
     return KeyAnswer.trusted(
         order_id=wanted.order_id, status=_STATUS[refusal], error=f"order_{refusal}", remedy=_REMEDY[refusal]
     )
+
+
+def granted(wanted: WantedKey, root: SealingKey) -> KeyAnswer:
+    """Return the answer that gives an order's key away: the caller has seen to it that it stands in the log first."""
+    return KeyAnswer.trusted(order_id=wanted.order_id, status=200, key=root_to_text(root))
 
 
 def _fail(questions: Sequence[_Question], error: BaseException) -> None:
@@ -179,8 +184,7 @@ class KeyDesk:
             except RowDamaged as error:
                 self._tell(wanted, error)
                 return _refused(wanted, KeyRefusal.UNREADABLE)
-        root = order_root(key, request, system, wanted.order_id)
-        return KeyAnswer.trusted(order_id=wanted.order_id, status=200, key=root_to_text(root))
+        return granted(wanted, order_root(key, request, system, wanted.order_id))
 
     def _tell(self, wanted: WantedKey, error: RowDamaged) -> None:
         log.error("row_damaged", subject_request_id=wanted.subject_request_id, remedy=str(error))

@@ -23,10 +23,10 @@ import structlog
 
 from orchestrator.core.effects import SendOrder
 from orchestrator.ports import Clock, OutRecord
-from orchestrator.shell.key_desk import Releases
+from orchestrator.shell.key_desk import Releases, granted
 from schemas.keys_ahead import BEAT_SECONDS, AheadMark, KeysAhead
 from schemas.metrics import KEYS_LISTENING, KEYS_RELEASED, Metrics
-from schemas.order_keys import MOST_ORDERS, KeyAnswer, WantedKey, root_to_text
+from schemas.order_keys import MOST_ORDERS, KeyAnswer, WantedKey
 from schemas.sealed import SealingKey
 from schemas.topics import Topics
 from schemas.trust import TrustedKey
@@ -161,14 +161,11 @@ class Listeners:
             if not listener.is_over:
                 mine = keys if listener in to else ()
                 listener.add(KeysAhead.trusted(life=mark.life, number=mark.number, keys=mine))
+        self._metrics.count(KEYS_RELEASED, len(keys), system=system)
 
     def is_out(self, mark: AheadMark) -> None:
         """Note that nothing of this number will be given any more."""
         self._given = mark.number
-
-    def count(self, system: str, count: int) -> None:
-        """Count keys given out."""
-        self._metrics.count(KEYS_RELEASED, count, system=system)
 
 
 class Parcel:
@@ -213,11 +210,6 @@ class Parcel:
             return
         for system, orders in self._orders.items():
             to = self._to.get(system, [])
-            keys = tuple(_answer(one, root) for one, root in orders) if to else ()
+            keys = tuple(granted(one, root) for one, root in orders) if to else ()
             self._listeners.give(system, self._mark, keys, to)
-            self._listeners.count(system, len(keys))
         self._listeners.is_out(self._mark)
-
-
-def _answer(wanted: WantedKey, root: SealingKey) -> KeyAnswer:
-    return KeyAnswer.trusted(order_id=wanted.order_id, status=200, key=root_to_text(root))

@@ -24,11 +24,10 @@ from schemas.topics import Topics, manifest
 from schemas.trust import SigningKey
 from tests.chaos.outside import address
 from tests.chaos.supervised import Hit, Supervised
-from tests.integration.worker_kit import KEY, SYSTEMS, settings_for
+from tests.integration.worker_kit import KEY, SPEAKERS, SYSTEMS, settings_for, signing
 
 __all__ = ["WORKER", "Stage", "audit", "staged"]
 
-_SPEAKERS = ("orchestrator", "portal:website", *(f"system:{system}" for system in SYSTEMS))
 WORKER = ("-m", "orchestrator.cli", "worker")
 
 
@@ -73,13 +72,9 @@ async def staged(
     topics = Topics(prefix=f"chaos{secrets.token_hex(4)}")
     await apply(bootstrap, manifest(SYSTEMS, prefix=topics.prefix), replication=replication)
     schema.upgrade(make_engine(store_url))
-    keyring = Keyring(folder / f"{topics.prefix}-keys", _SPEAKERS) if signatures else None
+    keyring = Keyring(folder / f"{topics.prefix}-keys", SPEAKERS) if signatures else None
     if keyring is not None:
-        changes |= {
-            "signatures": "required",
-            "trust_file": keyring.trust_file,
-            "signing_key_file": keyring.file("orchestrator"),
-        }
+        changes |= signing(keyring)
     made: dict[str, Supervised] = {}
     ports = [free_port() for _ in range(workers)]
     for number in range(1, workers + 1):

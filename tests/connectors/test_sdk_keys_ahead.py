@@ -235,6 +235,18 @@ async def test_what_nobody_takes_is_let_go() -> None:
         assert list(worker.keys._early._roots) == [newest.order_id]
 
 
+async def test_a_key_that_comes_again_keeps_no_other_longer() -> None:
+    """Those behind it are let go in their time."""
+    again, other = an_order(1), an_order(2)
+    async with Worker() as worker:
+        await worker.say(line(1, again, other))
+        worker.clock.advance(10)
+        await worker.say(line(2, again))
+        worker.clock.advance(6)
+        await worker.say(line(3))
+        assert list(worker.keys._early._roots) == [again.order_id]
+
+
 async def test_so_many_keys_are_kept_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest go first, and are asked for."""
     monkeypatch.setattr(early, "_KEPT", 2)

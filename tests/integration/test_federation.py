@@ -14,7 +14,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from process_kit import life
-from worker_kit import World, answer, intake_file, request, settings_for, worker
+from worker_kit import World, answer, intake_file, request, settings_for, signing, worker
 
 from connectors.sdk.protocol import Job
 from connectors.systems.federation.connector import child_request_id
@@ -144,7 +144,7 @@ async def companies(fresh_kafka, tmp_path):
     parent = World(bootstrap, parent_topics, ("crm", "daughter"))
     child = World(bootstrap, child_topics, ("shop", "mail"))
     keyring = Keyring(tmp_path / "keys", ["orchestrator", "portal:parent", "system:shop", "system:mail"])
-    ours = {"trust_file": keyring.trust_file, "signing_key_file": keyring.file("orchestrator"), "signatures": "required"}
+    ours = signing(keyring)
     child.keyring, settings["child"] = keyring, Settings(**{**settings["child"].model_dump(exclude_unset=True), **ours})
     made = Companies(parent, child, settings["parent"], settings["child"], tmp_path, keyring)
     parent.respond = lambda order: answer(order) if order.system == "crm" else None

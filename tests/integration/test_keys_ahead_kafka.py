@@ -12,7 +12,7 @@ import httpx
 import pytest
 from aiokafka import AIOKafkaConsumer
 from structlog.testing import capture_logs
-from worker_kit import SYSTEMS, World, request, settings_for, worker
+from worker_kit import SPEAKERS, SYSTEMS, World, request, settings_for, signing, worker
 
 from connectors.sdk.clock import SystemClock
 from connectors.sdk.keys import HttpOrderKeys, order_keys_client
@@ -73,17 +73,9 @@ async def test_no_question_for_what_a_worker_sends(fresh_kafka, tmp_path: Path) 
     A worker that stops ends its answer in order: between the lives nobody is there, and nothing is cut off.
     """
     topics = await fresh_kafka.create(*SYSTEMS)
-    keyring = Keyring(tmp_path / "keys", ["orchestrator", "portal:website", *(f"system:{one}" for one in SYSTEMS)])
+    keyring = Keyring(tmp_path / "keys", SPEAKERS)
     port = free_port()
-    settings = settings_for(
-        tmp_path,
-        fresh_kafka.bootstrap,
-        topics,
-        signatures="required",
-        trust_file=keyring.trust_file,
-        signing_key_file=keyring.file("orchestrator"),
-        http_port=port,
-    )
+    settings = settings_for(tmp_path, fresh_kafka.bootstrap, topics, http_port=port, **signing(keyring))
     given: list[FulfilmentOrder] = []
     async with contextlib.AsyncExitStack() as stack:
         logs = stack.enter_context(capture_logs())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
-from worker_kit import SYSTEMS, World, answer, request, settings_for, worker
+from worker_kit import SPEAKERS, SYSTEMS, World, answer, request, settings_for, signing, worker
 
 from orchestrator.cli import app
 from orchestrator.commands.reading import read_receipts
@@ -44,15 +44,8 @@ def _proven_in_the_journal(receipt: bytes, keyring: Keyring, bootstrap: str, pre
 async def test_only_genuine_words_count(fresh_kafka, tmp_path: Path) -> None:
     """Forged reports and withdrawals are set aside, each by its reason, counted and told; the genuine ones lead to the end."""
     topics = await fresh_kafka.create(*SYSTEMS)
-    keyring = Keyring(tmp_path / "keys", ["orchestrator", "portal:website", *(f"system:{one}" for one in SYSTEMS)])
-    settings = settings_for(
-        tmp_path,
-        fresh_kafka.bootstrap,
-        topics,
-        signatures="required",
-        trust_file=keyring.trust_file,
-        signing_key_file=keyring.file("orchestrator"),
-    )
+    keyring = Keyring(tmp_path / "keys", SPEAKERS)
+    settings = settings_for(tmp_path, fresh_kafka.bootstrap, topics, **signing(keyring))
     async with World(fresh_kafka.bootstrap, topics).running() as world, worker(settings) as running:
         world.keyring = keyring
         world.respond = lambda order: None

@@ -104,6 +104,19 @@ def settings_for(tmp_path: Path, bootstrap: str, topics: Topics, **changes: obje
     return settings
 
 
+#: Whoever speaks, where everybody signs.
+SPEAKERS = ("orchestrator", "portal:website", *(f"system:{system}" for system in SYSTEMS))
+
+
+def signing(keyring: Keyring) -> dict[str, object]:
+    """Return the settings of a worker that signs, and believes those alone whose keys these are."""
+    return {
+        "signatures": "required",
+        "trust_file": keyring.trust_file,
+        "signing_key_file": keyring.file("orchestrator"),
+    }
+
+
 def request(
     right: Right = Right.ERASURE, email: str = "person@example.org", *, changes: tuple[FieldChange, ...] = (), **fields: object
 ) -> SubmitRequest:

@@ -203,9 +203,8 @@ class ConnectorSetting:
     blobs: MemoryBlobs = field(default_factory=MemoryBlobs)
     #: Outlives every process, as a file does.
     quota: SqlQuota = field(default_factory=lambda: SqlQuota("sqlite://", "simulated"))
-    #: What the present life hears by, and how many keys all lives have heard in time.
+    #: What the present life hears by.
     ears: list[_Listener] = field(default_factory=list)
-    heard: int = 0
 
     @property
     def topics(self) -> Topics:
@@ -259,13 +258,12 @@ class SimOrderKeys:
 
     def _take_early(self, orders: Iterable[str]) -> None:
         """Have the keys at hand that came ahead; each is in the log by now."""
-        written = b"".join(record.value or b"" for record in self._setting.broker.records(self._setting.topics.releases))
         for order_id in orders:
             root = self._early.pop(order_id, None)
             if root is not None:
                 self._roots[order_id] = root
-                self._setting.heard += 1
-                if order_id.encode() not in written:
+                records = self._setting.broker.records(self._setting.topics.releases)
+                if not any(order_id.encode() in (record.value or b"") for record in records):
                     self._setting.vendor.complaints.append(f"the key to {order_id} went ahead and is not in the log")
 
     async def fetch(
