@@ -47,9 +47,9 @@ def order_keys_route(release: Release, guard: Guard) -> Route:
     turns = asyncio.Semaphore(_AT_ONCE)
 
     async def order_keys(request: Request) -> Response:
-        if turns.locked():
-            return _busy("1").response
         try:
+            if turns.locked():
+                raise _busy("1")
             async with turns:
                 key, wanted = await guard.question(request)
                 kid = "" if key is None else key.kid
@@ -63,11 +63,18 @@ def order_keys_route(release: Release, guard: Guard) -> Route:
 
 
 def keys_ahead_route(lines: Lines, guard: Guard) -> Route:
-    """Return the route of those who listen. 400, 401, 403, 408, 413: see `Guard`. 503: too many hear of this system already."""
+    """Return the route of those who listen.
+
+    400, 401, 403, 408, 413: see `Guard`. 503: too many ask at once, or hear of this system already.
+    """
+    turns = asyncio.Semaphore(_AT_ONCE)  # for the questions alone: an answer lasts for minutes
 
     async def keys_ahead(request: Request) -> Response:
         try:
-            key, wanted = await guard.question(request)
+            if turns.locked():
+                raise _busy("1")
+            async with turns:
+                key, wanted = await guard.question(request)
         except Refused as refused:
             return refused.response
         heard = lines(wanted.system, key)

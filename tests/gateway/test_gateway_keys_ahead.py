@@ -53,7 +53,7 @@ class Door:
             yield self
             self.listeners.close()
 
-    def hear(self, key: SigningKey = CRM, body: bytes = BODY, at: datetime = NOON):
+    def hear(self, key: SigningKey = CRM, body: bytes | AsyncIterator[bytes] = BODY, at: datetime = NOON):
         token = assertion(key, audience_of("dsr"), at)[0]
         return self.client.stream("POST", PATH, content=body, headers={"authorization": f"Bearer {token}"}, timeout=30)
 
@@ -116,6 +116,35 @@ async def test_too_many_are_told_when_to_come_back(monkeypatch: pytest.MonkeyPat
         body = json.dumps({"system": "mail", "orders": []}).encode()
         async with door.hear(key=MAIL, body=body) as other:
             assert other.status_code == 200
+
+
+async def test_questions_that_do_not_end_leave_room_for_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more is told at once to come back; those who listen already hold no place; and a place is given back."""
+    monkeypatch.setattr(order_keys, "_AT_ONCE", 1)
+    go_on = asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield BODY[:5]
+        await go_on.wait()
+        yield BODY[5:]
+
+    async def asked_slowly() -> int:
+        async with door.hear(body=slowly()) as answer:
+            return answer.status_code
+
+    async with Door().open() as door, door.hear() as listening:
+        assert listening.status_code == 200
+        slow = asyncio.create_task(asked_slowly())
+        async with asyncio.timeout(30):
+            while True:
+                async with door.hear() as busy:
+                    if busy.status_code != 200:
+                        break
+        assert (busy.status_code, busy.headers["retry-after"]) == (503, "1")
+        go_on.set()
+        assert await slow == 200
+        async with door.hear() as answer:
+            assert answer.status_code == 200
 
 
 async def test_a_worker_that_stops_does_not_wait_for_those_who_listen() -> None:
