@@ -223,7 +223,7 @@ async def run_worker(
         # A publisher of its own: behind a batch of the inbox whoever asks for a key would wait for all of it.
         releases = await _publisher(settings, stack)
         desk = KeyDesk(store, keys, releases, clock, metrics, topics=names, worker=settings.worker_id, signer=signatures.signer)
-        guard = Guard(signatures.trust, settings.topic_prefix, clock)
+        guard = Guard(signatures.trust, settings.topic_prefix, clock, metrics, per_second=settings.key_questions_per_second)
         doors = [order_keys_route(desk.release, guard), keys_ahead_route(listeners.lines, guard)]
         portals = intake_keys_route(intake.published, clock, signatures.signer)
         pages = health_app(metrics.registry, alive=_alive(watchdog), ready=_ready(app, store, inbox), more=[*doors, portals])

@@ -81,6 +81,9 @@ class Settings(BrokerSettings):
         Path | None, Field(description="Certificate with its chain: connectors ask for keys here")
     ] = None
     http_tls_key_file: Annotated[Path | None, Field(description="Its private key")] = None
+    key_questions_per_second: Annotated[
+        float, Field(gt=0, description="Questions about keys from one system, on average; twice as many at once")
+    ] = 100.0
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
     log_format: Annotated[str, Field(pattern="^(auto|json|console)$")] = "auto"
 

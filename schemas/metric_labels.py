@@ -26,6 +26,7 @@ __all__ = [
     "ByKeyState",
     "ByOperation",
     "ByPhase",
+    "ByQuestionRefusal",
     "ByRight",
     "BySystem",
     "ByType",
@@ -36,6 +37,7 @@ __all__ = [
     "NoLabels",
     "PhaseRight",
     "PortalRight",
+    "QuestionRefusal",
     "ReasonSystem",
     "RightDaysLeft",
     "RightResult",
@@ -112,6 +114,30 @@ class KeyRefusal(StrEnum):
     CLOSED = "closed"
     #: What the store keeps of its request does not open.
     UNREADABLE = "unreadable"
+
+
+class QuestionRefusal(StrEnum):
+    """Why a connector's whole question about keys is refused: the code in the answer, too."""
+
+    #: It does not say who it is in a way that is believed.
+    UNAUTHORISED = "unauthorised"
+    #: It is another system.
+    FOREIGN_SYSTEM = "foreign_system"
+    INVALID_BODY = "invalid_body"
+    TOO_LARGE = "too_large"
+    TOO_SLOW = "too_slow"
+    #: It has asked too often in a short time.
+    TOO_MANY = "too_many"
+    #: Others are served.
+    BUSY = "busy"
+    #: The store, the broker or a key is away.
+    UNAVAILABLE = "unavailable"
+
+
+class ByQuestionRefusal(NamedTuple):
+    """Labels of questions that were refused."""
+
+    reason: QuestionRefusal
 
 
 class KeyState(StrEnum):

@@ -21,6 +21,7 @@ from schemas.metric_labels import (
     ByKeyState,
     ByOperation,
     ByPhase,
+    ByQuestionRefusal,
     ByRight,
     BySystem,
     ByType,
@@ -71,6 +72,7 @@ __all__ = [
     "KEYS_LISTENING",
     "KEYS_REFUSED",
     "KEYS_RELEASED",
+    "KEY_QUESTIONS_REFUSED",
     "LAG",
     "ORDERS_OPEN",
     "ORDERS_RESENT",
@@ -237,6 +239,9 @@ ROWS_DAMAGED = CounterSpec(
 COMMITS_REFUSED = CounterSpec("dsr_commits_refused_total", "Offset commits that the commit guard refused.", NoLabels)
 KEYS_RELEASED = CounterSpec("dsr_order_keys_released_total", "Keys of orders given to a system's connector.", BySystem)
 KEYS_REFUSED = CounterSpec("dsr_order_keys_refused_total", "Keys of orders that a connector was refused.", SystemKeyRefusal)
+KEY_QUESTIONS_REFUSED = CounterSpec(
+    "dsr_order_keys_questions_refused_total", "Questions about keys of orders that were refused as a whole.", ByQuestionRefusal
+)
 KEYS_LISTENING = GaugeSpec(
     "dsr_order_keys_listening", "Connectors that are given the keys of their orders as these are sent.", BySystem
 )
@@ -307,8 +312,8 @@ WORKER_METRICS: tuple[MetricSpec[..., Any], ...] = (
     ORDERS_SENT, ORDERS_RESENT, ORDERS_OPEN, REPORTS_RECEIVED, ORDER_DURATION, ESCALATIONS, EXTENSION_INVALID,
     QUARANTINED, IGNORED, BATCH_RECORDS, BATCH_SECONDS, STORE_SECONDS, PUBLISH_SECONDS, STORE_CONFLICTS, COMMITS_REFUSED,
     ROWS_DAMAGED,
-    KEYS_RELEASED, KEYS_REFUSED, KEYS_LISTENING, LAG, COMMIT_AGE, OUTBOX, SWEEP_SECONDS, SWEEP_DUE, WAKES_FAILED,
-    INTAKE_KEY_AGE, INTAKE_KEYS_OVERDUE, BUILD_INFO,
+    KEYS_RELEASED, KEYS_REFUSED, KEY_QUESTIONS_REFUSED, KEYS_LISTENING,
+    LAG, COMMIT_AGE, OUTBOX, SWEEP_SECONDS, SWEEP_DUE, WAKES_FAILED, INTAKE_KEY_AGE, INTAKE_KEYS_OVERDUE, BUILD_INFO,
 )  # fmt: skip
 #: Everything a connector exposes.
 CONNECTOR_METRICS: tuple[MetricSpec[..., Any], ...] = (

@@ -18,7 +18,7 @@ The answer has one entry for each order asked for, in order, with a status of it
 | 503 | what is stored of its request does not open until somebody mends it | keeps the order, and asks again later |
 
 The HTTP status is the entries' if they agree, 207 if they do not. A call that is refused as a whole (400, 401, 403, 408, 413,
-503) has an `OrderKeysError` instead.
+429, 503) has an `OrderKeysError` instead.
 
 Room rules: shapes and derivations; who is told what is decided in `orchestrator.shell.key_desk`.
 """

@@ -13,8 +13,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
+from orchestrator.adapters.metrics import WorkerMetrics
 from orchestrator.gateway.door import Guard
 from orchestrator.gateway.health import Tls, serve
 from orchestrator.gateway.order_keys import order_keys_route
@@ -23,7 +25,7 @@ from schemas.order_keys import KeyAnswer, KeyStatus, WantedKey, order_root, root
 from schemas.sealed import SealingKey
 from schemas.trust import Trust
 
-__all__ = ["DeskForAll", "desk_for_all", "self_signed"]
+__all__ = ["DeskForAll", "desk_for_all", "guard_for", "self_signed"]
 
 
 class _SystemClock:
@@ -32,6 +34,11 @@ class _SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         raise NotImplementedError
+
+
+def guard_for(trust: Trust | None, prefix: str = "dsr", clock: Clock | None = None) -> Guard:
+    """Return a guard that lets in whom the trust knows, however often, and whose metrics nobody reads."""
+    return Guard(trust, prefix, clock or _SystemClock(), WorkerMetrics(CollectorRegistry()), per_second=1e6)
 
 
 @dataclass
@@ -63,7 +70,7 @@ async def desk_for_all(
 ) -> AsyncIterator[DeskForAll]:
     """Serve a desk while the block runs."""
     desk = DeskForAll(root)
-    route = order_keys_route(desk.release, Guard(trust, prefix, clock or _SystemClock()))
+    route = order_keys_route(desk.release, guard_for(trust, prefix, clock))
     async with serve(Starlette(routes=[route]), "127.0.0.1", 0, tls=tls) as at:
         desk.url = at.url
         yield desk

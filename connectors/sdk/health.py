@@ -23,6 +23,14 @@ from schemas.errors import ConfigurationError
 
 __all__ = ["app", "served"]
 
+#: With every answer: nothing here is a page, is kept on the way, or is shown by another page.
+_FOR_BROWSERS = [
+    ("x-content-type-options", "nosniff"),
+    ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("referrer-policy", "no-referrer"),
+    ("cache-control", "no-store"),
+]
+
 
 def app(registry: CollectorRegistry, is_ready: Callable[[], bool]) -> Starlette:
     """Return the application. Ready means: the bus was joined and the journal's leftovers are in the queue."""
@@ -54,7 +62,15 @@ async def served(application: Starlette, *, host: str, port: int) -> AsyncIterat
         listener = socket.create_server((host, port))
     except OSError:
         raise ConfigurationError(f"DSR_HEALTH_PORT: port {port} cannot be opened on this host") from None
-    config = uvicorn.Config(application, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        application,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        headers=_FOR_BROWSERS,
+        timeout_graceful_shutdown=1,
+    )
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:

@@ -56,6 +56,8 @@ _REMEMBERED = 2_000
 _TIMEOUT = httpx.Timeout(15.0, connect=5.0)
 _NONE: Mapping[str, AheadMark] = MappingProxyType({})
 _LETS_IN = frozenset({200, 207, 403, 404, 410})
+#: Another worker may answer: this one has had enough of us for now, or cannot.
+_ELSEWHERE = frozenset({429, *range(500, 600)})
 
 
 class KeysUnavailable(OrchestratorError):
@@ -207,7 +209,7 @@ class HttpOrderKeys:
         return keys
 
     async def _ask(self, wanted: Sequence[WantedKey]) -> httpx.Response:
-        """Return the first answer of a worker that does not say 5xx."""
+        """Return the first answer of a worker that does not say 429 or 5xx."""
         body = WantedKeys(system=self._system, orders=tuple(wanted)).model_dump_json()
         said = "no address is set"
         for url in tuple(self._urls):  # a list of its own: calls run at the same time, and each asks everybody
@@ -216,7 +218,7 @@ class HttpOrderKeys:
             except httpx.HTTPError as error:
                 said = type(error).__name__
             else:
-                if answer.status_code < 500 or _is_answers(answer):
+                if answer.status_code not in _ELSEWHERE or _is_answers(answer):
                     return answer
                 said = _why(answer)
             if self._urls[0] == url:

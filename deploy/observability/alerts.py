@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from deploy.observability import thresholds as at
 from schemas import metrics as m
-from schemas.metric_labels import KeyRefusal, KeyState
+from schemas.metric_labels import KeyRefusal, KeyState, QuestionRefusal
 from schemas.metrics import MetricSpec
 from schemas.vocabulary import EscalationReason, OrderPhase, OutcomeCode, Phase, QuarantineReason
 
@@ -52,6 +52,9 @@ _UNBELIEVED = 'reason=~"signature_.*|signer_unknown"'
 
 #: A key that is asked for too late is daily business; the others are not.
 _NOT_ITS_OWN = f'reason!~"{KeyRefusal.CLOSED}|{KeyRefusal.UNREADABLE}"'
+
+#: Who does not say who he is, or asks without end. Most other reasons are of a worker that is busy or away.
+_STRANGERS = f'reason=~"{QuestionRefusal.UNAUTHORISED}|{QuestionRefusal.TOO_MANY}"'
 
 ALERTS: tuple[Alert, ...] = (
     Alert(
@@ -135,6 +138,13 @@ ALERTS: tuple[Alert, ...] = (
         "DsrKeyRefused", "sre", "page",
         growth(m.KEYS_REFUSED, at.NEW_FACT_WINDOW, "system, reason", _NOT_ITS_OWN) + " > 0", "0m",
         "The connector of {{ $labels.system }} asked for keys that are not its own to have: {{ $labels.reason }}.",
+    ),
+    Alert(
+        "DsrKeyQuestionsRefused", "sre", "ticket",
+        growth(m.KEY_QUESTIONS_REFUSED, at.NEW_FACT_WINDOW, "reason", _STRANGERS) + f" > {at.STRANGERS} or "
+        + growth(m.KEY_QUESTIONS_REFUSED, at.NEW_FACT_WINDOW, "reason", f'reason="{QuestionRefusal.FOREIGN_SYSTEM}"') + " > 0",
+        "0m",
+        '{{ $value | printf "%.0f" }} questions about keys of orders were refused in a day: {{ $labels.reason }}.',
     ),
     Alert(
         "DsrKeysUnavailable", "sre", "page",

@@ -128,6 +128,8 @@ _SYSTEM_OWNER = (
     Panel("Keys given out", "Orders whose key the connector was given, and those it was refused, over the last day.", "short",
           (Query(_within(m.KEYS_RELEASED, "1d", "system", _SYSTEM), "{{system}}"),
            Query(_within(m.KEYS_REFUSED, "1d", "system, reason", _SYSTEM), "{{system}}: refused, {{reason}}"))),
+    Panel("Questions refused", "Questions about keys that the workers refused as a whole, over the last day.", "short",
+          (Query(_within(m.KEY_QUESTIONS_REFUSED, "1d", "reason"), "{{reason}}"),)),
     Panel("Listeners", "Processes of the system's connector that a worker gives keys unasked; the others ask.", "short",
           (Query(f"sum by (system) ({m.KEYS_LISTENING.name}{{{_SYSTEM}}})", "{{system}}"),)),
     Panel("Orders set aside", "Orders the connector could not read, over the last day.", "short",

@@ -21,6 +21,7 @@ __all__ = [
     "OUTBOX_STILL",
     "PAUSE_PROBED",
     "SETTLE",
+    "STRANGERS",
     "SWEEPER_STILL",
     "UNATTENDED",
     "VERIFICATION_SECONDS",
@@ -57,6 +58,8 @@ CONNECTOR_DOWN = "10m"
 WORKER_DOWN = "5m"
 #: How long something that happened once stays visible as an alert: long enough for the next working morning.
 NEW_FACT_WINDOW = "1d"
+#: A connector that starts before its key is trusted is refused a few times; whoever tries keys or floods is refused more often.
+STRANGERS = 20
 #: A connector asks again every half minute at the latest: more than ten times in a quarter of an hour is no worker's restart.
 KEYS_AWAY = "15m"
 KEYS_AWAY_TIMES = 10

@@ -26,6 +26,14 @@ __all__ = ["CHECK_SECONDS", "Check", "Listening", "Tls", "health_app", "serve"]
 #: Returns None when all is well, else a reason for people: a code or a sentence that names no person and quotes no body.
 Check = Callable[[], "str | Awaitable[str | None] | None"]
 
+_NOT_KEPT = {"cache-control": "no-store"}
+#: With every answer, an error's too: nothing here is a page, and no other page may show it or run what it holds.
+_FOR_BROWSERS = [
+    ("x-content-type-options", "nosniff"),
+    ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("referrer-policy", "no-referrer"),
+]
+
 #: How long a check may take before its silence is the reason. Below the usual probe's patience of a few seconds.
 CHECK_SECONDS = 2.0
 
@@ -48,7 +56,7 @@ def health_app(
 
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), media_type=content_type)
+        return Response(encode(registry), media_type=content_type, headers=_NOT_KEPT)
 
     async def healthz(_: Request) -> Response:
         return await _answer(alive, check_seconds)
@@ -63,8 +71,8 @@ async def _answer(checks: Mapping[str, Check], seconds: float) -> JSONResponse:
     found = await asyncio.gather(*(_ask(check, seconds) for check in checks.values()))
     reasons = {name: reason for name, reason in zip(checks, found, strict=True) if reason is not None}
     if reasons:
-        return JSONResponse({"status": "failing", "reasons": reasons}, status_code=503)
-    return JSONResponse({"status": "ok"})
+        return JSONResponse({"status": "failing", "reasons": reasons}, status_code=503, headers=_NOT_KEPT)
+    return JSONResponse({"status": "ok"}, headers=_NOT_KEPT)
 
 
 async def _ask(check: Check, seconds: float) -> str | None:
@@ -126,6 +134,7 @@ async def serve(app: ASGIApp, host: str, port: int, *, tls: Tls | None = None) -
         access_log=False,
         lifespan="off",
         server_header=False,
+        headers=_FOR_BROWSERS,
         timeout_graceful_shutdown=1,
         ws="none",
     )

@@ -45,7 +45,7 @@ def intake_keys_route(published: Callable[[], IntakeKeySet], clock: Clock, signe
         return last[0][2]
 
     async def answer(request: Request) -> Response:
-        headers = {"cache-control": f"public, max-age={_FRESH_SECONDS}", "vary": "accept", "x-content-type-options": "nosniff"}
+        headers = {"cache-control": f"public, max-age={_FRESH_SECONDS}", "vary": "accept"}
         if _SIGNED not in request.headers.get("accept", ""):
             return Response(published().model_dump_json(), media_type=_PLAIN, headers=headers)
         if signer is None:

@@ -16,11 +16,12 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from orchestrator.gateway.door import HEADERS, Guard, Refused, response
+from orchestrator.gateway.door import HEADERS, Guard, Refused, guarded_route, response
 from orchestrator.ports import PublishFailed
 from schemas.errors import ConfigurationError, OrchestratorError
 from schemas.keys_ahead import LINES, KeysAhead
 from schemas.keys_ahead import PATH as PATH_AHEAD
+from schemas.metric_labels import QuestionRefusal
 from schemas.order_keys import PATH, KeyAnswer, KeyAnswers, WantedKey, WantedKeys
 from schemas.trust import TrustedKey
 
@@ -41,48 +42,41 @@ Lines = Callable[[str, TrustedKey | None], "AsyncGenerator[KeysAhead] | None"]
 def order_keys_route(release: Release, guard: Guard) -> Route:
     """Return the route.
 
-    400, 401, 403, 408, 413: see `Guard`. 503: the store or the broker does not answer, a key does not unwrap, or too many ask
-    at once; `retry-after` says when to come back.
+    400, 401, 403, 408, 413, 429: see `Guard`. 503: the store or the broker does not answer, a key does not unwrap, or too
+    many ask at once; `retry-after` says when to come back.
     """
     turns = asyncio.Semaphore(_AT_ONCE)
 
     async def order_keys(request: Request) -> Response:
-        try:
-            if turns.locked():
-                raise _busy("1")
-            async with turns:
-                key, wanted = await guard.question(request)
-                kid = "" if key is None else key.kid
-                answers = await _released(release, wanted, kid)
-        except Refused as refused:
-            return refused.response
+        if turns.locked():
+            raise _busy("1")
+        async with turns:
+            key, wanted = await guard.question(request)
+            answers = await _released(release, wanted, "" if key is None else key.kid)
         statuses = {answer.status for answer in answers} or {200}
         return response(KeyAnswers(keys=tuple(answers)), statuses.pop() if len(statuses) == 1 else 207, {})
 
-    return Route(PATH, order_keys, methods=["POST"])
+    return guarded_route(PATH, guard, order_keys)
 
 
 def keys_ahead_route(lines: Lines, guard: Guard) -> Route:
     """Return the route of those who listen.
 
-    400, 401, 403, 408, 413: see `Guard`. 503: too many ask at once, or hear of this system already.
+    400, 401, 403, 408, 413, 429: see `Guard`. 503: too many ask at once, or hear of this system already.
     """
     turns = asyncio.Semaphore(_AT_ONCE)  # for the questions alone: an answer lasts for minutes
 
     async def keys_ahead(request: Request) -> Response:
-        try:
-            if turns.locked():
-                raise _busy("1")
-            async with turns:
-                key, wanted = await guard.question(request)
-        except Refused as refused:
-            return refused.response
+        if turns.locked():
+            raise _busy("1")
+        async with turns:
+            key, wanted = await guard.question(request)
         heard = lines(wanted.system, key)
         if heard is None:
-            return _busy("60").response
+            raise _busy("60")
         return _Lines(heard)
 
-    return Route(PATH_AHEAD, keys_ahead, methods=["POST"])
+    return guarded_route(PATH_AHEAD, guard, keys_ahead)
 
 
 class _Lines(StreamingResponse):
@@ -104,7 +98,7 @@ class _Lines(StreamingResponse):
 
 
 def _busy(seconds: str) -> Refused:
-    return Refused(503, "busy", "come back later: others are served", **{"retry-after": seconds})
+    return Refused(503, QuestionRefusal.BUSY, "come back later: others are served", **{"retry-after": seconds})
 
 
 async def _released(release: Release, wanted: WantedKeys, kid: str) -> list[KeyAnswer]:
@@ -114,4 +108,4 @@ async def _released(release: Release, wanted: WantedKeys, kid: str) -> list[KeyA
         # A key that does not unwrap is nobody's passing trouble; a store or broker that is away is.
         tell = log.error if isinstance(error, ConfigurationError) else log.warning
         tell("order_keys_unavailable", system=wanted.system, error_type=type(error).__name__)
-        raise Refused(503, "unavailable", "come back: the keys are safe", **{"retry-after": "2"}) from None
+        raise Refused(503, QuestionRefusal.UNAVAILABLE, "come back: the keys are safe", **{"retry-after": "2"}) from None

@@ -151,10 +151,11 @@ async def test_memory_is_bounded_and_what_is_in_use_stays(monkeypatch: pytest.Mo
         assert root_to_text(ROOT) not in repr(asking.keys.__dict__)
 
 
-async def test_another_worker_is_asked_when_one_is_away_and_first_from_then_on():
-    """A dead address, one that says 503: the next one; and the one that answered is not passed by next time."""
+@pytest.mark.parametrize("status", [429, 503])
+async def test_another_worker_is_asked_when_one_is_away_and_first_from_then_on(status: int):
+    """A dead address, one that says 503 or 429: the next one; and the one that answered is not passed by next time."""
     async with (
-        answering(Response(b"no", 503)) as (busy, asked),
+        answering(Response(b"no", status)) as (busy, asked),
         desk_for_all(ROOT) as desk,
         Asking(NOBODY, busy, desk.url) as asking,
     ):
@@ -172,9 +173,9 @@ async def test_calls_at_the_same_time_each_ask_every_worker():
         assert found == [{}] * 10
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 599])
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 599])
 async def test_nobody_who_answers_is_unavailable_and_says_why(status: int):
-    """5xx everywhere: `KeysUnavailable`, with the status and never the body that somebody wrote."""
+    """429 or 5xx everywhere: `KeysUnavailable`, with the status and never the body that somebody wrote."""
     async with answering(Response(b"canary@example.org", status)) as (url, asked), Asking(url, url) as asking:
         with pytest.raises(KeysUnavailable, match=f"HTTP {status}") as caught:
             await asking.keys.fetch(orders(1))

@@ -19,7 +19,6 @@ from connectors.sdk.bus import Inbound
 from connectors.sdk.clock import ManualClock
 from connectors.sdk.intake import marks_of, parsed
 from connectors.sdk.keys import HttpOrderKeys, order_keys_client
-from orchestrator.gateway.door import Guard
 from orchestrator.gateway.health import serve
 from orchestrator.gateway.order_keys import order_keys_route
 from schemas.keys_ahead import AHEAD_HEADER, LINES, PATH, AheadMark, KeysAhead, mark_in
@@ -27,7 +26,7 @@ from schemas.order_keys import KeyAnswer, audience_of, checked_assertion, order_
 from schemas.sealed import SealingKey
 from schemas.trust import SigningKey, Trust
 from schemas.wire import encode, headers_of
-from tests.key_desk_kit import DeskForAll
+from tests.key_desk_kit import DeskForAll, guard_for
 
 ROOT = SealingKey("request", bytes(range(32)))
 CRM = SigningKey.new("system:crm")
@@ -87,7 +86,7 @@ class Worker:
         self._stack = contextlib.AsyncExitStack()
         routes = [
             Route(PATH, self._answer, methods=["POST"]),
-            order_keys_route(self.desk.release, Guard(None, "dsr", Clock())),
+            order_keys_route(self.desk.release, guard_for(None)),
         ]
         at = await self._stack.enter_async_context(serve(Starlette(routes=routes), "127.0.0.1", 0))
         client = await self._stack.enter_async_context(order_keys_client(None))

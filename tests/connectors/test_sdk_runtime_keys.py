@@ -55,7 +55,10 @@ async def test_keys_away_while_orders_come_nothing_is_taken_until_they_are_back(
             world.send(an_order(1), an_order(2), an_order(3))
             await until(lambda: world.runtime.waits_for_keys)
             assert (await client.get(f"http://127.0.0.1:{port}/readyz")).status_code == 503
-            assert (await client.get(f"http://127.0.0.1:{port}/healthz")).status_code == 200
+            alive = await client.get(f"http://127.0.0.1:{port}/healthz")
+            assert alive.status_code == 200
+            assert (alive.headers["x-content-type-options"], alive.headers["cache-control"]) == ("nosniff", "no-store")
+            assert "server" not in alive.headers
             await asked(world, 3)
             assert world.bus.committed == 0
             assert [world.entry(number) for number in (1, 2, 3)] == [None, None, None]

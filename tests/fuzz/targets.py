@@ -22,12 +22,10 @@ from starlette.applications import Starlette
 from connectors.systems.declarative.loading import SHIPPED, parse
 from connectors.systems.weblogs.columns import Columns
 from orchestrator.adapters import registry_file
-from orchestrator.adapters.clock import SystemClock
 from orchestrator.adapters.key_encryption import KeyEncryption
 from orchestrator.adapters.keys import RequestKeys, rewrapped
 from orchestrator.audit.dump import DumpLog
 from orchestrator.core.state import from_bytes
-from orchestrator.gateway.door import Guard
 from orchestrator.gateway.order_keys import order_keys_route
 from orchestrator.settings import DEPLOY
 from schemas.errors import ConfigurationError, NotVerified, ProtocolViolation
@@ -52,6 +50,7 @@ from schemas.subject import SubjectData
 from schemas.trust import ORCHESTRATOR, SigningKey, Trust, system_principal
 from schemas.vocabulary import IdentifierKind
 from schemas.wire import MESSAGES, TYPE_HEADER, decode
+from tests.key_desk_kit import guard_for
 
 __all__ = ["Target", "targets"]
 
@@ -202,7 +201,7 @@ def _asked(data: bytes) -> object:
         return [KeyAnswer(order_id=one.order_id, status=404) for one in wanted]
 
     async def ask() -> httpx.Response:
-        app = Starlette(routes=[order_keys_route(release, Guard(None, "dsr", SystemClock()))])
+        app = Starlette(routes=[order_keys_route(release, guard_for(None))])
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
             return await client.post(PATH, content=data)
 

@@ -90,6 +90,18 @@ async def test_a_taken_port_is_an_error_at_once():
             pytest.fail("must not get here")
 
 
+async def test_no_page_is_kept_or_shown_inside_another():
+    """Whatever is asked, an error too; and nothing says what serves it."""
+    async with serve(health_app(CollectorRegistry(), alive={}, ready={}), "127.0.0.1", 0) as at:
+        for page in ("metrics", "healthz", "readyz", "nothing-here"):
+            answer = await get(f"{at.url}/{page}")
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert answer.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+            assert answer.headers["referrer-policy"] == "no-referrer"
+            assert answer.headers.get("cache-control") == (None if answer.status_code == 404 else "no-store")
+            assert "server" not in answer.headers
+
+
 async def test_signals_stay_with_the_process_and_the_port_is_given_back():
     """Serving changes no signal handler, and after the block the port is free."""
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)

@@ -38,7 +38,8 @@ class Door:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.listeners = Listeners(self, WorkerMetrics(self.registry), topics=Topics(), worker="w1", life=LIFE)
+        self.metrics = WorkerMetrics(self.registry)
+        self.listeners = Listeners(self, self.metrics, topics=Topics(), worker="w1", life=LIFE)
 
     def now(self) -> datetime:
         return NOON
@@ -48,7 +49,7 @@ class Door:
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[Door]:
-        route = keys_ahead_route(self.listeners.lines, Guard(Trust.of(CRM, MAIL), "dsr", self))
+        route = keys_ahead_route(self.listeners.lines, Guard(Trust.of(CRM, MAIL), "dsr", self, self.metrics))
         async with serve(Starlette(routes=[route]), "127.0.0.1", 0) as at, httpx.AsyncClient(base_url=at.url) as self.client:
             yield self
             self.listeners.close()

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from structlog.testing import capture_logs
 
+from orchestrator.adapters.metrics import WorkerMetrics
 from orchestrator.gateway import order_keys
 from orchestrator.gateway.door import MOST_BYTES, Guard
 from orchestrator.gateway.health import Tls, serve
@@ -60,6 +62,8 @@ class Door:
 
     def __init__(self) -> None:
         self.at = NOON
+        self.per_second = 1e6
+        self.registry = CollectorRegistry()
         self.statuses: list[int] = [200]
         self.error: Exception | None = None
         self.hold: asyncio.Event | None = None
@@ -87,12 +91,16 @@ class Door:
     @contextlib.asynccontextmanager
     async def open(self, tls: Tls | None = None) -> AsyncIterator[Door]:
         """Serve it."""
-        app = Starlette(routes=[order_keys_route(self.release, Guard(self.trust, "dsr", self))])
+        guard = Guard(self.trust, "dsr", self, WorkerMetrics(self.registry), per_second=self.per_second)
+        app = Starlette(routes=[order_keys_route(self.release, guard)])
         async with serve(app, "127.0.0.1", 0, tls=tls) as self.listening:
             context = True if tls is None else ssl.create_default_context(cafile=tls.certificate)
             limits = httpx.Limits(max_connections=None)
             async with httpx.AsyncClient(base_url=self.listening.url, timeout=20, verify=context, limits=limits) as self.client:
                 yield self
+
+    def refused(self, reason: str) -> float | None:
+        return self.registry.get_sample_value("dsr_order_keys_questions_refused_total", {"reason": reason})
 
     async def ask(self, body: object = None, *, key: SigningKey = CRM, header: str | None = None, **more) -> httpx.Response:
         if header is None:
@@ -313,6 +321,54 @@ async def test_too_many_at_once_are_told_to_come_back(monkeypatch: pytest.Monkey
             await door.ask(header="Bearer nobody")
             await door.ask(b"nonsense")
         assert (await door.ask()).status_code == 200
+
+
+async def test_a_system_that_asks_without_end_is_told_to_wait_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """429 with a time, before the body is read; one log line for all of it, and a count; another system is served."""
+    door = Door()
+    door.per_second = 2
+    monkeypatch.setattr("orchestrator.gateway.door._now", lambda: 1_000.0)
+    with capture_logs() as logs:
+        async with door.open():
+            assert [(await door.ask()).status_code for _ in range(4)] == [200] * 4
+            for _ in range(3):
+                refused = await door.ask(b"nobody reads this")
+                remedy = said(refused, 429, "too_many")
+                assert "2 times a second" in remedy
+                assert refused.headers["retry-after"] == "1"
+            assert (await door.ask({"system": "mail", "orders": wanted(1, system="mail")}, key=MAIL)).status_code == 200
+            monkeypatch.setattr("orchestrator.gateway.door._now", lambda: 1_000.5)
+            assert [(await door.ask()).status_code for _ in range(2)] == [200, 429]
+    assert [line["event"] for line in logs] == ["order_keys_too_many"]
+    assert door.refused("too_many") == 4
+    assert len(door.asked) == 6
+
+
+async def test_a_stranger_who_tries_without_end_costs_no_more_signatures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By address, until it says who it is; whoever has said so is asked no further, and still served."""
+    door = Door()
+    door.per_second = 2
+    monkeypatch.setattr("orchestrator.gateway.door._now", lambda: 1_000.0)
+    with capture_logs() as logs:
+        async with door.open():
+            known = f"Bearer {assertion(CRM, AUDIENCE, door.at)[0]}"
+            assert (await door.ask(header=known)).status_code == 200
+            verified = door.trust.verified
+            statuses = [(await door.ask(key=STRANGER)).status_code for _ in range(20)]
+            assert statuses == [401] * 3 + [429] * 17
+            assert door.trust.verified <= verified + 3
+            assert (await door.ask(header=known)).status_code == 200
+    assert [line["event"] for line in logs] == ["order_keys_unauthorised", "order_keys_too_many"]
+    assert (door.refused("unauthorised"), door.refused("too_many")) == (3, 17)
+
+
+async def test_where_nobody_says_who_he_is_addresses_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With signatures off too."""
+    door = Door()
+    door.per_second, door.trust = 2, None
+    monkeypatch.setattr("orchestrator.gateway.door._now", lambda: 1_000.0)
+    async with door.open():
+        assert [(await door.ask()).status_code for _ in range(5)] == [200] * 4 + [429]
 
 
 async def test_it_is_a_post() -> None:
