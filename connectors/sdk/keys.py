@@ -161,7 +161,7 @@ class HttpOrderKeys:
                 else:
                     refused[answer.order_id] = answer.status
 
-    async def standing(self, orders: Sequence[OrderCancelled]) -> Mapping[str, KeyStatus]:
+    async def standing(self, orders: Sequence[OrderCancelled | WantedKey]) -> Mapping[str, KeyStatus]:
         """Ask, and keep nothing of the answer but the status."""
         some = [orders[start : start + MOST_ORDERS] for start in range(0, len(orders), MOST_ORDERS)]
         return {answer.order_id: answer.status for part in some for answer in await self._answers(part)}

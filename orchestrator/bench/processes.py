@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from orchestrator.adapters.clock import SystemClock
 from orchestrator.adapters.key_encryption import KeyEncryption
@@ -160,10 +161,12 @@ async def worker(
     number: int = 0,
     keyring: Keyring | None = None,
     port: int | None = None,
+    more: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Running]:
     """Run a worker of the product while the block runs; without signing keys it has signatures off.
 
-    `key` wraps its keys; `intake` is put into its store before, so that requests can be sealed before it starts.
+    `key` wraps its keys; `intake` is put into its store before, so that requests can be sealed before it starts; `more` are
+    settings beside the bench's own.
     """
     await _keep(store_url, key, intake)
     registry = folder / f"{topics.prefix}.yaml"
@@ -182,6 +185,7 @@ async def worker(
         "DSR_LOG_FORMAT": "json",
         "DSR_LOG_LEVEL": "WARNING",
         **_signatures(keyring),
+        **more,
     }
     command = [sys.executable, "-m", "orchestrator.cli", "worker", "--upgrade-store"]
     async with _process(command, "worker", environment, folder / f"{topics.prefix}-worker-{number}.log") as running:

@@ -45,7 +45,10 @@ def bench_command(
     until: Annotated[
         int | None, typer.Option(min=100, help="With --flood: end when so many are confirmed; all of them by default.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="With --flood: print one JSON object and nothing else.")] = False,
+    desk: Annotated[bool, typer.Option("--desk", help="Measure what connectors that ask for keys take of a worker.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --flood or --desk: print one JSON object and nothing else.")
+    ] = False,
 ) -> None:
     """Measure requests per second and the time to the confirmation, beside plain aiokafka (the floor).
 
@@ -53,7 +56,7 @@ def bench_command(
     Figures of two runs compare only on the same idle machine.
 
     Example: dsr bench --requests 20000; dsr bench --scale --full --write docs/performance.md;
-    dsr bench --flood 2000 --flood 20000
+    dsr bench --flood 2000 --flood 20000; dsr bench --desk
     """
     from orchestrator.adapters.local_kafka import LocalKafka
     from orchestrator.bench.run import Plan, compare
@@ -64,6 +67,9 @@ def bench_command(
         return
     if flood:
         _flood(flood, systems, until, as_json)
+        return
+    if desk:
+        _desk(as_json)
         return
     with tempfile.TemporaryDirectory(prefix="dsr-bench-") as folder:
         kafka = LocalKafka(Path(folder) / "kafka")
@@ -164,6 +170,33 @@ def _show_floods(rows: list[dict[str, Any]]) -> None:
     for title, name, form in _FLOOD_LINES:
         table.add_row(title, *(format(row[name], form) for row in rows))
     Console().print(table)
+
+
+def _desk(as_json: bool) -> None:
+    """Measure the key desk of a worker on a broker of its own."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from orchestrator.adapters.local_kafka import LocalKafka
+    from orchestrator.bench.desk import measure_desk
+
+    def say(line: str) -> None:
+        if not as_json:
+            typer.echo(f"bench: {line}")
+
+    with tempfile.TemporaryDirectory(prefix="dsr-bench-") as name, LocalKafka(Path(name) / "kafka") as kafka:
+        rows = asyncio.run(measure_desk(kafka.bootstrap, Path(name), say=say))
+    if not as_json:
+        table = Table(title="Connectors that ask one worker for keys", box=None)
+        for column in ("orders a question", "questions at once", "keys/s", "p50 ms", "p99 ms", "CPU ms a question", "µs a key"):
+            table.add_column(column, justify="right")
+        for row in rows:
+            table.add_row(
+                f"{row.orders_per_question:,}", f"{row.at_once:,}", f"{row.keys_per_second:,.0f}", f"{row.p50_ms:.1f}",
+                f"{row.p99_ms:.1f}", f"{row.cpu_ms:.2f}", f"{row.cpu_ms * 1000 / row.orders_per_question:,.0f}",
+            )  # fmt: skip
+        Console().print(table)
+    typer.echo(json.dumps({"desk": [{one: round(figure, 3) for one, figure in asdict(row).items()} for row in rows]}))
 
 
 _FLOOD_LINES = (
