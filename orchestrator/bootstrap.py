@@ -53,6 +53,7 @@ from orchestrator.shell.translate import Translator
 from orchestrator.shell.watchdog import Watchdog
 from orchestrator.shell.work import Ground
 from schemas import __version__
+from schemas.broker import LOCAL_HOSTS
 from schemas.errors import ConfigurationError
 from schemas.metrics import BUILD_INFO
 from schemas.registry import Registry
@@ -254,6 +255,11 @@ class _Signatures:
 
 def _signatures(settings: Settings, clock: Clock) -> _Signatures:
     if settings.signatures == "off":
+        if settings.http_host not in LOCAL_HOSTS:
+            raise ConfigurationError(
+                "DSR_SIGNATURES=off gives the keys of open orders to whoever asks: listen on this machine alone"
+                " (DSR_HTTP_HOST=127.0.0.1), or turn signatures on (`dsr keys new`)"
+            )
         log.warning("signatures_off", action="set DSR_SIGNATURES=required outside a laptop or a test")
         return _Signatures()
     trust, signer = settings.trust(), settings.signer()

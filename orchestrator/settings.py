@@ -41,7 +41,9 @@ class Settings(BrokerSettings):
 
     topic_prefix: Annotated[str, Field(description="First part of every topic's and group's name")] = DEFAULT_PREFIX
     registry: Annotated[Path, Field(description="The registry file")] = DEPLOY / "registry" / "example-company.yaml"
-    store_url: Annotated[str, Field(description="sqlite:///file or postgresql+psycopg://...")] = "sqlite:///dsr.sqlite"
+    store_url: Annotated[str, Field(repr=False, description="sqlite:///file or postgresql+psycopg://...")] = (
+        "sqlite:///dsr.sqlite"
+    )
     key_encryption_key: Annotated[
         SecretStr | None, Field(description="Wraps every other key: base64 of 32 bytes; older ones may follow, to unwrap only")
     ] = None

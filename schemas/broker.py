@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, SecretStr
 
 from schemas.errors import ConfigurationError
 
-__all__ = ["OPEN", "BrokerReach", "SaslMechanism", "SecurityProtocol", "TokenGrant", "not_reached"]
+__all__ = ["LOCAL_HOSTS", "OPEN", "BrokerReach", "SaslMechanism", "SecurityProtocol", "TokenGrant", "not_reached"]
 
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
@@ -29,7 +29,8 @@ SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"
 OPEN: Mapping[str, Any] = MappingProxyType({})
 
 _OAUTH = ("sasl_oauth_token_url", "sasl_oauth_client_id")
-_LOCAL_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+#: What does not leave this machine.
+LOCAL_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 #: A token is renewed this long before it ends, so that it does not end under way.
 _MARGIN_SECONDS = 60.0
 
@@ -127,7 +128,7 @@ class BrokerReach(BaseModel):
 
     def _safe_url(self) -> None:
         parts = urlsplit(self.sasl_oauth_token_url or "")
-        if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOCAL_HOSTS):
+        if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOCAL_HOSTS):
             raise ConfigurationError(
                 f"{self._variable('sasl_oauth_token_url')}: use https, or the client secret travels in clear"
             )

@@ -92,6 +92,9 @@ def build_request(
         raise _missing("identifiers", "seal at least one identifier of the person")
     if right in CHANGING and not data.changes:
         raise _missing("changes", "say which fields to change, and to what")
+    if right not in CHANGING and data.changes:
+        remedy = "leave out the fields to change: every system would be sent them, and this right changes none"
+        raise ProtocolViolation(QuarantineReason.INVALID_FIELD, field="sealed.changes", remedy=remedy)
     given: dict[str, object] = {
         "subject_request_id": subject_request_id,
         "portal": portal,

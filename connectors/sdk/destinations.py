@@ -26,6 +26,13 @@ __all__ = ["Destinations", "is_public", "look_up"]
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+#: In IANA's special registries, and called global by some releases of Python, or by the registry itself.
+_SPECIAL = tuple(
+    map(
+        ipaddress.ip_network,
+        ("192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.175.48.0/24", "3fff::/20", "5f00::/16"),
+    )
+)
 
 
 def is_public(address: Address) -> bool:
@@ -38,6 +45,8 @@ def is_public(address: Address) -> bool:
             return is_public(wrapped)
         if address.teredo is not None or address.is_site_local:
             return False
+    if any(address in network for network in _SPECIAL):
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 

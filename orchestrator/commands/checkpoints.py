@@ -144,7 +144,9 @@ def check(
     if as_json:
         print_json({"verified": True, "checkpoints": len(files), "records": size, "at": opened[-1].at.isoformat()})
     else:
-        print(f"verified: {len(files)} checkpoints, {size} records at {opened[-1].at.isoformat()}, only ever appended to")
+        checked = f"{len(files)} checkpoints" if len(files) > 1 else "1 checkpoint"
+        grew = ", only ever appended to" if len(files) > 1 else ""
+        print(f"verified: {checked}, {size} records at {opened[-1].at.isoformat()}{grew}")
 
 
 async def _made(dump: Path | None, bootstrap: str | None, prefix: str, last: Checkpoint | None) -> tuple[Checkpoint, int]:

@@ -24,6 +24,8 @@ from rich.table import Table
 
 from orchestrator.adapters.vault import is_wrapped
 from orchestrator.settings import Settings, load_settings
+from schemas.broker import LOCAL_HOSTS
+from schemas.errors import ConfigurationError
 from schemas.registry import Registry
 from schemas.trust import ORCHESTRATOR, Trust, portal_principal, system_principal
 
@@ -34,7 +36,6 @@ DANGER = "danger"
 #: It works, and will hurt one day.
 NOTICE = "notice"
 
-_LOCAL = frozenset({"127.0.0.1", "::1", "localhost", ""})
 _OTHERS_READ = stat.S_IRGRP | stat.S_IROTH
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _SOON_DAYS = 30
@@ -69,8 +70,7 @@ def findings(premises: Premises) -> tuple[Finding, ...]:
 
 def _broker(premises: Premises) -> Iterator[Finding]:
     settings = premises.settings
-    hosts = {one.rpartition(":")[0].strip("[]") for one in settings.kafka_bootstrap.split(",")}
-    if hosts <= _LOCAL:
+    if _broker_hosts(settings) <= LOCAL_HOSTS:
         return
     if settings.security_protocol in {"PLAINTEXT", "SASL_PLAINTEXT"}:
         yield Finding(
@@ -96,7 +96,7 @@ def _broker(premises: Premises) -> Iterator[Finding]:
 
 
 def _pages(premises: Premises) -> Iterator[Finding]:
-    if premises.settings.http_host in _LOCAL:
+    if premises.settings.http_host in LOCAL_HOSTS:
         return
     if premises.settings.http_tls_cert_file is None:
         yield Finding(
@@ -125,7 +125,7 @@ def _store(premises: Premises) -> Iterator[Finding]:
             "the password stands in the address, which shows up in tools",
             "use a password file (PGPASSFILE)",
         )
-    if (parts.hostname or "") not in _LOCAL and not any(
+    if (parts.hostname or "localhost") not in LOCAL_HOSTS and not any(
         mode in parts.query for mode in ("sslmode=verify-full", "sslmode=verify-ca")
     ):
         yield Finding(
@@ -177,7 +177,7 @@ def _vault(premises: Premises) -> Iterator[Finding]:
     if settings.vault_addr is None:
         return
     place = urlsplit(settings.vault_addr)
-    if place.scheme != "https" and (place.hostname or "") not in _LOCAL:
+    if place.scheme != "https" and (place.hostname or "localhost") not in LOCAL_HOSTS:
         yield Finding(
             DANGER,
             "DSR_VAULT_ADDR",
@@ -236,6 +236,8 @@ def _inline_secrets(premises: Premises) -> Iterator[Finding]:
 
 def _trusted(premises: Premises) -> Iterator[Finding]:
     trust, registry = premises.trust, premises.registry
+    if premises.settings.signatures == "off":
+        return
     if trust is None:
         yield Finding(
             DANGER,
@@ -267,6 +269,41 @@ def _trusted(premises: Premises) -> Iterator[Finding]:
             )
 
 
+def _speaking(premises: Premises) -> Iterator[Finding]:
+    settings = premises.settings
+    if settings.signatures == "off":
+        yield Finding(
+            NOTICE if _is_a_laptop(settings) else DANGER,
+            "DSR_SIGNATURES",
+            "nobody has to sign: whoever reaches a topic is believed, whoever reaches the worker is given keys of open orders",
+            "unset it, and make keys with `dsr keys new`",
+        )
+        return
+    try:
+        signer = settings.signer()
+    except ConfigurationError as error:
+        yield Finding(DANGER, "DSR_SIGNING_KEY_FILE", f"no worker starts: {error}", "name another file")
+        return
+    if signer is None:
+        wrong = "there is no key to sign with: no worker starts"
+    elif signer.principal != ORCHESTRATOR:
+        wrong = f"it is the key of {signer.principal}, and a worker signs as {ORCHESTRATOR}: no worker starts"
+    elif premises.trust is not None and premises.trust.key(signer.kid) is None:
+        wrong = "its public half is not in DSR_TRUST_FILE: no worker starts"
+    else:
+        return
+    yield Finding(DANGER, "DSR_SIGNING_KEY_FILE", wrong, "make one with `dsr keys new orchestrator --trust FILE`")
+
+
+def _is_a_laptop(settings: Settings) -> bool:
+    """Tell whether nobody but this machine is reached: neither its broker nor its pages."""
+    return _broker_hosts(settings) <= LOCAL_HOSTS and settings.http_host in LOCAL_HOSTS
+
+
+def _broker_hosts(settings: Settings) -> set[str]:
+    return {one.rpartition(":")[0].strip("[]") for one in settings.kafka_bootstrap.split(",")}
+
+
 def _running(premises: Premises) -> Iterator[Finding]:
     settings = premises.settings
     if settings.fault_point is not None:
@@ -287,7 +324,7 @@ def _intake(premises: Premises) -> Iterator[Finding]:
             f"use {_LONGEST_ROTATION.days} days or less",
         )
     place = urlsplit(settings.intake_keys or "")
-    if place.scheme == "http" and (place.hostname or "") not in _LOCAL and premises.trust is None:
+    if place.scheme == "http" and (place.hostname or "localhost") not in LOCAL_HOSTS and premises.trust is None:
         yield Finding(
             DANGER,
             "DSR_INTAKE_KEYS",
@@ -332,6 +369,7 @@ _CHECKS: tuple[Callable[[Premises], Iterator[Finding]], ...] = (
     _files,
     _inline_secrets,
     _trusted,
+    _speaking,
     _running,
     _intake,
     _quarantine,

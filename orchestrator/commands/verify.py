@@ -54,7 +54,8 @@ def verify_command(
         return
     print("verified: the orchestrator signed this confirmation, and nothing of it was changed since")
     if proof is not None:
-        print("verified: the entry that closed the request is in the signed log, which was only appended to")
+        grew = ", which from the first checkpoint to the last was only appended to" if len(checkpoint or ()) > 1 else ""
+        print(f"verified: the entry that closed the request is in the signed log{grew}")
 
 
 @contextmanager

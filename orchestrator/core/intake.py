@@ -70,6 +70,12 @@ def blank(message: SubmitRequest, given: Input, now: datetime, context: Context)
             field="sealed.changes",
             remedy="seal the fields to change together with the identifiers",
         )
+    if message.right not in _CHANGES and given.opened.patch is not None:
+        raise ProtocolViolation(
+            QuarantineReason.INVALID_FIELD,
+            field="sealed.changes",
+            remedy=f"seal no fields to change: only {' and '.join(sorted(_CHANGES))} have some, and systems would be sent them",
+        )
     received = Received(at=message.submitted_at)
     state = RequestState(
         subject_request_id=message.subject_request_id,

@@ -67,6 +67,8 @@ def open_ends(registry: Registry) -> Iterator[tuple[str, str]]:
         idle = [before for before in system.after if system.id in active and before not in active]
         if idle:
             yield f"{place}.after", f"names {_listed(idle)}, which no request is sent to: not waited for"
+        if system.is_planned_for and not system.needs:
+            yield f"{place}.needs", "names none: every identifier that is known of the person is sent there"
         yield from _unfindable(system, registry)
     offered = {right for system in active.values() for right in system.rights}
     for portal in registry.portals:

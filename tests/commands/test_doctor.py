@@ -18,6 +18,7 @@ from schemas.trust import SigningKey, Trust
 
 NOW = datetime(2026, 3, 5, 9, 0, tzinfo=UTC)
 REGISTRY = registry_file.load(DEPLOY / "registry" / "example-company.yaml")
+OURS = SigningKey.new("orchestrator")
 NAMES = [
     "orchestrator",
     *(f"system:{one.id}" for one in REGISTRY.active()),
@@ -40,6 +41,9 @@ def safe(tmp_path: Path) -> Settings:
     key.parent.mkdir()
     key.write_text("")
     key.chmod(0o600)
+    signing = tmp_path / "secrets" / "orchestrator.jwk"
+    signing.write_text(OURS.to_json())
+    signing.chmod(0o600)
     return Settings(
         kafka_bootstrap="kafka.example.org:9093",
         security_protocol="SASL_SSL",
@@ -48,18 +52,15 @@ def safe(tmp_path: Path) -> Settings:
         datadir=datadir,
         key_encryption_key_file=key,
         trust_file=trust,
+        signing_key_file=signing,
         registry=registry,
     )
 
 
 def trusted(**more: int) -> Trust:
     """Trust in everybody whom the registry names."""
-    names = [
-        "orchestrator",
-        *(f"system:{one.id}" for one in REGISTRY.active()),
-        *(f"portal:{one.id}" for one in REGISTRY.portals),
-    ]
-    return Trust.from_json(json.dumps({"keys": [{**SigningKey.new(name).public(), **more} for name in names]}))
+    keys = [OURS, *map(SigningKey.new, NAMES[1:])]
+    return Trust.from_json(json.dumps({"keys": [{**key.public(), **more} for key in keys]}))
 
 
 def found(settings: Settings, trust: Trust | None = None) -> dict[str, list[str]]:
@@ -88,6 +89,11 @@ def test_a_safe_configuration_has_no_danger(safe: Settings) -> None:
         ({"key_encryption_key_file": Path("not-there")}, "DSR_KEY_ENCRYPTION_KEY_FILE"),
         ({"http_host": "0.0.0.0"}, "DSR_HTTP_HOST"),
         ({"fault_point": "after_save:3"}, "DSR_FAULT_POINT"),
+        ({"signatures": "off"}, "DSR_SIGNATURES"),
+        ({"signing_key_file": None}, "DSR_SIGNING_KEY_FILE"),
+        ({"signing_key_file": Path("not-there")}, "DSR_SIGNING_KEY_FILE"),
+        ({"signing_key": SecretStr(SigningKey.new("system:crm").to_json())}, "DSR_SIGNING_KEY_FILE"),
+        ({"signing_key": SecretStr(SigningKey.new("orchestrator").to_json())}, "DSR_SIGNING_KEY_FILE"),
     ],
 )
 def test_a_dangerous_setting_is_named(safe: Settings, change: dict[str, object], setting: str) -> None:
@@ -149,6 +155,16 @@ def test_keys_served_with_tls_are_no_danger(safe: Settings, tmp_path: Path) -> N
     assert found(served) == {}
 
 
+def test_signatures_may_be_off_where_nothing_leaves_the_machine(safe: Settings) -> None:
+    """It is said all the same; with pages that others reach it is a danger on a laptop too."""
+    laptop = safe.model_copy(
+        update={"kafka_bootstrap": "127.0.0.1:9092", "security_protocol": "PLAINTEXT", "signatures": "off"}
+    )
+    assert found(laptop) == {}
+    assert "DSR_SIGNATURES" in {finding.setting for finding in findings(Premises(laptop, REGISTRY, None, NOW))}
+    assert "DSR_SIGNATURES" in found(laptop.model_copy(update={"http_host": "0.0.0.0"}))
+
+
 def test_trust_without_a_file_is_a_danger(safe: Settings) -> None:
     """Nobody's signature is checked then."""
     wrong = findings(Premises(safe, REGISTRY, None, NOW))
@@ -157,7 +173,7 @@ def test_trust_without_a_file_is_a_danger(safe: Settings) -> None:
 
 def test_trust_in_somebody_unknown_is_a_danger(safe: Settings) -> None:
     """A system that left the registry must not be believed any more."""
-    assert found(safe, Trust.of(SigningKey.new("system:gone-long-ago"))) == {
+    assert found(safe, Trust.of(OURS, SigningKey.new("system:gone-long-ago"))) == {
         "DSR_TRUST_FILE": ["system:gone-long-ago is trusted and not in the registry"]
     }
 
@@ -176,6 +192,7 @@ def test_no_secret_is_shown(safe: Settings) -> None:
     told = findings(Premises(safe.model_copy(update={"sasl_password": SecretStr("hush-hush")}), REGISTRY, trusted(), NOW))
     assert any(finding.setting == "DSR_SASL_PASSWORD" for finding in told)
     assert "hush" not in repr(told)
+    assert "hush" not in repr(safe.model_copy(update={"store_url": "postgresql+psycopg://dsr:hush@db.example.org/dsr"}))
 
 
 def test_the_command_tells_people_and_machines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -100,10 +100,11 @@ def test_a_refused_identity_closes_once() -> None:
         ({"portal": "nobody"}, Opened((IdentifierKind.EMAIL,)), "unknown_portal"),
         ({}, Opened(), "missing_field"),
         ({"right": Right.RECTIFICATION}, Opened((IdentifierKind.EMAIL,)), "missing_field"),
+        ({"right": Right.ERASURE}, Opened((IdentifierKind.EMAIL,), "p", "x"), "invalid_field"),
     ],
 )
 def test_what_cannot_be_taken_is_refused(changes: dict[str, object], opened: Opened, code: str) -> None:
-    """A submission of a stranger, about nobody, or that changes nothing makes no request."""
+    """A submission of a stranger, about nobody, that changes nothing, or that would send new values about for nothing."""
     world = World()
     decision = world.say(submission("a", **changes), opened=opened)
     assert decision.state is None and decision.refused is not None and decision.refused.code == code

@@ -69,6 +69,7 @@ def test_stages_leave_out_what_is_not_planned():
         ([system("a"), system("b", connector=None)], "systems.b", "no connector in use"),
         ([system("a"), system("b", status="planned")], "systems.b", "no connector in use"),
         ([system("a"), system("b", rights=[])], "systems.b.rights", "lists no right"),
+        ([system("a")], "systems.a.needs", "names none: every identifier"),
         ([system("a", rights=ALL_RIGHTS[1:])], "systems", "no system with a connector fulfils access"),
         ([system("a", needs=needs("ga_client_id"))], "systems.a.needs", "yielded by no system"),
         (
@@ -100,7 +101,7 @@ def test_nothing_is_said_about_a_closed_registry():
         open_ends(
             registry(
                 system("crm", needs=needs("email"), yields=["ga_client_id"]),
-                system("middle", after=["crm"]),
+                system("middle", needs=needs("email"), after=["crm"]),
                 system("last", needs=needs("ga_client_id"), after=["middle"]),
             )
         )

@@ -129,6 +129,7 @@ def test_a_withdrawal_has_a_record_too() -> None:
     [
         ({"identifiers": {}}, "missing_field", "sealed.identifiers", "at least one identifier"),
         ({"right": "rectification"}, "missing_field", "sealed.changes", "which fields"),
+        ({"right": "erasure", "changes": {"name": SECRET}}, "invalid_field", "sealed.changes", "leave out"),
         ({"identifiers": {"email": SECRET}}, "invalid_field", "identifiers", "a list of values"),
         ({"identifiers": {SECRET: ["x"]}}, "invalid_field", "identifiers", "email, phone"),
         ({"identifiers": {"email": [""]}}, "invalid_field", "identifiers.email", "published schema"),

@@ -201,3 +201,18 @@ async def test_a_worker_does_not_start_half_signed(
         async with run_worker(settings):
             pass
     assert not (tmp_path / "data").exists()
+
+
+async def test_a_worker_that_believes_everybody_keeps_to_its_own_machine(tmp_path: Path):
+    """Without signatures whoever reaches its pages is given keys of open orders: it does not start where others reach them."""
+    settings = Settings(
+        kafka_bootstrap="127.0.0.1:1",
+        store_url=f"sqlite:///{tmp_path / 'store'}",
+        datadir=tmp_path / "data",
+        signatures="off",
+        http_host="0.0.0.0",
+    )
+    with pytest.raises(ConfigurationError, match="DSR_SIGNATURES=off gives the keys"):
+        async with run_worker(settings):
+            pass
+    assert not (tmp_path / "data").exists()
