@@ -1,15 +1,17 @@
-"""Settings of a connector process, from the environment with the prefix `DSR_`.
+"""Settings of a connector process, from the environment with the prefix `DSR_`; secrets may lie in files.
 
 Room rules: a wrong setting names itself and the remedy and never quotes its value; secrets are `SecretStr`.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from schemas.blobs import BlobKey
 from schemas.broker import BrokerReach
@@ -23,10 +25,56 @@ __all__ = ["ConnectorSettings", "RuntimeSettings", "SigningSettings", "content_o
 S = TypeVar("S", bound=BaseSettings)
 
 
+class _SecretFiles(PydanticBaseSettingsSource):
+    """Secrets in files, as containers and vault agents lay them down: `<variable>_FILE` names one."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Return a secret's value, or None; the settings class asks for all at once instead."""
+        return self._content(field, field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the secrets that lie in files. Raises `ConfigurationError` for a file that is of no use."""
+        found = {name: self._content(field, name) for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _content(self, field: FieldInfo, name: str) -> str | None:
+        # A setting that has a file of its own beside it reads that by itself.
+        if not _is_secret(field) or f"{name}_file" in self.settings_cls.model_fields:
+            return None
+        variable = _variable(self.settings_cls, name)
+        file = os.environ.get(f"{variable}_FILE")
+        if file is None:
+            return None
+        if os.environ.get(variable) is not None:
+            raise ConfigurationError(f"set one of {variable} and {variable}_FILE, not both")
+        try:
+            text = content_of(Path(file), f"{variable}_FILE").decode().rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise ConfigurationError(f"{variable}_FILE: is no text: name the file that holds the secret") from None
+        if not text:
+            raise ConfigurationError(f"{variable}_FILE: is empty: put the secret into it")
+        return text
+
+
 class ConnectorSettings(BaseSettings):
-    """Base of a system's own settings: subclass it with `model_config = SettingsConfigDict(env_prefix="DSR_ACME_")`."""
+    """Base of a system's own settings: subclass it with `model_config = SettingsConfigDict(env_prefix="DSR_ACME_")`.
+
+    Each field that is a `SecretStr` can be read from a file as well, which `<its variable>_FILE` names.
+    """
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return where settings come from: arguments, the environment, and for secrets the files that it names."""
+        return init_settings, env_settings, dotenv_settings, file_secret_settings, _SecretFiles(settings_cls)
 
 
 class SigningSettings(ConnectorSettings):
@@ -148,13 +196,22 @@ def read(settings: type[S]) -> S:
     raise ConfigurationError("; ".join([*sorted(wrong), *([f"see {guide}"] if guide else [])]))
 
 
+def _variable(settings: type[BaseSettings], field: str) -> str:
+    return f"{settings.model_config.get('env_prefix') or ''}{field}".upper()
+
+
+def _is_secret(field: FieldInfo) -> bool:
+    return field.annotation is SecretStr or SecretStr in get_args(field.annotation)
+
+
 def _remedy(settings: type[BaseSettings], kind: str, message: str, where: tuple[int | str, ...]) -> str:
     if kind != "missing":
         return message
     field = settings.model_fields.get(str(where[0])) if where else None
     told = [field.description] if field is not None and field.description else []
     told += [f"for instance {example}" for example in (field.examples or [])[:1]] if field is not None else []
-    return f"set this variable ({', '.join(told)})" if told else "set this variable"
+    beside = f" or {_variable(settings, str(where[0]))}_FILE" if field is not None and _is_secret(field) else ""
+    return f"set this variable{beside} ({', '.join(told)})" if told else f"set this variable{beside}"
 
 
 def _guide(settings: type[BaseSettings]) -> str | None:

@@ -8,12 +8,15 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from orchestrator.bench.crypto import Cost
 
 __all__ = ["bench_command"]
 
@@ -59,6 +62,7 @@ def bench_command(
     dsr bench --flood 2000 --flood 20000; dsr bench --desk
     """
     from orchestrator.adapters.local_kafka import LocalKafka
+    from orchestrator.bench.crypto import crypto_costs
     from orchestrator.bench.run import Plan, compare
 
     say: Any = lambda line: typer.echo(f"bench: {line}")  # noqa: E731 - one line
@@ -91,7 +95,8 @@ def bench_command(
             found = asyncio.run(compare(plan, say))
         finally:
             kafka.stop()
-    _show(found.as_json())
+    say("measuring what sealing, revealing, signing and verifying take")
+    _show(found.as_json(), crypto_costs(systems))
 
 
 #: What is measured, as the tables name it: the title, and how its speed and its other figures are named.
@@ -104,7 +109,7 @@ _SIDES = (
 )
 
 
-def _show(figures: dict[str, float | int]) -> None:
+def _show(figures: dict[str, float | int], costs: Sequence[Cost]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -135,7 +140,22 @@ def _show(figures: dict[str, float | int]) -> None:
         "records, CPU ms: for each request, of the measured process; the JSON has the share of its main thread",
     ):
         typer.echo(line)
-    typer.echo(json.dumps(figures))
+    _show_crypto(costs)
+    typer.echo(json.dumps({**figures, "crypto": [{**asdict(cost), "micros": cost.micros} for cost in costs]}))
+
+
+def _show_crypto(costs: Sequence[Cost]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="What sealing, revealing, signing and verifying take of a request", box=None)
+    for column in ("where", "", "what", "times", "µs each", "µs a request"):
+        table.add_column(column, justify="right" if column.startswith(("times", "µs")) else "left")
+    for cost in costs:
+        table.add_row(cost.place, cost.work, cost.what, str(cost.times), f"{cost.micros_each:,.1f}", f"{cost.micros:,.0f}")
+    for place in dict.fromkeys(cost.place for cost in costs):
+        table.add_row(place, "", "all", "", "", f"{sum(cost.micros for cost in costs if cost.place == place):,.0f}")
+    Console().print(table)
 
 
 def _flood(sizes: list[int], systems: int, until: int | None, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.bench import stages
+from orchestrator.bench.crypto import crypto_costs
 from orchestrator.bench.scale import Case, Measured, as_markdown
 from orchestrator.bench.stages import Share, measure_stages, stages_as_markdown
 
@@ -28,6 +29,16 @@ async def test_a_small_run_books_time_to_the_stages(tmp_path: Path) -> None:
     shares = await measure_stages(tmp_path, requests=300, batch=100)
     assert {"decide", "SQL, in the store's own thread"} <= {share.stage for share in shares}
     assert all(share.micros > 0 for share in shares)
+
+
+def test_every_place_that_seals_or_signs_has_its_costs() -> None:
+    """Portal, worker and connectors; what is done for each system counts as often as there are systems."""
+    few, many = crypto_costs(2), crypto_costs(8)
+    assert {cost.place for cost in few} == {"portal", "worker", "connectors"}
+    assert {cost.work for cost in few} == {"seal", "reveal", "sign", "verify"}
+    assert all(cost.micros_each > 0 for cost in few)
+    assert [one.times for one in many if one.what == "the orders"] == [8]
+    assert sum(one.times for one in many) > sum(one.times for one in few)
 
 
 def test_the_tables_have_a_cell_for_every_column() -> None:
