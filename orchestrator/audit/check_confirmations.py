@@ -203,7 +203,7 @@ def _check_cited(case: Case, note: ConfirmationNote, result: SystemResult, step:
         return  # invariant 2 speaks of it
     said = result.model_dump()
     # A source that names another report is invariant 8's.
-    if report.ident == result.report_id and result.report_sha256 not in {None, report.digest}:
+    if report.ident == result.report_id and result.report_sha256 != report.digest:
         case.violated(7, note.place, f"the report at {report.place} is not the one whose digest it carries for {system}")
         return
     # What was exported for a request that a person has ended is deleted again.

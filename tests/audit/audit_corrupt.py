@@ -423,6 +423,11 @@ def confirmation_carries_the_digest_of_another_report(log: Broken) -> None:
 
 
 @breaks(7)
+def confirmation_carries_no_digest_of_the_report_it_cites(log: Broken) -> None:
+    _edit_system(log, "erasure", "newsletter", report_sha256=None)
+
+
+@breaks(7)
 def confirmation_names_another_export(log: Broken) -> None:
     reference = {"reference": "exports/other", "sha256": "cd" * 32, "size": 1, "expires_at": "2026-06-01T00:00:00Z"}
     _edit_system(log, "exported", "newsletter", results=[reference])
