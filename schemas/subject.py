@@ -6,7 +6,7 @@ Room rules: these models are only ever serialised in order to be sealed; `repr` 
 from __future__ import annotations
 
 import hashlib
-import re
+import unicodedata
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
@@ -64,9 +64,6 @@ class SubjectData(Record):
         return data.__pydantic_serializer__.to_json(data, exclude_none=True)
 
 
-_NOT_DIGITS = re.compile(r"[^\d+]")
-
-
 def in_form(value: str, form: IdentifierForm) -> str:
     """Return an identifier in the form a system needs; hashes are of the trimmed, lower-cased value, in hexadecimal."""
     plain = value.strip()
@@ -80,4 +77,14 @@ def in_form(value: str, form: IdentifierForm) -> str:
         case IdentifierForm.SHA256:
             return hashlib.sha256(plain.lower().encode()).hexdigest()
         case IdentifierForm.E164:
-            return _NOT_DIGITS.sub("", plain)
+            return _e164(plain)
+
+
+def _e164(number: str) -> str:
+    """Return a telephone number as ITU-T E.164 writes it; of a national one, whose country nobody has said, its digits."""
+    text = unicodedata.normalize("NFKC", number)
+    international = text.startswith(("+", "00"))
+    if international:
+        text = text.replace("(0)", "")  # the national prefix, which nobody dials from abroad
+    digits = "".join(str(unicodedata.decimal(char)) for char in text if char.isdecimal())
+    return f"+{digits.removeprefix('00') if text.startswith('0') else digits}" if international else digits

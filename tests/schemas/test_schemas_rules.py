@@ -102,10 +102,16 @@ def test_instants_are_utc():
         (IdentifierForm.MD5, " A@Example.org ", "22c2268861a8547b97a84c1c112b9525"),
         (IdentifierForm.SHA256, "", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
         (IdentifierForm.E164, "+31 (20) 123-45 67", "+31201234567"),
+        (IdentifierForm.E164, "+31 (0)20 123 45 67", "+31201234567"),
+        (IdentifierForm.E164, "0031 20 1234567", "+31201234567"),
+        (IdentifierForm.E164, "\uff0b\uff13\uff11 20 1234567", "+31201234567"),
+        (IdentifierForm.E164, "+\u0663\u0661 20 1234567", "+31201234567"),
+        (IdentifierForm.E164, "020 - 123.45.67", "0201234567"),
+        (IdentifierForm.E164, "(0)20 1234567", "0201234567"),
     ],
 )
 def test_identifiers_take_the_form_a_system_needs(form: IdentifierForm, value: str, expected: str):
-    """Hashes are of the trimmed lower-cased value, telephone numbers lose their punctuation."""
+    """Hashes are of the trimmed lower-cased value; telephone numbers keep what is dialled from abroad."""
     assert in_form(value, form) == expected
 
 
