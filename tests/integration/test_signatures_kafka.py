@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from worker_kit import SPEAKERS, SYSTEMS, World, answer, request, settings_for, 
 from orchestrator.cli import app
 from orchestrator.commands.reading import read_receipts
 from orchestrator.demo.keyring import Keyring
+from schemas.orders import FulfilmentOrder
 from schemas.receipts import verify_receipt
-from schemas.requests import WithdrawRequest
+from schemas.requests import SubmitRequest, WithdrawRequest
 from schemas.signatures import Verifier, leaf_of, sign_records, signature_in
 from schemas.trust import SigningKey, Trust
 from schemas.vocabulary import RequestResult
@@ -92,3 +94,51 @@ async def test_only_genuine_words_count(fresh_kafka, tmp_path: Path) -> None:
             headers = list(one.headers)
             leaf = leaf_of(dict(headers)[TYPE_HEADER].decode(), kind, one.key, one.value)
             verifier.verify(leaf, signature_in(headers), principal="orchestrator", at=at)
+
+
+async def test_a_system_changes_its_key_while_it_works(fresh_kafka, tmp_path: Path) -> None:
+    """While both keys are trusted either is believed; once the old one is taken out, what it signs is set aside.
+
+    The workers read the trust file when they start.
+    """
+    topics = await fresh_kafka.create(*SYSTEMS)
+    keyring = Keyring(tmp_path / "keys", SPEAKERS)
+    old, new = keyring.key("system:crm"), SigningKey.new("system:crm")
+    trusted = json.loads(keyring.trust_file.read_text())["keys"]
+    settings = settings_for(tmp_path, fresh_kafka.bootstrap, topics, **signing(keyring))
+    async with World(fresh_kafka.bootstrap, topics).running() as world:
+        world.keyring = keyring
+        world.respond = lambda order: answer(order) if order.system != "crm" else None
+
+        async def reported(key: SigningKey, asked: SubmitRequest) -> None:
+            await world.until(lambda: any(_is_crms(order, asked) for order in world.orders))
+            report = answer(next(order for order in world.orders if _is_crms(order, asked)))
+            plain = (topics.reports, asked.subject_request_id.encode(), encode(report), headers_of(report))
+            (headers,) = sign_records([plain], key)
+            await world._producer.send_and_wait(plain[0], plain[2], key=plain[1], headers=headers)
+
+        def confirmed(asked: SubmitRequest) -> bool:
+            return asked.subject_request_id in world.confirmations
+
+        keyring.trust_file.write_text(json.dumps({"keys": [*trusted, new.public()]}))
+        async with worker(settings):
+            for key in (old, new):
+                asked = request(email=f"{key.kid[:8].lower()}@example.org")
+                await world.publish(asked)
+                await reported(key, asked)
+                await world.until(lambda asked=asked: confirmed(asked))
+        assert not world.records[topics.quarantine]
+        keyring.trust_file.write_text(json.dumps({"keys": [*(one for one in trusted if one["kid"] != old.kid), new.public()]}))
+        async with worker(settings):
+            asked = request(email="late@example.org")
+            await world.publish(asked)
+            await reported(old, asked)
+            await world.until(lambda: bool(world.records[topics.quarantine]))
+            assert dict(world.records[topics.quarantine][0].headers)["dsr-reason"] == b"signer_unknown"
+            assert not confirmed(asked)
+            await reported(new, asked)
+            await world.until(lambda: confirmed(asked))
+
+
+def _is_crms(order: FulfilmentOrder, asked: SubmitRequest) -> bool:
+    return order.system == "crm" and order.subject_request_id == asked.subject_request_id
