@@ -17,7 +17,7 @@ from schemas.trust import SigningKey
 from tests.chaos.outside import Confirmations, Portal, forged_reports, set_aside
 from tests.chaos.schedule import Blow, draw
 from tests.chaos.servers import Postgres
-from tests.chaos.stage import Stage, audit, staged
+from tests.chaos.stage import Stage, audit, readable, staged
 from tests.chaos.supervised import Hit
 from tests.integration.worker_kit import SYSTEMS
 
@@ -74,6 +74,8 @@ class Account:
     found: dict[str, Any] = field(default_factory=dict)
     heal_seconds: float = 0.0
     workers: int = 1
+    #: Where in the installation's files somebody can be read, in whatever disguise.
+    readable: list[str] = field(default_factory=list)
     #: What the connectors' last life says of the keys it used.
     keys: str = ""
 
@@ -153,6 +155,8 @@ async def run(plan: Plan, kafka: LocalKafka, postgres: Postgres | None, folder: 
         if plan.signatures:
             account.forged = portal.forged | await forged_reports(stage.bootstrap, stage.topics, SYSTEMS)
         await asyncio.gather(*(worker.stop() for worker in stage.workers.values()))
+        say("looking for people in every file")
+        account.readable = await asyncio.to_thread(readable, stage)
         account.lost = [one for one in portal.asked if one not in confirmed.bytes_of]
         account.doubled, account.progress = confirmed.doubled, confirmed.progress
         account.swayed = confirmed.swayed

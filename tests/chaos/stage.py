@@ -25,8 +25,11 @@ from schemas.trust import SigningKey
 from tests.chaos.outside import address
 from tests.chaos.supervised import Hit, Supervised
 from tests.integration.worker_kit import KEY, SPEAKERS, SYSTEMS, settings_for, signing
+from tests.privacy.canary import contents, disguises, leaks_in
 
-__all__ = ["WORKER", "Stage", "audit", "staged"]
+__all__ = ["WORKER", "Stage", "audit", "readable", "staged"]
+
+CANARIES = "canaries.txt"
 
 WORKER = ("-m", "orchestrator.cli", "worker")
 
@@ -118,7 +121,7 @@ def audit(stage: Stage, people: int) -> dict[str, Any]:
 
     Its people's addresses are the canaries; where everybody signs, signatures are checked as well.
     """
-    canaries = stage.folder / "canaries.txt"
+    canaries = stage.folder / CANARIES
     canaries.write_text("\n".join(address(number) for number in range(people)))
     command = [sys.executable, "-m", "orchestrator.cli", "audit", "--json", "--canaries", str(canaries)]
     command += ["--bootstrap", stage.bootstrap, "--prefix", stage.topics.prefix]
@@ -128,3 +131,9 @@ def audit(stage: Stage, people: int) -> dict[str, Any]:
         raise RuntimeError(f"dsr audit could not be made: {done.stderr}")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def readable(stage: Stage) -> list[str]:
+    """Return where one of its people can be read: in the broker's files, SQLite's, logs, journals. Blocks."""
+    marker = address(0).partition("-0@")[0]
+    return sorted(leaks_in(contents(stage.folder), disguises(marker), but=(CANARIES,)))

@@ -164,6 +164,7 @@ def good() -> Account:
         {"lost": ["a"]},
         {"doubled": ["a"]},
         {"swayed": ["a"]},
+        {"readable": ["worker-1/some.log: in clear"]},
         {"set_aside": {b"f": {"signature_broken"}}},
         {"set_aside": {b"x": {"not_json"}}},
         {"set_aside": ASIDE | {b"f": {"not_json"}}},

@@ -29,6 +29,8 @@ def violations(account: Account) -> list[str]:
         said.append(f"the journal has closed {found['requests']['closed']} requests of {len(account.asked)}")
     if (again := found["published_again"]["batches"]) > (ends := _ends(account)):
         said.append(f"a batch was published again {again} times, though workers ended or were held up only {ends} times")
+    if account.readable:
+        said.append(f"somebody can be read in {len(account.readable)} places: {account.readable[0]}")
     if account.swayed:
         said.append(f"{len(account.swayed)} requests were answered by forged words")
     aside, wanted = account.set_aside, account.poison | account.forged.keys()

@@ -1,7 +1,7 @@
 """A broker that lets nobody do anything unless a rule allows it, with a door for each way of saying who one is.
 
-Its doors: SCRAM and PLAIN in clear and under TLS, certificates of both sides, and bearer tokens, which it checks against the
-keys of an issuer. Users, passwords, a certificate authority, certificates and the issuer's keys are made for this broker.
+Its doors: SCRAM and PLAIN in clear and under TLS, certificates of both sides, and bearer tokens under TLS, which it checks
+against the keys of an issuer. Users, passwords, a certificate authority, certificates and the issuer's keys are made for this broker.
 """
 
 from __future__ import annotations
@@ -131,26 +131,28 @@ def secured_kafka(folder: Path, users: Iterable[str], issuer: str) -> SecuredKaf
     broker = LocalKafka(
         folder / "kafka",
         doors["PLAINTEXT"],
-        overrides=_settings(doors, authority.roots, both) | _bearer(issuer),
+        overrides=_settings(doors, authority.roots, both, users) | _bearer(issuer),
         options=[f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={issuer}/jwks"],
         formatting=[
             word
             for user in (ADMIN, *users)
-            for word in ("--add-scram", f"SCRAM-SHA-512=[name={user},password={password_of(user)},iterations=4096]")
+            for hashed in ("256", "512")
+            for word in ("--add-scram", f"SCRAM-SHA-{hashed}=[name={user},password={password_of(user)},iterations=4096]")
         ],
     )
     where = {name: f"127.0.0.1:{port}" for name, port in doors.items()}
     return SecuredKafka(broker, where["SASL"], where["SASLTLS"], where["TLS"], where["BEARER"], authority)
 
 
-def _settings(doors: Mapping[str, int], roots: Path, both: Path) -> dict[str, str]:
+def _settings(doors: Mapping[str, int], roots: Path, both: Path, users: Iterable[str]) -> dict[str, str]:
     """The plain door is only asked whether the broker is there: whoever comes through it is nobody and may do nothing."""
-    plain = f'{_PLAIN} username="{ADMIN}" password="{password_of(ADMIN)}" user_{ADMIN}="{password_of(ADMIN)}";'
+    known = " ".join(f'user_{user}="{password_of(user)}"' for user in (ADMIN, *users))
+    plain = f'{_PLAIN} username="{ADMIN}" password="{password_of(ADMIN)}" {known};'
     scram = "SCRAM-SHA-256,SCRAM-SHA-512"
     settings = {
         "listeners": ",".join(f"{name}://127.0.0.1:{port}" for name, port in doors.items()),
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:SASL_PLAINTEXT,SASL:SASL_PLAINTEXT,"
-        "SASLTLS:SASL_SSL,TLS:SSL,BEARER:SASL_PLAINTEXT",
+        "SASLTLS:SASL_SSL,TLS:SSL,BEARER:SASL_SSL",
         "controller.quorum.voters": f"1@127.0.0.1:{doors['CONTROLLER']}",
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "allow.everyone.if.no.acl.found": "false",
@@ -160,7 +162,8 @@ def _settings(doors: Mapping[str, int], roots: Path, both: Path) -> dict[str, st
         "listener.name.controller.plain.sasl.jaas.config": plain,
         "listener.name.sasl.sasl.enabled.mechanisms": f"{scram},PLAIN",
         "listener.name.sasl.plain.sasl.jaas.config": plain,
-        "listener.name.sasltls.sasl.enabled.mechanisms": scram,
+        "listener.name.sasltls.sasl.enabled.mechanisms": f"{scram},PLAIN",
+        "listener.name.sasltls.plain.sasl.jaas.config": plain,
         "ssl.keystore.type": "PEM",
         "ssl.keystore.location": str(both),
         "ssl.truststore.type": "PEM",

@@ -19,7 +19,7 @@ from secured_kafka import ADMIN, SecuredKafka, password_of, secured_kafka
 from test_connector_runtime import running
 from token_issuer import FAULTS, Issuer
 from typer.testing import CliRunner
-from worker_kit import request, settings_for, worker
+from worker_kit import SPEAKERS, request, settings_for, signing, worker
 
 from connectors.sdk.kafka import KafkaBus
 from connectors.sdk.kafka import connection_to as kit_connection_to
@@ -33,13 +33,15 @@ from orchestrator.adapters.local_kafka import answers, cache_dir
 from orchestrator.adapters.local_kafka.jars import find_java
 from orchestrator.adapters.topics import apply
 from orchestrator.cli import app
+from orchestrator.demo.keyring import Keyring
 from schemas.acl import AclRule, Operation, Pattern, ResourceType, holders, principal_name, rules
 from schemas.broker import BrokerReach
 from schemas.confirmations import Confirmation
 from schemas.errors import ConfigurationError, OrchestratorError
+from schemas.portal import record_of
 from schemas.topics import Topics, manifest
+from schemas.trust import SigningKey
 from schemas.vocabulary import RequestResult
-from schemas.wire import encode, headers_of
 
 pytestmark = pytest.mark.kafka
 
@@ -286,7 +288,7 @@ def test_without_an_authorizer_the_rules_are_said_to_mean_nothing(kafka_bootstra
     assert "authorizer.class.name" in str(told.exception)
 
 
-WAYS = ("scram", "scram_under_tls", "certificates", "bearer")
+WAYS = ("scram", "scram_under_tls", "scram_256_under_tls", "plain_under_tls", "certificates", "bearer")
 
 
 @pytest.fixture
@@ -302,6 +304,12 @@ def ways(secured, issuer, tmp_path):
         files = {"ssl_ca_file": secured.authority.roots, "sasl_password_file": secret}
         return {**_open(secured.sasl_tls, "SASL_SSL"), "sasl_username": user, **files}
 
+    def scram_256_under_tls(user: str) -> dict[str, object]:
+        return scram_under_tls(user) | {"sasl_mechanism": "SCRAM-SHA-256"}
+
+    def plain_under_tls(user: str) -> dict[str, object]:
+        return scram_under_tls(user) | {"sasl_mechanism": "PLAIN"}
+
     def certificates(user: str) -> dict[str, object]:
         certificate, key, _ = secured.authority.issue(user)
         files = {"ssl_ca_file": secured.authority.roots, "ssl_cert_file": certificate, "ssl_key_file": key}
@@ -310,9 +318,10 @@ def ways(secured, issuer, tmp_path):
     def bearer(user: str) -> dict[str, object]:
         client = {"sasl_oauth_client_id": user, "sasl_oauth_client_secret": password_of(user)}
         endpoint = {"sasl_mechanism": "OAUTHBEARER", "sasl_oauth_token_url": f"{issuer.url}/token"}
-        return {**_open(secured.bearer, "SASL_PLAINTEXT"), **endpoint, **client}
+        return {**_open(secured.bearer, "SASL_SSL"), "ssl_ca_file": secured.authority.roots, **endpoint, **client}
 
-    return dict(zip(WAYS, (scram, scram_under_tls, certificates, bearer), strict=True))
+    made = (scram, scram_under_tls, scram_256_under_tls, plain_under_tls, certificates, bearer)
+    return dict(zip(WAYS, made, strict=True))
 
 
 def test_a_user_made_as_the_page_says_is_let_in(secured, tmp_path):
@@ -406,17 +415,29 @@ async def test_a_connector_with_anothers_name_ends_instead_of_waiting(secured, g
 
 @pytest.mark.parametrize(
     ("worker_way", "connector_way", "portal_way"),
-    [("scram_under_tls", "bearer", "certificates"), ("bearer", "scram_under_tls", "scram")],
+    [
+        ("scram_under_tls", "bearer", "certificates"),
+        ("bearer", "scram_under_tls", "scram"),
+        ("certificates", "certificates", "certificates"),
+    ],
 )
 async def test_a_request_is_completed_with_only_these_rules(
     worker_way, connector_way, portal_way, ways, secured, registry, topics, tmp_path
 ):
-    """Portal, worker and a real connector, each with its own rules and nothing more, bring a request to its confirmation."""
+    """Portal, worker and a real connector, each with its own rules and nothing more, bring a request to its confirmation.
+
+    With certificates everywhere all sign as well, as an installation does by default.
+    """
     await prepared(secured, topics)
     own = ways[worker_way]("orchestrator")
-    settings = settings_for(tmp_path, secured.sasl, topics, **{**own, "registry": registry})
+    keyring = Keyring(tmp_path / "keys", SPEAKERS) if worker_way == "certificates" else None
+    settings = settings_for(
+        tmp_path, secured.sasl, topics, **{**own, "registry": registry, **(signing(keyring) if keyring else {})}
+    )
     standin = build_standin("hubspot")
     system = {"DSR_HUBSPOT_TOKEN": TOKEN, "DSR_SIGNATURES": "off"}
+    if keyring is not None:
+        system |= {"DSR_SIGNATURES": "required", "DSR_SIGNING_KEY_FILE": str(keyring.file("system:crm"))}
     system |= _environment(ways[connector_way]("system-crm"))
     asked = request()
     with serve(standin) as standin.base_url:
@@ -425,7 +446,8 @@ async def test_a_request_is_completed_with_only_these_rules(
         async with worker(settings) as at_work:
             place = Place(settings.kafka_bootstrap, topics, at_work.http.url)
             with running("hubspot", place, tmp_path, **system) as connector:
-                confirmation = await _asked_as_a_portal(BrokerReach(**ways[portal_way]("portal-website")), topics, asked)
+                reach, signer = BrokerReach(**ways[portal_way]("portal-website")), keyring and keyring.key("portal:website")
+                confirmation = await _asked_as_a_portal(reach, topics, asked, signer)
                 assert connector.terminate() == 0
     assert confirmation.subject_request_id == asked.subject_request_id
     assert confirmation.result is RequestResult.FULFILLED
@@ -441,16 +463,15 @@ class Place:
         self.bootstrap, self.topics, self.keys_url = bootstrap, topics, keys_url
 
 
-async def _asked_as_a_portal(reach: BrokerReach, topics: Topics, asked) -> Confirmation:
+async def _asked_as_a_portal(reach: BrokerReach, topics: Topics, asked, signer: SigningKey | None) -> Confirmation:
     connection = {"bootstrap_servers": reach.kafka_bootstrap, **connection_to(reach)}
     group = topics.group("portal.website")
     async with (
         AIOKafkaProducer(acks="all", enable_idempotence=True, **connection) as producer,
         AIOKafkaConsumer(topics.confirmations, group_id=group, auto_offset_reset="earliest", **connection) as consumer,
     ):
-        await producer.send_and_wait(
-            topics.requests, encode(asked), key=asked.subject_request_id.encode(), headers=headers_of(asked)
-        )
+        record = record_of(asked, signer)
+        await producer.send_and_wait(topics.requests, record.value, key=record.key, headers=record.headers)
         async with asyncio.timeout(30):
             record = await consumer.getone()
         await consumer.commit()
