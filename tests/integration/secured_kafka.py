@@ -1,7 +1,8 @@
 """A broker that lets nobody do anything unless a rule allows it, with a door for each way of saying who one is.
 
 Its doors: SCRAM and PLAIN in clear and under TLS, certificates of both sides, and bearer tokens under TLS, which it checks
-against the keys of an issuer. Users, passwords, a certificate authority, certificates and the issuer's keys are made for this broker.
+against the keys of an issuer. Users, passwords, a certificate authority, certificates and the issuer's keys are made for this
+broker.
 """
 
 from __future__ import annotations
