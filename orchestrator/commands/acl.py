@@ -19,9 +19,10 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.commands.acl_users import kafka_configs_command, lay_down
 from orchestrator.commands.kafka import current_bootstrap, current_connection
 from orchestrator.commands.registry import default_registry
-from schemas.acl import PRINCIPAL_FORM, AclDifference, AclRule, Pattern, ResourceType, difference, holders, rules
+from schemas.acl import PRINCIPAL_FORM, AclDifference, AclRule, Holder, Pattern, ResourceType, difference, holders, rules
 from schemas.base import Actor
 from schemas.errors import ConfigurationError
 from schemas.ids import SystemId
@@ -172,6 +173,34 @@ def check(
         raise typer.Exit(1)
 
 
+@acl_app.command()
+def users(
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the passwords: theirs to whom it is given", file_okay=False)],
+    registry: _Registry = default_registry(),
+    worker: _Workers = None,
+    operator: _Operators = None,
+    auditor: _Auditors = None,
+    archive: _Archives = None,
+    as_json: _Json = False,
+) -> None:
+    """Make a password for each principal, and print Kafka's commands that make the users (SCRAM-SHA-512). Safe to repeat.
+
+    `<name>.password` goes to the party (DSR_SASL_PASSWORD_FILE); delete the `.scram` files once the commands have run.
+
+    Example: dsr acl users --out secrets --operator alice | ADMIN=admin.properties BROKER=broker:9093 sh -e
+    """
+    who = _holders(registry, workers=worker, operators=operator, auditors=auditor, archives=archive)
+    made = lay_down(who, out)
+    if as_json:
+        _print_json([{"user": name, "new": is_new, "password_file": str(out / f"{name}.password")} for name, is_new in made])
+        return
+    for name, _ in made:
+        print(kafka_configs_command(name, out))
+    new = sum(is_new for _, is_new in made)
+    typer.echo(f"{len(made)} users: {new} new passwords in {out}; run these commands, then delete {out}/*.scram", err=True)
+
+
 def kafka_acls_command(rule: AclRule) -> str:
     """Return Kafka's own command that adds the rule; its address and credentials are left to whoever runs it."""
     who = "--allow-principal" if rule.permission == "Allow" else "--deny-principal"
@@ -188,6 +217,10 @@ def kafka_acls_command(rule: AclRule) -> str:
 
 
 def _wanted(registry: Path, topics: Topics, form: str, **named: Sequence[str] | None) -> tuple[AclRule, ...]:
+    return rules(_holders(registry, **named), topics, principal_form=form)
+
+
+def _holders(registry: Path, **named: Sequence[str] | None) -> tuple[Holder, ...]:
     from orchestrator.adapters.registry_file import load
 
     given = {kind: tuple(names or ()) for kind, names in named.items()}
@@ -195,8 +228,7 @@ def _wanted(registry: Path, topics: Topics, form: str, **named: Sequence[str] | 
         for name in names:
             _demand(name, kind)
     company = load(registry)
-    who = holders(systems=[s.id for s in company.active()], portals=[p.id for p in company.portals], **given)
-    return rules(who, topics, principal_form=form)
+    return holders(systems=[s.id for s in company.active()], portals=[p.id for p in company.portals], **given)
 
 
 def _demand(name: str, kind: str) -> None:

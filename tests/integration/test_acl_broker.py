@@ -324,6 +324,35 @@ def ways(secured, issuer, tmp_path):
     return dict(zip(WAYS, made, strict=True))
 
 
+def test_users_made_from_the_registry_are_let_in(secured, registry, tmp_path):
+    """What `dsr acl users` prints makes the user, and the password that it wrote down is taken; again, it stays the same."""
+    admin, folder = tmp_path / "admin.properties", tmp_path / "secrets"
+    admin.write_text(secured.admin_properties())
+    words = ["acl", "users", "--registry", str(registry), "--operator", "newcomer", "--out", str(folder)]
+    told = CliRunner().invoke(app, words)
+    assert told.exit_code == 0, told.output
+    assert len(told.stdout.splitlines()) == len(list(folder.glob("*.password"))) > 3
+    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
+    passwords = {file.name: file.read_text() for file in folder.glob("*.password")}
+    assert not any(password in told.output for password in passwords.values())
+    command = next(line for line in told.stdout.splitlines() if "operator-newcomer" in line)
+    script = tmp_path / "kafka-configs.sh"
+    script.write_text(f'#!/bin/sh\nexec "{find_java()}" -cp "{cache_dir()}/*" kafka.admin.ConfigCommand "$@"\n')
+    script.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "BROKER": secured.sasl_tls, "ADMIN": str(admin)}
+    made = subprocess.run(["sh", "-ec", command], capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert made.returncode == 0, made.stderr
+    files = {"ssl_ca_file": secured.authority.roots, "sasl_password_file": folder / "operator-newcomer.password"}
+    reach = BrokerReach(**_open(secured.sasl_tls, "SASL_SSL"), sasl_username="operator-newcomer", **files)
+    deadline = time.monotonic() + 30
+    while not answers(secured.sasl_tls, connection=connection_to(reach)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    again = CliRunner().invoke(app, [*words, "--json"])
+    assert {one["new"] for one in json.loads(again.stdout)} == {False}
+    assert {file.name: file.read_text() for file in folder.glob("*.password")} == passwords
+
+
 def test_a_user_made_as_the_page_says_is_let_in(secured, tmp_path):
     """Kafka's own command makes a user from a file, as docs/security.md writes it, and the user's password is taken."""
     admin, scram = tmp_path / "admin.properties", tmp_path / "late.scram"
