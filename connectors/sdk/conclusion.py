@@ -35,8 +35,11 @@ class Conclusion:
     verdict: Verdict = Verdict.NEUTRAL
 
 
-def settle(page: Page, conclusion: Conclusion, now: datetime) -> None:
-    """Write a conclusion down. A failure, or an end, that a new attempt has overtaken counts for nothing: that one is tried."""
+def settle(page: Page, conclusion: Conclusion, now: datetime, *, forgets: bool = False) -> None:
+    """Write a conclusion down. A failure, or an end, that a new attempt has overtaken counts for nothing: that one is tried.
+
+    `forgets`: the connector keeps something of its own, which must not outlive an order that is over.
+    """
     known = page.find(conclusion.order_id)
     assert known is not None, "an order under way is in the journal"
     report, ended = conclusion.report, page.cancellations.find(conclusion.order_id)
@@ -60,7 +63,7 @@ def settle(page: Page, conclusion: Conclusion, now: datetime) -> None:
         if ended is not None and ended.is_unwanted:
             numbered = numbered.model_copy(update={"results": ()})  # they are deleted: `Runtime`
         page.add_report(numbered, conclusion.right, final=conclusion.final)
-    let_go(page, conclusion.order_id)
+    let_go(page, conclusion.order_id, forgets=forgets)
 
 
 def _must_be_tried_again(overtaken: Conclusion) -> bool:

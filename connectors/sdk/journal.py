@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from connectors.sdk.breaker import Pause
 from connectors.sdk.forecast import Due, Pace, end_of
 from connectors.sdk.journal_cancelled import Cancellations
+from connectors.sdk.journal_forgetting import Forgettings
 from connectors.sdk.journal_tables import IS_OPEN, IS_PROMPT, ORDERS, PACE, PAUSE, REPORTS, OrderState, create
 from connectors.sdk.protocol import Throttle
 from connectors.sdk.sqlite_file import prepare
@@ -130,6 +131,11 @@ class Page:
     def cancellations(self) -> Cancellations:
         """Return what is kept of orders that are over before they were reported."""
         return Cancellations(self._connection)
+
+    @property
+    def forgettings(self) -> Forgettings:
+        """Return what is kept of orders that the connector has yet to forget."""
+        return Forgettings(self._connection)
 
     def find(self, order_id: str) -> Entry | None:
         """Return an order, None if never taken (or forgotten since)."""

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from schemas.topics import PROMPT_RIGHTS
 
-__all__ = ["CANCELLATIONS", "IS_OPEN", "IS_PROMPT", "ORDERS", "PACE", "PAUSE", "REPORTS", "OrderState", "create"]
+__all__ = ["CANCELLATIONS", "FORGETTING", "IS_OPEN", "IS_PROMPT", "ORDERS", "PACE", "PAUSE", "REPORTS", "OrderState", "create"]
 
 
 class OrderState(StrEnum):
@@ -79,6 +79,14 @@ CANCELLATIONS = sa.Table(
     sa.Column("tries", sa.Integer, nullable=False),
     sa.Column("polls", sa.Integer, nullable=False),
     sa.Index("cancellations_by_turn", "open", "not_before_ms"),
+)
+#: Orders that are over and that a connector which keeps something of its own has yet to forget.
+FORGETTING = sa.Table(
+    "forgetting",
+    _META,
+    sa.Column("order_id", sa.Text, primary_key=True),
+    sa.Column("right", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
 )
 #: One row while the system is left alone, none while it works.
 PAUSE = sa.Table(

@@ -19,7 +19,7 @@ from schemas.requests import Verification
 from schemas.subject import FieldChange
 from schemas.vocabulary import IdentifierKind, Right
 
-__all__ = ["METHODS", "Cancels", "Connector", "Ended", "Exported", "Job", "Result", "Throttle"]
+__all__ = ["METHODS", "Cancels", "Connector", "Ended", "Exported", "Forgets", "Job", "Over", "Result", "Throttle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,18 @@ class Ended:
     now: datetime
     cancelled_at: datetime
     has_begun: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """An order with which the runtime has nothing more to do: its final report is out, or it was dropped. Holds no identity.
+
+    `attempt` is the last one known here: what is kept for an earlier one is over as well.
+    """
+
+    order_id: str
+    right: Right
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +147,29 @@ class Cancels(Protocol):
         None: nothing is under way there any more, and nothing was done that was not done before. `Accepted`: not known yet, or
         too late and it goes on: the runtime asks again. A final outcome: it was done all the same. Raises `ConnectorError`;
         what may be tried again is, and of the rest a person is told.
+        """
+        ...
+
+
+@runtime_checkable
+class Forgets(Protocol):
+    """A connector that keeps something of an order in a place of its own, outside of journal and results. Optional.
+
+    What it keeps must open with no key by the time the request is confirmed, except with what `forget` destroys.
+    """
+
+    async def forget(self, over: Over) -> None:
+        """Delete everything that is kept of an order. May be repeated at any point, also for one of which nothing is kept.
+
+        Called once the broker has acknowledged the final report, or the order was dropped; until it returns it is called
+        again, also after a crash. An order that failed may come again, with a higher attempt. Raises `ConnectorError`.
+        """
+        ...
+
+    async def expire(self, now: datetime) -> None:
+        """Delete what belongs to no order that is looked after any more, whoever has lost sight of it.
+
+        Called at the start and several times a minute; most calls should find nothing to do. Raises `ConnectorError`.
         """
         ...
 

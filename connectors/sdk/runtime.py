@@ -30,10 +30,11 @@ from connectors.sdk.clock import Clock
 from connectors.sdk.conclusion import Conclusion, settle
 from connectors.sdk.ending import end, let_go
 from connectors.sdk.forecast import Pace, forecast, late
+from connectors.sdk.forgetting import Forgetting, note_gone
 from connectors.sdk.intake import Batch, marks_of, opened, parsed, quarantined, take
 from connectors.sdk.journal import Entry, Journal, OrderState, Page
 from connectors.sdk.keys import KeysUnavailable, OrderKeys
-from connectors.sdk.protocol import Cancels, Connector
+from connectors.sdk.protocol import Cancels, Connector, Forgets, Over
 from connectors.sdk.quota import QuotaBook
 from connectors.sdk.retry import Backoff
 from connectors.sdk.speaking import outbound_reports
@@ -151,6 +152,9 @@ class Runtime:
                 metrics=metrics,
                 reported=self._has_reports.set,
             )
+        self._forgetting = None
+        if isinstance(connector, Forgets):
+            self._forgetting = Forgetting(system, connector, journal=journal, clock=clock)
         self._stopping = asyncio.Event()
         #: Set once the bus has been joined and the journal's leftovers are back in the queue.
         self.started = asyncio.Event()
@@ -171,8 +175,10 @@ class Runtime:
         with self._journal.transaction() as page:
             resumed = page.requeue_interrupted()
             for order_id in page.cancellations.still_open_orders():
-                let_go(page, order_id)
+                self._let_go(page, order_id)
             self._unwanted.update(page.cancellations.unwanted())
+        if self._forgetting is not None:
+            await self._forgetting.once()  # before the broker, which may be away
         await self._bus.start()
         _log.info("started", system=self._system, resumed=resumed)
         try:
@@ -181,6 +187,8 @@ class Runtime:
                 serving = [group.create_task(self._publish_always()), group.create_task(self._keep_house())]
                 if self._cancelling is not None:
                     serving.append(group.create_task(self._cancelling.run()))
+                if self._forgetting is not None:
+                    serving.append(group.create_task(self._forgetting.run()))
                 self._has_work.set()
                 self._has_reports.set()
                 self.started.set()
@@ -202,6 +210,13 @@ class Runtime:
         await asyncio.gather(*feeding, *serving, *self._workers, return_exceptions=True)
         self._settle()
         await self._publish()
+        if self._forgetting is not None:
+            await self._forgetting.once()
+
+    def _let_go(self, page: Page, order_id: str) -> None:
+        entry, forgets = page.find(order_id), self._forgetting is not None
+        if let_go(page, order_id, forgets=forgets) and forgets and entry is not None and entry.order is not None:
+            note_gone(page, [entry.order])
 
     async def _receive(self) -> None:
         while True:
@@ -222,7 +237,10 @@ class Runtime:
             await self._bus.publish([quarantined(topic, r, v, now, key) for r, v in batch.quarantined])
         with self._journal.transaction() as page:
             new = take(page, batch, now)
-            let = [one for one in batch.cancelled if end(page, one, now, can_call_off=self._cancelling is not None)]
+            can_call_off, forgets = self._cancelling is not None, self._forgetting is not None
+            let = [one for one in batch.cancelled if end(page, one, now, can_call_off=can_call_off, forgets=forgets)]
+            if forgets:
+                note_gone(page, [*batch.cancelled, *batch.closed])
             self._note_unwanted(page, [one.order_id for one in batch.cancelled])
         await self._bus.commit(records)
         for one in batch.cancelled:
@@ -239,7 +257,7 @@ class Runtime:
             self._metrics.count(CONNECTOR_ORDERS, system=self._system, right=order.right)
         self._has_work.set()
         self._has_reports.set()
-        self._tell_cancelling()
+        self._tell_others()
 
     def _note_unwanted(self, page: Page, order_ids: Iterable[str]) -> None:
         for order_id in order_ids:
@@ -247,9 +265,10 @@ class Runtime:
             if kept is not None and kept.is_unwanted:
                 self._unwanted.add(order_id)
 
-    def _tell_cancelling(self) -> None:
-        if self._cancelling is not None:
-            self._cancelling.has_work.set()
+    def _tell_others(self) -> None:
+        for other in (self._cancelling, self._forgetting):
+            if other is not None:
+                other.has_work.set()
 
     async def _asked(
         self, ask: Callable[[Sequence[Asked]], Awaitable[Mapping[str, KeyStatus]]], orders: Sequence[Asked]
@@ -345,11 +364,17 @@ class Runtime:
         concluded, self._concluded = self._concluded, []
         with self._journal.transaction() as page:
             for conclusion in concluded:
-                settle(page, conclusion, self._clock.now())
+                settle(page, conclusion, self._clock.now(), forgets=self._forgetting is not None)
+                self._note_gone(page, conclusion)
             # After the try, which may have kept results behind the back of an earlier deletion.
             self._note_unwanted(page, [conclusion.order_id for conclusion in concluded])
         self._has_reports.set()
-        self._tell_cancelling()
+        self._tell_others()
+
+    def _note_gone(self, page: Page, conclusion: Conclusion) -> None:
+        if self._forgetting is not None and page.find(conclusion.order_id) is None:
+            self._keys.forget(conclusion.order_id)
+            page.forgettings.put(Over(conclusion.order_id, Right(conclusion.right), conclusion.attempt))
 
     async def _publish_always(self) -> None:
         while True:
@@ -367,6 +392,10 @@ class Runtime:
             await self._bus.publish(outbound_reports(self._topics.reports, reports, self._signer))
             with self._journal.transaction() as page:
                 page.mark_sent(unsent)
+                for stored in unsent if self._forgetting is not None else ():
+                    if stored.final:
+                        page.forgettings.put(Over(stored.report.order_id, Right(stored.right), stored.report.attempt))
+            self._tell_others()
             for stored in unsent:
                 self._metrics.count(
                     CONNECTOR_OUTCOMES, system=self._system, right=Right(stored.right), outcome=stored.report.outcome.code
