@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
+import itertools
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -15,21 +19,24 @@ from datetime import timedelta
 import httpx
 import pytest
 from pydantic import SecretStr, ValidationError
+from sdk_world import World, an_order, until
+from test_sdk_cancelling import over
 
 from connectors.sdk.clock import ManualClock
 from connectors.sdk.perform import perform
-from connectors.sdk.protocol import Exported
+from connectors.sdk.protocol import Exported, Over
 from connectors.sdk.standin import serve
 from connectors.sdk.testing import ADA, BOB, NOW, ConnectorContract, job_for, traces_in
 from connectors.sdk.testing_http import HttpConnectorContract
-from connectors.systems.manual.client import write_whole
-from connectors.systems.manual.connector import ManualSettings, build
+from connectors.systems.manual.client import Inbox, TaskKeys, write_whole
+from connectors.systems.manual.connector import ManualConnector, ManualSettings, build
 from connectors.systems.manual.standin import TOKEN, ManualStandIn
 from connectors.systems.manual.task import Task, signed, unsafe_subject
-from schemas.errors import ConfigurationError, SystemUnavailable
+from schemas.errors import ConfigurationError, ProtocolViolation, SystemUnavailable
 from schemas.outcomes import Fulfilled, NothingHeld, Retained
-from schemas.subject import FieldChange
-from schemas.vocabulary import IdentifierKind, OutcomeCode, RetentionGround, Right
+from schemas.sealed import Sealed, unsafe_reveal
+from schemas.subject import FieldChange, SubjectData
+from schemas.vocabulary import CancellationReason, IdentifierKind, OutcomeCode, RetentionGround, Right
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 
@@ -113,8 +120,12 @@ def tasks(office):
     return {path.name: Task.model_validate_json(path.read_bytes()) for path in sorted(office.settings.outbox.glob("*.json"))}
 
 
+def key_of(office, number):
+    return TaskKeys(office.settings.inbox, office.settings.sealing_key).find(number)
+
+
 def sign(office, number, outcome, **more):
-    fields = {"evidence": "ticket_17", "by": "staff.ada", "at": office.clock.now(), "key": office.settings.sealing_key} | more
+    fields = {"evidence": "ticket_17", "by": "staff.ada", "at": office.clock.now(), "key": key_of(office, number)} | more
     sheet = signed(number, outcome, **fields)
     write_whole(office.settings.inbox, f"{number}.json", sheet.model_dump_json().encode())
     return office.settings.inbox / f"{number}.json"
@@ -144,7 +155,7 @@ async def test_a_task_says_what_to_do_and_names_nobody(tmp_path, office):
     assert not traces_in(path.read_text(), ADA)
     assert "King" not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) & 0o007 == 0
-    who = unsafe_subject(task, office.settings.sealing_key)
+    who = unsafe_subject(task, key_of(office, task.task_id))
     assert (who.identifiers, who.changes) == (by_mail(ADA), changes)
 
 
@@ -199,7 +210,7 @@ def _other_key(sheet):
 @pytest.mark.parametrize(
     ("spoiled", "field"),
     [
-        (_other_key, "DSR_MANUAL_KEY"),
+        (_other_key, "the task's key"),
         (lambda sheet: sheet | {"outcome": {"code": "fulfilled", "count": 9}}, "changed"),
         (lambda sheet: sheet | {"by": "someone.else"}, "changed"),
         (lambda sheet: sheet | {"by": "ada@example.org"}, "by"),
@@ -244,7 +255,7 @@ async def test_documents_belong_to_one_task(office):
     job = job_for(Right.ACCESS, by_mail(ADA))
     handle = (await perform(connector, job)).handle
     number = handle.split("|")[0]
-    other = signed("tsk_other", Fulfilled(count=1), evidence="ticket_1", by="staff.x", at=NOW, key=office.settings.sealing_key,
+    other = signed("tsk_other", Fulfilled(count=1), evidence="ticket_1", by="staff.x", at=NOW, key=key_of(office, number),
                    exports=[Exported("a", {"b": 1})])  # fmt: skip
     path = sign(office, number, Fulfilled(count=1), exports=[Exported("a", {"b": 1})])
     given = json.loads(path.read_text()) | {"exports": json.loads(other.model_dump_json())["exports"]}
@@ -259,17 +270,238 @@ def test_a_national_law_is_named():
         signed("tsk_1", Retained(ground=RetentionGround.NATIONAL_LAW), evidence="ticket_1", by="staff.x", at=NOW, key=None)
 
 
-async def test_old_sign_offs_are_cleared_away(office, clock):
-    """After some weeks a sign-off has served: it goes with the next order, and what cannot be read stays for a person."""
-    old = sign(office, "tsk_old", NothingHeld())
+async def test_what_no_order_waits_for_is_cleared_away(office, clock):
+    """Without any order coming: the task of a lost journal, and a sign-off that came late. What cannot be read stays."""
+    connector = build(office.settings)
+    await perform(connector, job_for(Right.ACCESS, by_mail(ADA)))
+    asked = job_for(Right.ERASURE, by_mail(BOB))
+    waits = await perform(connector, asked)
+    lost = next(task.task_id for task in tasks(office).values() if task.right is Right.ACCESS)
+    late = sign(office, "tsk_late", NothingHeld(), key=key_of(office, lost))
     odd = office.settings.inbox / "tsk_odd.json"
     odd.write_text("{")
-    clock.advance(44 * 86400)
-    await perform(build(office.settings), job_for(Right.ACCESS, by_mail(BOB), now=clock.now()))
-    assert old.exists()
-    clock.advance(2 * 86400)
-    await perform(build(office.settings), job_for(Right.ACCESS, by_mail(BOB), now=clock.now()))
-    assert (old.exists(), odd.exists()) == (False, True)
+    for _ in range(10 * 24):
+        clock.advance(3600)
+        waits = await connector.poll(replace(asked, now=clock.now()), waits.handle)
+        await connector.expire(clock.now())
+    kept = {path.name for folder in (office.settings.inbox, office.settings.outbox) for path in folder.iterdir()}
+    assert not [name for name in kept if lost in name]
+    assert (late.exists(), odd.exists()) == (False, True)
+    assert {f"{waits.handle.split('|')[0]}{end}" for end in (".key", ".json")} <= kept
+
+
+async def test_a_process_that_was_long_away_clears_nothing_of_its_own(office, clock):
+    """An order whose process stood still for weeks is looked after before anything counts as left behind."""
+    asked = job_for(Right.ERASURE, by_mail(BOB))
+    waits = await perform(build(office.settings), asked)
+    sign(office, waits.handle.split("|")[0], Fulfilled(count=1))
+    clock.advance(60 * 86400)
+    connector = build(office.settings)
+    await connector.expire(clock.now())
+    assert (await connector.poll(replace(asked, now=clock.now()), waits.handle)).outcome == Fulfilled(count=1)
+
+
+def opens(text, *keys):
+    """Return whether a seal anywhere in a text opens with one of these keys, or what is derived from them here."""
+    purposes = ("manual.task", "manual.export", "manual.task-key", "manual.signoff")
+    every = [one for key in keys for one in (key, *map(key.derive, purposes))]
+    seals = [json.loads(found) for found in re.findall(r'\{[^{}]*"ciphertext"[^{}]*\}', text)]
+    for sealed in seals:
+        for key, associated in itertools.product(every, {*re.findall(r"tsk_[0-9a-f]{32}", text)}):
+            for bound in (associated, f"{associated}\x1f0"):
+                with contextlib.suppress(ProtocolViolation):
+                    unsafe_reveal(Sealed.model_validate(sealed), key, associated=bound)
+                    return True
+    return False
+
+
+def lying(office):
+    """Return every file of the office's folders, path and bytes."""
+    found = {}
+    for folder in (office.settings.inbox, office.settings.outbox):
+        for path in folder.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # deleted this moment
+                found[path] = path.read_bytes()
+    return found
+
+
+def copied(office):
+    """Return what lies there, names included, as a copier takes it: everything but the keys of tasks."""
+    return "".join(f"{path.name}\n{content.decode()}\n" for path, content in lying(office).items() if path.suffix != ".key")
+
+
+def an_access(**more):
+    subject = SubjectData(identifiers={IdentifierKind.EMAIL: (ADA.email,)})
+    return an_order(right=Right.ACCESS, subject=subject, now=NOW, **more)
+
+
+async def with_people(world, office, number=1):
+    """Wait until the office has the task of an order, and the orchestrator knows."""
+    await until(lambda: len(world.reports) == 2 * number - 1 and office.open_tasks())
+    await world.settled()
+
+
+async def signed_by_office(world, office, number=1):
+    """Let people sign the one task that they have; return its id."""
+    await with_people(world, office, number)
+    (task,) = office.open_tasks()
+    sign(office, task.task_id, Fulfilled(count=1), exports=[Exported("letters", [{"to": ADA.email}])])
+    return task.task_id
+
+
+async def look_again(world):
+    await world.settled()
+    world.clock.advance(3600)
+    await world.settled()
+
+
+async def test_nothing_opens_once_the_report_is_out(tmp_path, office):
+    """After the final report no file is left of the task, and copies of all its papers do not open with DSR_MANUAL_KEY."""
+    world = World(tmp_path / "state", build(office.settings))
+    async with world.running():
+        world.send(an_access())
+        await signed_by_office(world, office)
+        key = office.settings.sealing_key
+        papers = copied(office)
+        assert opens("".join(content.decode() for content in lying(office).values()), key), "while it is open, its key opens"
+        await look_again(world)
+        await until(lambda: [report.outcome.code for report in world.reports] == [OutcomeCode.ACCEPTED, OutcomeCode.FULFILLED])
+        await until(lambda: not lying(office))
+    assert '"ciphertext"' in papers
+    assert not opens(papers, key)
+
+
+async def test_a_crash_between_report_and_deletion_is_made_up_for(tmp_path, office, monkeypatch):
+    """Killed after the broker's ack and before the task was forgotten: the next start does it first, without any order."""
+
+    async def dies(self, over):
+        raise asyncio.CancelledError
+
+    world = World(tmp_path / "state", build(office.settings))
+    monkeypatch.setattr(ManualConnector, "forget", dies)
+    async with world.running(orderly=False):
+        world.send(an_access())
+        number = await signed_by_office(world, office)
+        await look_again(world)
+        await until(lambda: [report.outcome.code for report in world.reports][1:] == [OutcomeCode.FULFILLED])
+        await world.settled()
+    assert (office.settings.inbox / f"{number}.key").exists()
+    monkeypatch.undo()
+    world.connector = build(office.settings)
+    async with world.running():
+        await until(lambda: not lying(office))
+        await world.settled()
+        assert len(world.reports) == 2
+
+
+async def test_an_order_that_comes_again_makes_no_second_task(tmp_path, office):
+    """Redelivered or sent with a new number after its task is gone: the same answer goes out, and nobody is asked again."""
+    world = World(tmp_path / "state", build(office.settings))
+    async with world.running():
+        world.send(an_access())
+        await signed_by_office(world, office)
+        await look_again(world)
+        await until(lambda: len(world.reports) == 2 and not lying(office))
+        world.send(an_access(), an_access(attempt=2))
+        await until(lambda: len(world.reports) == 3)
+        await world.settled()
+        assert [report.attempt for report in world.reports] == [1, 1, 2]
+        assert all(report.outcome == Fulfilled(count=1) for report in world.reports[1:])
+        assert not lying(office)
+
+
+@pytest.mark.parametrize("reason", CancellationReason)
+async def test_the_task_of_an_order_that_is_over_is_forgotten(tmp_path, office, reason):
+    """Withdrawn, denied or waived while people have it: the task goes, and no reminder brings the person back."""
+    world = World(tmp_path / "state", build(office.settings))
+    order = an_access()
+    async with world.running():
+        world.send(order)
+        await with_people(world, office)
+        world.keys.over.add(order.order_id)
+        world.send(over(order, reason))
+        await until(lambda: not lying(office))
+        for _ in range(3):
+            world.clock.advance(6 * 86400)
+            await world.settled()
+        assert (lying(office), world.entry()) == ({}, None)
+
+
+async def test_what_was_signed_before_the_end_is_still_told(tmp_path, office):
+    """The word that it is over finds a signed task: what people did is reported, and then forgotten."""
+    world = World(tmp_path / "state", build(office.settings))
+    order = an_access()
+    async with world.running():
+        world.send(order)
+        await signed_by_office(world, office)
+        await world.settled()
+        world.keys.over.add(order.order_id)
+        world.send(over(order))
+        await until(lambda: [report.outcome for report in world.reports][1:] == [Fulfilled(count=1)])
+        await until(lambda: not lying(office))
+
+
+async def test_a_new_number_under_way_keeps_the_task(tmp_path, office):
+    """Asked for again while people are at it: the task that lies there is the one whose answer counts."""
+    world = World(tmp_path / "state", build(office.settings))
+    async with world.running():
+        world.send(an_access())
+        number = await signed_by_office(world, office)
+        (office.settings.inbox / f"{number}.json").rename(tmp_path / "later.json")
+        world.send(an_access(attempt=2))
+        await until(lambda: len(world.reports) == 2)
+        (tmp_path / "later.json").rename(office.settings.inbox / f"{number}.json")
+        await look_again(world)
+        await until(lambda: [report.outcome for report in world.reports if report.attempt == 2][-1:] == [Fulfilled(count=1)])
+        await until(lambda: not lying(office))
+
+
+async def test_a_failed_deletion_is_tried_again(tmp_path, office, monkeypatch):
+    """A folder that does not let go is asked again by the clock; after a day the process ends and says so."""
+    world = World(tmp_path / "state", build(office.settings))
+    forget = Inbox.forget
+    monkeypatch.setattr(Inbox, "forget", refuses)
+    async with world.running():
+        world.send(an_access())
+        await signed_by_office(world, office)
+        await look_again(world)
+        await until(lambda: len(world.reports) == 2)
+        await world.settled()
+        assert lying(office)
+        monkeypatch.setattr(Inbox, "forget", forget)
+        world.clock.advance(15)
+        await until(lambda: not lying(office))
+        monkeypatch.setattr(Inbox, "forget", refuses)
+        world.send(an_order(2, right=Right.ACCESS, now=NOW))
+        await signed_by_office(world, office, 2)
+        await look_again(world)
+        await until(lambda: len(world.reports) == 4)
+    async with world.running(orderly=False):
+        await world.settled()
+        world.clock.advance(86400)
+        await until(world.task.done)
+    assert "DSR_MANUAL_INBOX" in str(world.failure.exceptions)
+
+
+def refuses(self, task_ids):
+    if list(task_ids):
+        raise SystemUnavailable("manual: a finished task cannot be removed: check DSR_MANUAL_INBOX")
+
+
+async def test_no_link_in_a_shared_folder_is_followed(office, tmp_path):
+    """Whoever may write to the inbox cannot have the connector empty or write another file."""
+    mine = tmp_path / "mine"
+    mine.write_text("dear to me")
+    office.settings.inbox.mkdir()
+    keys = TaskKeys(office.settings.inbox, office.settings.sealing_key)
+    for lay in (lambda path: path.symlink_to(mine), lambda path: path.hardlink_to(mine)):
+        lay(office.settings.inbox / "tsk_1.key")
+        keys.forget("tsk_1")
+        assert not (office.settings.inbox / "tsk_1.key").exists()
+    (office.settings.inbox / ".tsk_2.key.tmp").symlink_to(mine)
+    with pytest.raises(SystemUnavailable):
+        keys.keep("tsk_2", NOW)
+    assert mine.read_text() == "dear to me"
 
 
 async def test_an_outbox_that_takes_nothing_is_retried_later(office):
@@ -322,6 +554,11 @@ async def test_a_ticket_system_gets_reminders_as_such(tmp_path, clock):
             assert (await client.post(f"{url}/work")).json() == {"signed": 1}
         assert (await connector.poll(replace(job, now=clock.now()), result.handle)).outcome == NothingHeld()
         assert await connector.check() == "tasks go to the webhook on 127.0.0.1, untried"
+        posted = "".join(task.model_dump_json() for task in office.tickets.values())
+        assert opens(posted, TaskKeys(tmp_path / "inbox", settings_in(tmp_path).sealing_key).find(result.handle.split("|")[0]))
+        await connector.forget(Over(job.order_id, job.right, job.attempt))
+        assert not opens(posted, settings_in(tmp_path).sealing_key)
+        assert list((tmp_path / "inbox").iterdir()) == []
         await connector.aclose()
     assert [task.reminder for task in office.tickets.values()] == [0, 1]
     assert not traces_in(state, ADA)
@@ -355,6 +592,23 @@ async def test_people_read_and_sign_with_the_command(office, tmp_path):
     assert (done.outcome, done.notes) == (Fulfilled(count=1), ("evidence_folder_12", "signed_by_staff_ada"))
     assert [(export.name, export.content) for export in done.exports] == [("letters", [{"about": ADA.last_name}])]
     assert run_cli(office.settings, "show", number).returncode == 2
+
+
+async def test_a_task_that_is_over_is_neither_shown_nor_signed(office):
+    """A copy of a task that somebody has put back into the outbox opens no more: one line, exit 2, nothing written."""
+    connector = build(office.settings)
+    job = job_for(Right.ERASURE, by_mail(ADA))
+    number = (await perform(connector, job)).handle.split("|")[0]
+    path = office.settings.outbox / f"{number}.json"
+    copy = path.read_bytes()
+    await connector.forget(Over(job.order_id, job.right, job.attempt))
+    assert lying(office) == {}
+    path.write_bytes(copy)
+    words = ("sign", number, "--evidence", "folder_12", "--by", "staff.ada", "--outcome", '{"code": "nothing_held"}')
+    for refused in (run_cli(office.settings, "show", number), run_cli(office.settings, *words)):
+        assert (refused.returncode, refused.stdout, len(refused.stderr.splitlines())) == (2, "", 1)
+        assert "it is over" in refused.stderr
+    assert list(office.settings.inbox.iterdir()) == []
 
 
 def test_a_missing_key_names_the_variable(monkeypatch):

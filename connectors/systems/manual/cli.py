@@ -16,10 +16,11 @@ from pydantic import TypeAdapter, ValidationError
 from connectors.sdk.clock import SystemClock
 from connectors.sdk.protocol import Exported
 from connectors.sdk.settings import read
-from connectors.systems.manual.client import write_whole
+from connectors.systems.manual.client import TaskKeys, write_whole
 from connectors.systems.manual.connector import ManualSettings
 from connectors.systems.manual.task import Done, Task, signed, unsafe_subject
 from schemas.errors import ConfigurationError, DsrError
+from schemas.sealed import SealingKey
 
 __all__ = ["main"]
 
@@ -41,7 +42,7 @@ def show(number: _Number) -> None:
     """Open a task: who it is about, and what to do."""
     settings = read(ManualSettings)
     task = _task(settings.outbox / f"{number}.json")
-    who = unsafe_subject(task, settings.sealing_key)
+    who = unsafe_subject(task, _key(settings, number))
     print(f"{task.right.value} in {task.title}, by {task.expected_by:%Y-%m-%d}; legal due date of the request {task.due_on}")
     for kind, values in who.identifiers.items():
         print(f"  {kind.value}: {', '.join(values)}")
@@ -64,17 +65,24 @@ def sign(
     _task(settings.outbox / f"{number}.json")
     done: Done = TypeAdapter(Done).validate_json(outcome)
     exports = [_document(path) for path in attach or ()]
-    now, key = SystemClock().now(), settings.sealing_key
+    now, key = SystemClock().now(), _key(settings, number)
     sheet = signed(number, done, evidence=evidence, by=by, at=now, key=key, exports=exports)
     write_whole(settings.inbox, f"{number}.json", sheet.model_dump_json(indent=2).encode())
     print(f"{number} signed off as {done.code.value}")
+
+
+def _key(settings: ManualSettings, number: str) -> SealingKey:
+    key = TaskKeys(settings.inbox, settings.sealing_key).find(number)
+    if key is None:
+        raise ConfigurationError("the task has no key in DSR_MANUAL_INBOX: it is over, and can be neither opened nor signed")
+    return key
 
 
 def _task(path: Path) -> Task:
     try:
         return Task.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        raise ConfigurationError("no such task in DSR_MANUAL_OUTBOX: it may be signed off already") from None
+        raise ConfigurationError("no such task in DSR_MANUAL_OUTBOX: it may be signed off already, or over") from None
     except (OSError, ValidationError):
         raise ConfigurationError("a task in DSR_MANUAL_OUTBOX cannot be read: check its rights") from None
 

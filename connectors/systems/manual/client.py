@@ -1,12 +1,17 @@
 """How a task reaches people, and how their answer comes back: folders, or a webhook for the way out.
 
+The keys of tasks lie beside the sign-offs, since whoever signs needs both, also where tasks leave by webhook.
+
 Room rules: whole files or none; no readable identity on disk or wire; calls on folders block, so they run in a thread.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import stat
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -17,11 +22,11 @@ from pydantic import ValidationError
 
 from connectors.sdk.destinations import Destinations
 from connectors.sdk.http import new_client, send
-from connectors.systems.manual.task import SignOff, Task
-from schemas.errors import ConfigurationError, SystemUnavailable
-from schemas.sealed import SealingKey
+from connectors.systems.manual.task import SignOff, Task, new_task_key, unwrapped, wrapped
+from schemas.errors import ConfigurationError, ProtocolViolation, SystemUnavailable
+from schemas.sealed import Sealed, SealingKey
 
-__all__ = ["Inbox", "Outbox", "OutboxFolder", "Webhook", "write_whole"]
+__all__ = ["Inbox", "Outbox", "OutboxFolder", "TaskKeys", "Webhook", "write_whole"]
 
 
 class Outbox(Protocol):
@@ -62,6 +67,8 @@ class OutboxFolder:
     def _delete(self, task_id: str) -> None:
         try:
             for path in (self._folder / f"{task_id}.json", *self._folder.glob(f"{task_id}.reminder-*.json")):
+                path.unlink(missing_ok=True)
+            for path in self._folder.glob(f".{task_id}.*tmp"):
                 path.unlink(missing_ok=True)
         except OSError:
             raise SystemUnavailable("manual: a finished task cannot be removed: check DSR_MANUAL_OUTBOX") from None
@@ -127,15 +134,58 @@ class Webhook:
         await self._http.aclose()
 
 
-class Inbox:
-    """The folder into which sign-offs come, one file per task: `<task id>.json`."""
+class TaskKeys:
+    """The keys of tasks, each wrapped in a file of its own: `<task id>.key`. What it opens is forgotten with it."""
 
     def __init__(self, folder: Path, key: SealingKey) -> None:
         self._folder = folder
         self._key = key
 
-    def find(self, task_id: str) -> SignOff | None:
-        """Return the sign-off of a task, None if nobody has signed yet.
+    def find(self, task_id: str) -> SealingKey | None:
+        """Return the key of a task, None if it has none (any more). Raises `SystemUnavailable` for one that cannot be used."""
+        try:
+            sealed = Sealed.model_validate_json((self._folder / f"{task_id}.key").read_bytes())
+            return unwrapped(task_id, sealed, self._key)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError, ProtocolViolation):
+            raise SystemUnavailable(
+                "manual: a task's key cannot be used: check DSR_MANUAL_KEY, and the rights on DSR_MANUAL_INBOX"
+            ) from None
+
+    def keep(self, task_id: str, now: datetime) -> SealingKey:
+        """Return the key of a task, made and durable if there was none, and note that somebody waits for the task."""
+        key = self.find(task_id)
+        if key is None:
+            key = new_task_key(task_id)
+            write_whole(self._folder, f"{task_id}.key", wrapped(key, self._key).model_dump_json().encode())
+        try:
+            os.utime(self._folder / f"{task_id}.key", (now.timestamp(), now.timestamp()))
+        except OSError:
+            raise SystemUnavailable("manual: a task's key cannot be kept: check the owner of DSR_MANUAL_INBOX") from None
+        return key
+
+    def unused_since(self, moment: datetime) -> list[str]:
+        """Return the tasks for which nobody has waited since a moment."""
+        keys = list(self._folder.glob("tsk_*.key"))
+        return [path.stem for path in keys if path.stat().st_mtime < moment.timestamp()]
+
+    def forget(self, task_id: str) -> None:
+        """Overwrite and delete a key. Some file systems, snapshots and backups keep what is overwritten."""
+        for path in (self._folder / f"{task_id}.key", self._folder / f".{task_id}.key.tmp"):
+            _overwrite(path)
+            path.unlink(missing_ok=True)
+
+
+class Inbox:
+    """The folder into which sign-offs come, one file per task: `<task id>.json`; the tasks' keys lie there too."""
+
+    def __init__(self, folder: Path, key: SealingKey) -> None:
+        self._folder = folder
+        self.keys = TaskKeys(folder, key)
+
+    def find(self, task_id: str, key: SealingKey) -> SignOff | None:
+        """Return the sign-off of a task, given the task's key; None if nobody has signed yet.
 
         Raises `SystemUnavailable` for one that cannot be used, so that it may be corrected in place: it is looked at again.
         """
@@ -156,9 +206,9 @@ class Inbox:
             raise SystemUnavailable(f"manual: a sign-off is wrong at {field}: correct the file", reason="rejected") from None
         if given.task_id != task_id:
             raise SystemUnavailable("manual: a sign-off names another task: correct the file's name", reason="rejected")
-        if not given.is_genuine(self._key):
+        if not given.is_genuine(key):
             raise SystemUnavailable(
-                "manual: a sign-off was not signed with DSR_MANUAL_KEY or was changed: sign it again", reason="rejected"
+                "manual: a sign-off was not signed with the task's key or was changed: sign it again", reason="rejected"
             )
         return given
 
@@ -166,16 +216,31 @@ class Inbox:
         """Raise `ConfigurationError` if the folder cannot be read and cleared."""
         _usable(self._folder, "DSR_MANUAL_INBOX")
 
-    def drop_before(self, moment: datetime) -> None:
-        """Delete sign-offs that were signed before a moment; one that cannot be read is left for whoever asks for its task."""
-        self.check()
-        for path in self._folder.glob("tsk_*.json"):
-            try:
-                given = SignOff.model_validate_json(path.read_bytes())
-            except (ValidationError, OSError):
-                continue
-            if given.signed_at < moment:
-                path.unlink(missing_ok=True)
+    def forget(self, task_ids: Iterable[str]) -> None:
+        """Delete what lies here of tasks, their keys first; durable on return."""
+        try:
+            for task_id in task_ids:
+                self.keys.forget(task_id)
+                for path in (self._folder / f"{task_id}.json", self._folder / f".{task_id}.json.tmp"):
+                    path.unlink(missing_ok=True)
+            if self._folder.exists():
+                _sync(self._folder)
+        except OSError:
+            raise SystemUnavailable("manual: a finished task cannot be removed: check DSR_MANUAL_INBOX") from None
+
+    def without_order(self, moment: datetime) -> list[str]:
+        """Return tasks that nobody waits for: their key is unused since a moment, or is gone and they were signed before it.
+
+        A sign-off that has no key and cannot be read is left for a person to look at.
+        """
+        try:
+            old = self.keys.unused_since(moment)
+            for path in self._folder.glob("tsk_*.json"):
+                if not path.with_suffix(".key").exists() and _signed_before(path, moment):
+                    old.append(path.stem)
+        except OSError:
+            raise SystemUnavailable("manual: the inbox cannot be looked through: check DSR_MANUAL_INBOX") from None
+        return old
 
 
 def write_whole(folder: Path, name: str, content: bytes) -> None:
@@ -183,18 +248,42 @@ def write_whole(folder: Path, name: str, content: bytes) -> None:
     final, passing = folder / name, folder / f".{name}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o770)
-        with os.fdopen(os.open(passing, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o660), "wb") as file:
+        # The folder is open to a group: no link that somebody laid there is followed.
+        with os.fdopen(os.open(passing, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o660), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         passing.replace(final)
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(folder)
     except OSError:
         raise SystemUnavailable("manual: a folder took no file: check its rights and the disk's space") from None
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _overwrite(path: Path) -> None:
+    """Overwrite a file's bytes, if it is one of its own: what a link leads to is not ours."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "wb") as file:
+            about = os.fstat(descriptor)
+            if stat.S_ISREG(about.st_mode) and about.st_nlink == 1:
+                file.write(bytes(about.st_size))
+                file.flush()
+                os.fsync(descriptor)
+
+
+def _signed_before(path: Path, moment: datetime) -> bool:
+    try:
+        return SignOff.model_validate_json(path.read_bytes()).signed_at < moment
+    except (ValidationError, OSError):
+        return False
 
 
 def _usable(folder: Path, setting: str) -> None:

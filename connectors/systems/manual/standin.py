@@ -20,10 +20,11 @@ from connectors.sdk.clock import Clock
 from connectors.sdk.protocol import Exported
 from connectors.sdk.settings import read
 from connectors.sdk.standin import StandIn
-from connectors.systems.manual.client import write_whole
+from connectors.systems.manual.client import TaskKeys, write_whole
 from connectors.systems.manual.connector import ManualSettings
 from connectors.systems.manual.task import SignOff, Task, signed, unsafe_subject
 from schemas.outcomes import Fulfilled, NothingHeld
+from schemas.sealed import SealingKey
 from schemas.vocabulary import Right
 
 __all__ = ["TOKEN", "ManualStandIn", "build"]
@@ -40,7 +41,7 @@ class ManualStandIn(StandIn):
     def __init__(self, settings: ManualSettings, clock: Clock | None = None) -> None:
         super().__init__(clock)
         self._settings = settings
-        self._key = settings.sealing_key
+        self._keys = TaskKeys(settings.inbox, settings.sealing_key)
         self.cabinet: list[dict[str, Any]] = []
         #: Tasks and reminders that came by webhook, by idempotency key.
         self.tickets: dict[str, Task] = {}
@@ -61,18 +62,23 @@ class ManualStandIn(StandIn):
         """Return tasks that nobody has signed off."""
         lying = (Task.model_validate_json(path.read_bytes()) for path in sorted(self._settings.outbox.glob("tsk_*.json")))
         every = {task.task_id: task for task in (*lying, *self.tickets.values()) if task.reminder == 0}
-        return [task for task in every.values() if not (self._settings.inbox / f"{task.task_id}.json").exists()]
+        inbox = self._settings.inbox
+        signed_off = {number for number in every if (inbox / f"{number}.json").exists()}
+        return [task for name, task in every.items() if name not in signed_off and (inbox / f"{name}.key").exists()]
 
     def work(self) -> int:
         """Let the staff do every open task; return how many they signed off."""
-        tasks = self.open_tasks()
-        for task in tasks:
-            sheet = self._done(task)
-            write_whole(self._settings.inbox, f"{task.task_id}.json", sheet.model_dump_json().encode())
-        return len(tasks)
+        done = 0
+        for task in self.open_tasks():
+            key = self._keys.find(task.task_id)
+            if key is not None:  # a task may be over since
+                sheet = self._done(task, key)
+                write_whole(self._settings.inbox, f"{task.task_id}.json", sheet.model_dump_json().encode())
+                done += 1
+        return done
 
-    def _done(self, task: Task) -> SignOff:
-        who = unsafe_subject(task, self._key)
+    def _done(self, task: Task, key: SealingKey) -> SignOff:
+        who = unsafe_subject(task, key)
         values = {_plain(value) for given in who.identifiers.values() for value in given}
         theirs = [sheet for sheet in self.cabinet if values & {_plain(str(value)) for value in sheet.values()}]
         exports: Iterable[Exported] = ()
@@ -89,7 +95,7 @@ class ManualStandIn(StandIn):
                     sheet[task.right.value] = True
         outcome = Fulfilled(count=len(theirs)) if theirs else NothingHeld()
         now = self.clock.now()
-        return signed(task.task_id, outcome, evidence="register_7", by="staff.archive", at=now, key=self._key, exports=exports)
+        return signed(task.task_id, outcome, evidence="register_7", by="staff.archive", at=now, key=key, exports=exports)
 
     async def _take(self, request: Request) -> Response:
         if request.headers.get("authorization") != f"Bearer {TOKEN}":

@@ -1,5 +1,8 @@
 """The two papers of a task done by people: what is asked, and what somebody signs off.
 
+Everything sealed or signed is so under the task's own random key, which stands nowhere but wrapped by the connector's key, in
+one small file. Once that is deleted, no copy of task or sign-off opens, whoever has the connector's key.
+
 Room rules: models, seals and signatures; no file, no clock. The person stands in sealed parts only.
 """
 
@@ -8,6 +11,7 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+import secrets
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from hashlib import blake2b
@@ -23,7 +27,20 @@ from schemas.sealed import Sealed, SealingKey, seal, unsafe_reveal
 from schemas.subject import SubjectData
 from schemas.vocabulary import QuarantineReason, RetentionGround, Right
 
-__all__ = ["Done", "Evidence", "SignOff", "Task", "sealed_subject", "signed", "task_id", "unsafe_exports", "unsafe_subject"]
+__all__ = [
+    "Done",
+    "Evidence",
+    "SignOff",
+    "Task",
+    "new_task_key",
+    "sealed_subject",
+    "signed",
+    "task_id",
+    "unsafe_exports",
+    "unsafe_subject",
+    "unwrapped",
+    "wrapped",
+]
 
 #: A pointer to where the proof lies: a ticket, a folder, a register. Never the proof itself, never a name.
 Evidence = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{1,47}$")]
@@ -48,7 +65,7 @@ class Task(Record):
 
 
 class SignOff(Record):
-    """What somebody answers for. `mac` proves that it was made with the connector's key."""
+    """What somebody answers for. `mac` proves that it was made with the task's key."""
 
     type: Literal["ManualSignOff"] = "ManualSignOff"
     version: int = 1
@@ -68,7 +85,7 @@ class SignOff(Record):
         return self
 
     def is_genuine(self, key: SealingKey) -> bool:
-        """Tell whether it was signed with the connector's key, and not changed since."""
+        """Tell whether it was signed with the task's key, and not changed since."""
         return hmac.compare_digest(self.mac, _mac(self, key))
 
 
@@ -77,13 +94,28 @@ def task_id(order_id: str, right: Right, attempt: int) -> str:
     return "tsk_" + blake2b(f"{order_id}\x1f{right.value}\x1f{attempt}".encode(), digest_size=16).hexdigest()
 
 
+def new_task_key(task: str) -> SealingKey:
+    """Return a random key, named after the task."""
+    return SealingKey(task, secrets.token_bytes(32))
+
+
+def wrapped(task_key: SealingKey, key: SealingKey) -> Sealed:
+    """Wrap a task's key with the connector's key."""
+    return seal(task_key.unsafe_bytes(), key.derive("manual.task-key"), associated=task_key.kid)
+
+
+def unwrapped(task: str, sealed: Sealed, key: SealingKey) -> SealingKey:
+    """Return a task's key, from the wrapping of just that task. Raises `ProtocolViolation`."""
+    return SealingKey(task, unsafe_reveal(sealed, key.derive("manual.task-key"), associated=task))
+
+
 def sealed_subject(task: str, who: SubjectData, key: SealingKey) -> Sealed:
-    """Seal the person for one task."""
+    """Seal the person for one task, with the task's key."""
     return seal(who.to_bytes(), key.derive("manual.task"), associated=task)
 
 
 def unsafe_subject(task: Task, key: SealingKey) -> SubjectData:
-    """Open a task. Raises `ProtocolViolation`. The caller holds an identity from here on."""
+    """Open a task with its key. Raises `ProtocolViolation`. The caller holds an identity from here on."""
     return SubjectData.model_validate_json(unsafe_reveal(task.sealed, key.derive("manual.task"), associated=task.task_id))
 
 
