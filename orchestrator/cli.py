@@ -29,6 +29,7 @@ from orchestrator.commands.submit import submit_command
 from orchestrator.commands.topics import topics_app
 from orchestrator.commands.verify import verify_command
 from orchestrator.commands.worker import store_app, worker_command
+from schemas.core_dumps import forbid_core_dumps
 from schemas.errors import DsrError
 
 __all__ = ["app", "main"]
@@ -75,6 +76,7 @@ def _root() -> None:
 
 def main() -> None:
     """Run the command line; an error of ours is one sentence on standard error and exit code 1."""
+    forbid_core_dumps()
     try:
         app()
     except DsrError as error:

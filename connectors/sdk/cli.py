@@ -24,6 +24,7 @@ from connectors.sdk.loader import build_connector, build_standin, names
 from connectors.sdk.perform import perform
 from connectors.sdk.protocol import Job, Result
 from connectors.sdk.standin import serve
+from schemas.core_dumps import forbid_core_dumps
 from schemas.errors import ConfigurationError, ConnectorError, DsrError
 from schemas.ids import order_id
 from schemas.requests import Verification
@@ -236,4 +237,5 @@ def _exit_code(error: DsrError) -> int:
 
 def main() -> None:
     """Run the command line."""
+    forbid_core_dumps()
     _cli()

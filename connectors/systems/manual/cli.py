@@ -19,6 +19,7 @@ from connectors.sdk.settings import read
 from connectors.systems.manual.client import TaskKeys, write_whole
 from connectors.systems.manual.connector import ManualSettings
 from connectors.systems.manual.task import Done, Task, signed, unsafe_subject
+from schemas.core_dumps import forbid_core_dumps
 from schemas.errors import ConfigurationError, DsrError
 from schemas.sealed import SealingKey
 
@@ -99,6 +100,7 @@ def _document(path: Path) -> Exported:
 
 def main() -> None:
     """Run the command line; exit 2 with one line for whatever is wrong."""
+    forbid_core_dumps()
     try:
         _cli()
     except ValidationError as error:
