@@ -33,6 +33,8 @@ _FOR_BROWSERS = [
     ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
     ("referrer-policy", "no-referrer"),
 ]
+#: RFC 6797: whoever came over TLS once comes no other way for a year.
+_TLS_ONLY = ("strict-transport-security", "max-age=31536000")
 
 #: How long a check may take before its silence is the reason. Below the usual probe's patience of a few seconds.
 CHECK_SECONDS = 2.0
@@ -134,7 +136,7 @@ async def serve(app: ASGIApp, host: str, port: int, *, tls: Tls | None = None) -
         access_log=False,
         lifespan="off",
         server_header=False,
-        headers=_FOR_BROWSERS,
+        headers=_FOR_BROWSERS if tls is None else [*_FOR_BROWSERS, _TLS_ONLY],
         timeout_graceful_shutdown=1,
         ws="none",
     )

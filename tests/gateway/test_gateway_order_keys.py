@@ -459,6 +459,7 @@ async def test_over_tls_with_a_certificate_of_one_s_own(tmp_path: Path) -> None:
         assert door.listening.url.startswith("https://")
         answer = await door.ask()
         assert answer.json()["keys"][0]["key"] == root_to_text(ROOT)
+        assert answer.headers["strict-transport-security"] == "max-age=31536000"
         async with httpx.AsyncClient(timeout=5) as stranger:
             with pytest.raises(httpx.ConnectError):
                 await stranger.post(door.listening.url + PATH)
