@@ -176,6 +176,8 @@ async def test_an_export_holds_whole_messages_of_all_folders(mailbox):
         b"From: ada.lovelace@example.org\r\nSubject: =?utf-8?b?////?=\r\nDate: never\r\n\r\n",
         b"From: \xe4 <ada.lovelace@example.org>\r\nTo: \xff\r\n\r\nHello\r\n",
         b"From: ada.lovelace@example.org, =?n\x01pe?q?b=40x?=\r\nSubject: =?utf-8?b?A?=\r\n\r\nHello\r\n",
+        b"From: ada.lovelace@example.org\r\nContent-Type: text/plain; name*0*=utf-8''a; name*=b\r\n\r\nHello\r\n",
+        b"From: ada.lovelace@example.org\r\nContent-Type: multipart/mixed; boundary=x; name*0*=utf-8''a; name*=b\r\n\r\n",
     ],
 )
 async def test_a_malformed_message_is_exported_as_it_is(mailbox, raw):
@@ -398,6 +400,22 @@ async def test_a_header_that_cannot_be_taken_apart_is_noted(mailbox, monkeypatch
     result = await do(mailbox)
     assert result.outcome.code is OutcomeCode.NOTHING_HELD
     assert result.notes == ("unreadable_headers_by_hand", "texts_of_messages_not_searched")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        f"From: {ADA.email} {'(' * 5000}",
+        f"From: {ADA.email} {'(' * 5000}\r\nContent-Type: multipart/mixed; boundary=x; name*0*=utf-8''a; name*=b",
+    ],
+    ids=["comments", "parts"],
+)
+def test_a_header_of_comments_without_end_is_for_a_person(header):
+    """A message that is sent to do harm does not keep the others from being found; what stands in it is not passed over."""
+    addresses = read_addresses(f"{header}\r\nTo: {BOB.email}\r\n\r\n".encode())
+    assert addresses.are_of(frozenset({normal(BOB.email)}))
+    assert not addresses.are_of(frozenset({normal(ADA.email)}))
+    assert addresses.may_be_of(frozenset({normal(ADA.email)}))
 
 
 async def test_a_search_cannot_be_broken_out_of(mailbox):

@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import unicodedata
 from dataclasses import dataclass, field
-from email import message_from_string, policy
 from email.errors import MessageError
 from email.header import decode_header, make_header
+from email.parser import HeaderParser
+from email.policy import compat32
 from email.utils import getaddresses
 
 __all__ = ["HEADERS", "Addresses", "is_plain", "normal", "read_addresses"]
@@ -58,16 +59,23 @@ def read_addresses(header: bytes) -> Addresses:
         text = header.decode()
     except UnicodeDecodeError:
         text = header.decode("latin-1")
-    message = message_from_string(text, policy=policy.compat32)
+    message = HeaderParser(policy=compat32).parsestr(text)
     values = [str(value) for name in HEADERS for value in message.get_all(name, ())]
     found: set[str] = set()
     unread: list[str] = []
     for value in values:
-        addresses = {normal(_decoded(address)) for _, address in getaddresses([value]) if "@" in _decoded(address)}
+        addresses = {normal(address) for address in _taken_apart(value) if "@" in address}
         found |= addresses
         if not addresses and "@" in value:
             unread.append(normal(value))
     return Addresses(frozenset(found), "\n".join(unread))
+
+
+def _taken_apart(value: str) -> list[str]:
+    try:
+        return [_decoded(address) for _, address in getaddresses([value])]
+    except RecursionError:  # comments within comments without end
+        return []
 
 
 def _decoded(address: str) -> str:

@@ -341,7 +341,7 @@ def _shown(raw: bytes) -> dict[str, Any]:
     """
     try:
         readable = _readable(MailMessage.from_bytes(raw))
-    except (MessageError, LookupError, ValueError, RecursionError):
+    except (MessageError, LookupError, TypeError, ValueError, RecursionError):
         readable = {}
     return {**readable, "message": base64.b64encode(raw).decode()}
 
