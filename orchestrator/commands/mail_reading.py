@@ -8,6 +8,7 @@ Room rules: pure functions of the message; a header is anybody's writing, so not
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.errors import MessageError
 from email.header import decode_header, make_header
@@ -15,6 +16,7 @@ from email.message import Message
 from email.parser import BytesHeaderParser, BytesParser
 from email.policy import compat32
 from email.utils import getaddresses
+from typing import Any
 
 from schemas.vocabulary import Language, Right
 
@@ -24,6 +26,8 @@ __all__ = ["Guess", "automatic", "guess", "new_text", "parsed", "sender_of", "su
 _NOBODY = frozenset({"mailer-daemon", "postmaster", "no-reply", "noreply", "do-not-reply", "donotreply", "geen-antwoord"})
 #: Letters of a text that are looked at: it may have been written to cost time.
 _MAX_TEXT = 32 * 1024
+#: A parameter in pieces, or with a character set of its own (RFC 2231).
+_IN_PIECES = re.compile(r";\s*[^=;\s]*\*[^;]*")
 _QUOTED = re.compile(r"^\s*[>|]")
 _REST_IS_QUOTED = re.compile(r"^\s*-{2,}\s*(original message|oorspronkelijk bericht)", re.IGNORECASE)
 _WORDS: dict[Right, str] = {
@@ -66,12 +70,35 @@ class Guess:
     others: tuple[Right, ...] = field(default=())
 
 
+class _Lenient(Message):
+    """A message whose Content-Type may be anything: where it cannot be taken apart, parameters in pieces are passed over.
+
+    The message keeps the header as it came: whoever names it by its header names it the same.
+    """
+
+    def get_boundary(self, failobj: object = None) -> Any:
+        """Return what stands between the parts."""
+        return self._asked(Message.get_boundary, failobj)
+
+    def get_content_charset(self, failobj: object = None) -> Any:
+        """Return the text's character set, which need not exist."""
+        return self._asked(Message.get_content_charset, failobj)
+
+    def _asked(self, question: Callable[[Message, Any], Any], failobj: object) -> Any:
+        try:
+            return question(self, failobj)
+        except (TypeError, ValueError):
+            plain: Message = Message()
+            plain["Content-Type"] = _IN_PIECES.sub("", _first(self, "Content-Type"))
+            return question(plain, failobj)
+
+
 def parsed(raw: bytes) -> Message:
     """Return a message or its header. One whose parts are nested without end is read as its header alone."""
     try:
-        return BytesParser(policy=compat32).parsebytes(raw)
+        return BytesParser(_Lenient, policy=compat32).parsebytes(raw)
     except RecursionError:
-        return BytesHeaderParser(policy=compat32).parsebytes(raw)
+        return BytesHeaderParser(_Lenient, policy=compat32).parsebytes(raw)
 
 
 def subject_of(message: Message) -> str:
@@ -155,4 +182,7 @@ def _first(message: Message, name: str) -> str:
 
 
 def _addresses(message: Message) -> list[tuple[str, str]]:
-    return getaddresses([str(value) for value in message.get_all("From", [])])
+    try:
+        return getaddresses([str(value) for value in message.get_all("From", [])])
+    except RecursionError:  # comments within comments without end: a sender whom nobody can name
+        return []

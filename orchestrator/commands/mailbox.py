@@ -259,7 +259,10 @@ def _derived_id(draft: _Draft, sender: str, portal: str, what: str) -> str:
     With the sender in it nobody can take another's id by copying a Message-ID. A UUID of version 4, because OpenDSR 2.0
     passes it on as one; a message without a Message-ID is known by its header.
     """
-    name = str(draft.message.get("Message-ID", "")).strip() or repr(draft.message.items())
+    name = str(draft.message.get("Message-ID", "")).strip() or repr(
+        # As text: a line with bytes beyond ASCII is an object, and its `repr` another in every process.
+        [(name, str(value)) for name, value in draft.message.items()]
+    )
     text = f"{portal}\x1f{sender.casefold()}\x1f{name}\x1f{what}"
     return str(uuid.UUID(bytes=hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest(), version=4))
 

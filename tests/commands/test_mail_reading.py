@@ -54,6 +54,8 @@ def test_other_rights_are_named_beside_the_guess():
         ("From: a@example.org", None),
         ("From: a@example.org\nAuto-Submitted: no", None),
         ("From: a@example.org\nPrecedence: first-class", None),
+        ("From: no-reply@example.org " + "(" * 5000, None),
+        ("From: a@example.org\nContent-Type: multipart/mixed; boundary=x; name*0*=utf-8''a; name*=b", None),
         ("From: a@example.org\nAuto-Submitted: auto-replied; owner-email=x", "auto_reply"),
         ("From: a@example.org\nAuto-Submitted: Auto-Generated", "auto_reply"),
         ("Return-Path: <>\nFrom: a@example.org", "bounce"),
@@ -78,6 +80,7 @@ def test_what_machines_write_is_recognised(header, why):
         ("To: a@example.org", None),
         ("From: nobody at all", None),
         ("From: a@example.org\nFrom: b@example.org", None),
+        ("From: a@example.org " + "(" * 5000, None),
     ],
 )
 def test_one_sender_or_none(header, sender):
@@ -99,6 +102,11 @@ def deep(parts):
         (b"Subject: =?nonsense?q?x?=\n\nHello", "=?nonsense?q?x?=", "Hello"),
         (b"Content-Type: text/plain; charset=nonsense\n\nGr\xc3\xbc\xc3\x9fe", "", "Grüße"),
         (b"Content-Type: text/plain; charset=a\x00b\n\nHello", "", "Hello"),
+        (b"Content-Type: text/plain; charset*=a\x00b''utf-8\n\nHello", "", "Hello"),
+        (b"Content-Type: text/plain; charset=latin-1; name*0*=utf-8''a; name*=b\nSubject: Hi\n\nGr\xfc\xdfe", "Hi", "Grüße"),
+        (b"Content-Type: text/plain; name*" + b"9" * 5000 + b"=b\n\nHello", "", "Hello"),
+        (b"Content-Type: multipart/mixed; boundary=x; name*0*=utf-8''a; name*=b\n\n--x\n\nHello\n--x--\n", "", "Hello"),
+        (b"Content-Type: multipart/mixed; boundary*=a\x00b''x\nSubject: Hi\n\n--x\n\nHello\n--x--\n", "Hi", ""),
         (b"Content-Type: text/html\n\n<p>Hello</p>", "", "<p>Hello</p>"),
         (b"Content-Type: image/png\n\nHello", "", ""),
         (b"", "", ""),

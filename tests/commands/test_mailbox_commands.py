@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from typer.testing import CliRunner
 
 from connectors.systems.mailbox.standin import PASSWORD, USERNAME, MailboxStandIn, mail
 from orchestrator.cli import app
+from orchestrator.commands.mail_reading import Guess, parsed
+from orchestrator.commands.mailbox import _derived_id, _Draft
+from schemas.vocabulary import Language
 
 PERSON = "someone@example.org"
 WIDE = {"COLUMNS": "300", "TERMINAL_WIDTH": "300"}
@@ -75,6 +79,31 @@ def test_messages_are_listed_with_a_guess_and_stay_as_they_are(mailbox, dsr):
         box.folder.set("INBOX")
         assert len(box.uids("UNSEEN")) == 3
     assert json.loads(dsr("list", "--limit", "1", "--json")) == listed[-1:]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        f"From: a@example.org {'(' * 5000}",
+        "From: a@example.org\r\nContent-Type: text/plain; name*0*=utf-8''a; name*=b",
+        "From: a@example.org\r\nContent-Type: multipart/mixed; boundary=x; name*0*=utf-8''a; name*=b",
+    ],
+    ids=["comments", "text", "parts"],
+)
+def test_a_message_that_is_sent_to_do_harm_is_listed_among_the_others(mailbox, dsr, harm):
+    """It is neither moved nor left out, and keeps no other from being listed or set apart."""
+    mailbox.put(f"{harm}\r\n\r\nPlease delete my data\r\n".encode())
+    mailbox.put(request(headers={"List-Id": "<news.example.org>"}))
+    mailbox.put(request())
+    assert "1 moved" in dsr("sort")
+    assert len(handles(dsr("list", "--json"))) == 2
+
+
+def test_a_message_without_an_id_is_the_same_request_however_often_it_is_read():
+    """Also where its header holds bytes beyond ASCII."""
+    draft = partial(_Draft, "1-1", datetime(2026, 3, 5, tzinfo=UTC), None, Guess(None, Language.EN))
+    first, again = (draft(parsed(b"From: someone@example.org\r\nSubject: \xfc\r\n\r\nHello\r\n")) for _ in range(2))
+    assert _derived_id(first, PERSON, "web", "erasure") == _derived_id(again, PERSON, "web", "erasure")
 
 
 def test_what_machines_wrote_is_set_apart(mailbox, dsr):
