@@ -234,9 +234,12 @@ def payload_of(signed: str) -> bytes:
 
 def _extracted(signed: str) -> jws.CompactSignature:
     try:
-        return jws.extract_compact(signed.encode())
+        found = jws.extract_compact(signed.encode())
     except _UNREADABLE:
-        raise _broken("send a compact JWS (RFC 7515)") from None
+        found = None
+    if found is None or not isinstance(found.protected, dict):  # the library takes any header that holds the word `alg`
+        raise _broken("send a compact JWS (RFC 7515)")
+    return found
 
 
 def _object(text: str | bytes, where: str) -> dict[str, Any]:
