@@ -156,7 +156,10 @@ class IntakeKeySet(Record):
         if key.principal != ORCHESTRATOR:
             remedy = f"this must be signed by {ORCHESTRATOR}"
             raise ProtocolViolation(QuarantineReason.SIGNATURE_FOREIGN, field="keys", remedy=remedy)
-        claims = json.loads(payload)
+        try:
+            claims = json.loads(payload)
+        except (ValueError, RecursionError):
+            claims = None
         until = claims.get("exp") if isinstance(claims, dict) else None
         if not key.valid_at(at) or not isinstance(until, int) or at.timestamp() >= until:
             raise ProtocolViolation(QuarantineReason.SIGNATURE_EXPIRED, field="keys", remedy="fetch the set again")

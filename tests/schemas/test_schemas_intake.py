@@ -316,6 +316,8 @@ def test_a_signed_key_set_is_believed_from_the_orchestrator_and_in_its_time():
         (signer.sign(b'{"keys":[]}', typ="dsr-tree"), NOW, QuarantineReason.SIGNATURE_BROKEN),
         (signer.sign(b'{"keys":[]}', typ="jwk-set+jwt"), NOW, QuarantineReason.SIGNATURE_EXPIRED),
         (signer.sign(b"[]", typ="jwk-set+jwt"), NOW, QuarantineReason.SIGNATURE_EXPIRED),
+        (signer.sign(b"\xff", typ="jwk-set+jwt"), NOW, QuarantineReason.SIGNATURE_EXPIRED),
+        (signer.sign(b"[" * 5_000, typ="jwk-set+jwt"), NOW, QuarantineReason.SIGNATURE_EXPIRED),
         (SET.model_dump_json(), NOW, QuarantineReason.SIGNATURE_BROKEN),
     ):
         with pytest.raises(ProtocolViolation) as caught:
