@@ -190,5 +190,5 @@ def _xml(answer: Answer) -> ET.Element:
     try:
         # The store is ours, the answer bounded; expat refuses entities that grow.
         return ET.fromstring(answer.content)  # noqa: S314
-    except ET.ParseError:
+    except (ET.ParseError, LookupError, ValueError):  # the last two for an encoding that is nobody's, or not expat's
         raise SystemRejected(f"{answer.operation}: the answer ({answer.status}) is not XML") from None

@@ -19,6 +19,7 @@ from connectors.sdk.breaker import PauseRule
 from connectors.sdk.clock import ManualClock
 from connectors.sdk.protocol import Exported, Result
 from connectors.sdk.retry import Backoff
+from connectors.sdk.s3 import Bucket
 from connectors.sdk.sigv4 import SigV4
 from connectors.sdk.standin import Fault, closed_port_url, serve
 from schemas.blobs import BlobPlace, open_result
@@ -207,6 +208,17 @@ async def test_a_clock_that_is_off_is_refused(s3):
     with pytest.raises(CredentialsRefused):
         await stores.of("crm").check()
     await stores.aclose()
+
+
+@pytest.mark.parametrize("encoding", ["nobodys", "utf-7", "idna"])
+async def test_an_answer_in_an_encoding_that_cannot_be_read_is_refused(encoding):
+    """What a proxy puts before the store is said to be no XML, like any other page of its."""
+    page = f'<?xml version="1.0" encoding="{encoding}"?><ListBucketResult/>'.encode()
+    async with httpx.AsyncClient(
+        transport=httpx.MockTransport(lambda _: httpx.Response(200, content=page)), base_url="http://127.0.0.1"
+    ) as client:
+        with pytest.raises(SystemRejected, match="is not XML"):
+            await Bucket(client, "dsr-results", ManualClock(NOW)).folders("crm/")
 
 
 @pytest.mark.parametrize("said", ["Enabled", "Suspended"])
