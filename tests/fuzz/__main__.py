@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz --seconds 10 [--only NAME] [--seed N]`: feed every decoder damaged input.
+"""`python -m tests.fuzz --seconds 10 [--only NAME] [--first SEED]`: feed every decoder damaged input.
 
 Room rules: prints; exit status 1 if anything was found.
 """

@@ -50,7 +50,8 @@ _TOKENS = (
     b"\xed\xa0\x80",
     b"{",
     b"}",
-    b"[" * 2_000,
+    b"[" * 1_200,  # deeper than Python recurses, and short enough for a header in base64
+    b"(" * 2_000,
     b'"',
     b"\\u0000",
     b"\\ud800",
@@ -65,6 +66,12 @@ _TOKENS = (
     b"\r",
     b"\t",
     b"\xe2\x80\xae",
+    b";",
+    b"*=",
+    b"*0*=utf-8''",
+    b"=?utf-8?b?",
+    b"%00",
+    b'["alg", "enc", "kid"]',
     CANARY.encode(),
 )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 
 from tests.fuzz.mutate import CANARY, mutated
-from tests.fuzz.targets import Target
+from tests.fuzz.target import Target
 
 __all__ = ["Finding", "Report", "fuzz"]
 

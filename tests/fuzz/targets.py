@@ -12,7 +12,6 @@ import asyncio
 import base64
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from orchestrator.adapters import registry_file
 from orchestrator.adapters.key_encryption import KeyEncryption
 from orchestrator.adapters.keys import RequestKeys, rewrapped
 from orchestrator.audit.dump import DumpLog
-from orchestrator.core.state import from_bytes
 from orchestrator.gateway.order_keys import order_keys_route
 from orchestrator.settings import DEPLOY
 from schemas.errors import ConfigurationError, NotVerified, ProtocolViolation
@@ -50,23 +48,14 @@ from schemas.subject import SubjectData
 from schemas.trust import ORCHESTRATOR, SigningKey, Trust, system_principal
 from schemas.vocabulary import IdentifierKind
 from schemas.wire import MESSAGES, TYPE_HEADER, decode
+from tests.fuzz.kept import kept_targets, with_header
+from tests.fuzz.received import received_targets
+from tests.fuzz.target import Target
 from tests.key_desk_kit import guard_for
 
-__all__ = ["Target", "targets"]
+__all__ = ["targets"]
 
 _GOLDEN = Path(__file__).resolve().parent.parent / "schemas" / "golden"
-
-
-@dataclass(frozen=True)
-class Target:
-    """One decoder: well-formed inputs to start from, what to call, what it may raise."""
-
-    name: str
-    seeds: tuple[bytes, ...]
-    run: Callable[[bytes], object]
-    allowed: tuple[type[Exception], ...]
-    #: Whether a refusal must keep the input to itself.
-    is_silent: bool = True
 
 
 def _message(name: str) -> Callable[[bytes], object]:
@@ -127,7 +116,8 @@ def targets() -> Iterable[Target]:
     yield Target("weblogs", _LOG_LINES, _columns, ())
     yield from _proofs()
     yield from _order_keys()
-    yield Target("state", (b'{"phase":"active"}',), from_bytes, (ValueError,), False)
+    yield from kept_targets()
+    yield from received_targets()
 
 
 def _proofs() -> Iterable[Target]:
@@ -145,14 +135,22 @@ def _proofs() -> Iterable[Target]:
     def signature(data: bytes) -> object:
         return verifier.verify(leaves[0], data, principal=ORCHESTRATOR, at=datetime(2026, 3, 5, tzinfo=UTC))
 
-    yield Target("signature", tuple(sign_all(leaves, key)), signature, (ProtocolViolation,))
+    signed = sign_all(leaves, key)[0]
+    yield Target("signature", (signed,), signature, (ProtocolViolation,))
+    signed_header, put_header = with_header(signed.decode())
+    yield Target(
+        "signature, its header", (signed_header,), lambda data: signature(put_header(data).encode()), (ProtocolViolation,)
+    )
 
     intake, request = IntakeKey.new("fuzzed"), "6f0e4a3c-1b2d-4c3e-8f4a-5b6c7d8e9f00"
 
     def opened(data: bytes) -> object:
         return open_intake(data.decode("utf-8", "replace"), {intake.kid: intake}, request)
 
-    yield Target("intake seal", (seal_intake(b"{}", intake.public, request).encode(),), opened, (ProtocolViolation,))
+    sealed = seal_intake(b"{}", intake.public, request)
+    yield Target("intake seal", (sealed.encode(),), opened, (ProtocolViolation,))
+    header, put = with_header(sealed)
+    yield Target("intake seal, its header", (header,), lambda data: opened(put(data).encode()), (ProtocolViolation,))
     key_set = IntakeKeySet(keys=(intake.public,)).model_dump_json().encode()
     yield Target("intake keys", (key_set,), IntakeKeySet.from_json, (ConfigurationError,))
 

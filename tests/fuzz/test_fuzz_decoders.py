@@ -6,9 +6,17 @@ import pytest
 
 from tests.fuzz.mutate import CANARY
 from tests.fuzz.run import fuzz
-from tests.fuzz.targets import Target, targets
+from tests.fuzz.target import Target
+from tests.fuzz.targets import targets
 
 _TARGETS = {target.name: target for target in targets()}
+
+
+@pytest.mark.parametrize("name", _TARGETS)
+def test_undamaged_input_is_taken(name: str) -> None:
+    """What the damage starts from is well formed: else it would try the first check of a decoder alone."""
+    for seed in _TARGETS[name].seeds:
+        _TARGETS[name].run(seed)
 
 
 @pytest.mark.parametrize("name", _TARGETS)
