@@ -71,7 +71,6 @@ _TOKENS = (
     b"*0*=utf-8''",
     b"=?utf-8?b?",
     b"%00",
-    b'["alg", "enc", "kid"]',
     CANARY.encode(),
 )
 
@@ -117,6 +116,9 @@ def _json(data: bytes, _: Sequence[bytes], chance: Random) -> bytes:
         document = json.loads(data)
     except (ValueError, RecursionError):
         return data
+    if isinstance(document, dict) and chance.random() < 0.02:
+        # It holds every word that somebody looks for with `in`, and is no object.
+        return json.dumps(list(document)).encode()
     places = list(_places(document))
     if not places:
         return data
