@@ -104,9 +104,11 @@ class Bucket:
             more = {} if token is None else {"continuation-token": token}
             page = _xml(await self._send("GET", "", "results_list", {200}, params={"list-type": "2", **params, **more}))
             yield page
-            token = page.findtext("{*}NextContinuationToken")
+            last, token = token, page.findtext("{*}NextContinuationToken")
             if not token:
                 return
+            if token == last:
+                raise SystemRejected("results_list: the store answers with the same page again and again")
 
     async def _send(
         self,

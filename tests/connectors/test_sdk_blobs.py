@@ -350,3 +350,13 @@ def test_signatures_are_those_of_the_published_examples(method, path, headers, c
     request = httpx.Request(method, f"https://examplebucket.s3.amazonaws.com{path}", headers=headers, content=content)
     next(signs.auth_flow(request))
     assert request.headers["authorization"].endswith(f"Signature={signature}")
+
+
+async def test_a_store_that_never_comes_to_an_end_is_refused():
+    """A page that leads to itself is said, not read for ever."""
+    page = b"<ListBucketResult><NextContinuationToken>on</NextContinuationToken></ListBucketResult>"
+    async with httpx.AsyncClient(
+        transport=httpx.MockTransport(lambda _: httpx.Response(200, content=page)), base_url="http://127.0.0.1"
+    ) as client:
+        with pytest.raises(SystemRejected, match="the same page again"):
+            await Bucket(client, "results", ManualClock(NOW)).folders("")
