@@ -6,6 +6,7 @@ Room rules: a wrong setting names itself and the remedy and never quotes its val
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -20,9 +21,28 @@ from schemas.set_aside import quarantine_key
 from schemas.topics import DEFAULT_PREFIX, Topics
 from schemas.trust import SigningKey
 
-__all__ = ["ConnectorSettings", "RuntimeSettings", "SigningSettings", "content_of", "read"]
+__all__ = ["ConnectorSettings", "RuntimeSettings", "SigningSettings", "content_of", "read", "secret_in_file"]
 
 S = TypeVar("S", bound=BaseSettings)
+
+
+def secret_in_file(variable: str, environment: Mapping[str, str]) -> str | None:
+    """Return the secret in the file that `<variable>_FILE` names, None if it names none.
+
+    A line's end at the end is not part of it. Raises `ConfigurationError` for a file of no use, and for a secret in two places.
+    """
+    file = environment.get(f"{variable}_FILE")
+    if file is None:
+        return None
+    if environment.get(variable) is not None:
+        raise ConfigurationError(f"set one of {variable} and {variable}_FILE, not both")
+    try:
+        text = content_of(Path(file), f"{variable}_FILE").decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{variable}_FILE: is no text: name the file that holds the secret") from None
+    if not text:
+        raise ConfigurationError(f"{variable}_FILE: is empty: put the secret into it")
+    return text
 
 
 class _SecretFiles(PydanticBaseSettingsSource):
@@ -41,19 +61,7 @@ class _SecretFiles(PydanticBaseSettingsSource):
         # A setting that has a file of its own beside it reads that by itself.
         if not _is_secret(field) or f"{name}_file" in self.settings_cls.model_fields:
             return None
-        variable = _variable(self.settings_cls, name)
-        file = os.environ.get(f"{variable}_FILE")
-        if file is None:
-            return None
-        if os.environ.get(variable) is not None:
-            raise ConfigurationError(f"set one of {variable} and {variable}_FILE, not both")
-        try:
-            text = content_of(Path(file), f"{variable}_FILE").decode().rstrip("\r\n")
-        except UnicodeDecodeError:
-            raise ConfigurationError(f"{variable}_FILE: is no text: name the file that holds the secret") from None
-        if not text:
-            raise ConfigurationError(f"{variable}_FILE: is empty: put the secret into it")
-        return text
+        return secret_in_file(_variable(self.settings_cls, name), os.environ)
 
 
 class ConnectorSettings(BaseSettings):

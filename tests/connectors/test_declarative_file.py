@@ -210,12 +210,13 @@ STYLES = {
 
 
 @asynccontextmanager
-async def desk(style, **changes):
+async def desk(style, *, given=None, **changes):
     standin = Desk(style)
     call = {"find.0.call": "POST /people", "find.0.body": {"n": 1}} if style == "body" else {}
     declaration = parse(small(**{"find.0.pages": STYLES[style], **call, **changes}), "desk.yaml")
     with serve(standin) as url:
-        connector = connector_class(declaration)({"DSR_DESK_URL": url, "DSR_DESK_TOKEN": "t"}, timeout_seconds=5)
+        given = {"DSR_DESK_TOKEN": "t"} if given is None else given
+        connector = connector_class(declaration)({"DSR_DESK_URL": url, **given}, timeout_seconds=5)
         try:
             yield standin, connector
         finally:
@@ -230,6 +231,18 @@ async def test_pages_are_walked_to_the_end(style):
     assert result.outcome.count == 7
     assert standin.people == []
     assert standin.tokens == {"Bearer t"}
+
+
+async def test_a_credential_may_lie_in_a_file(tmp_path):
+    """As of any connector; where it is in neither place both are named."""
+    file = tmp_path / "token"
+    file.write_text("t\n")
+    async with desk("offset", given={"DSR_DESK_TOKEN_FILE": str(file)}) as (standin, connector):
+        await perform(connector, job_for(Right.ERASURE, EMAIL))
+    assert standin.tokens == {"Bearer t"}
+    with pytest.raises(ConfigurationError, match="DSR_DESK_TOKEN: set this variable; a secret may lie in a file"):
+        async with desk("offset", given={}):
+            pass
 
 
 @pytest.mark.parametrize("style", ["cursor", "link"])

@@ -97,8 +97,9 @@ def test_stages_and_open_ends() -> None:
         system("early", Right.ACCESS, needs=(CONTACT,)),
         system("cookie", Right.ACCESS, needs=({"kind": "cookie_id"},), after=("idle",)),
         system("lost", Right.ACCESS, needs=({"kind": "ip_address"},)),
+        system("all", Right.ACCESS, needs=()),
     )
-    assert [[member.id for member in stage] for stage in stages(book)] == [["crm", "early", "cookie", "lost"], ["none"]]
+    assert [[member.id for member in stage] for stage in stages(book)] == [["crm", "early", "cookie", "lost", "all"], ["none"]]
     said = [f"{field}: {message}" for field, message in open_ends(book)]
     for words in (
         "systems.idle: has no connector",
@@ -106,6 +107,7 @@ def test_stages_and_open_ends() -> None:
         "systems.none.after: names idle",
         "systems.early.after: waits for none of crm",
         "systems.cookie.needs: cookie_id: yielded only by idle",
+        "systems.all.needs: names none",
         "systems.lost.needs: ip_address: yielded by no system",
         "fulfils erasure",
     ):

@@ -14,7 +14,7 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from connectors.sdk.protocol import METHODS, Connector, Job, Result, Throttle
-from connectors.sdk.settings import ConnectorSettings, read
+from connectors.sdk.settings import ConnectorSettings, read, secret_in_file
 from connectors.systems.declarative.client import DeclarativeClient, variables
 from connectors.systems.declarative.declaration import Choice, Declaration, Procedure, Setting
 from connectors.systems.declarative.loading import load, shipped
@@ -106,11 +106,12 @@ def described() -> dict[str, type[Connector]]:
 
 def _taken(declaration: Declaration, environment: Mapping[str, str]) -> dict[str, str]:
     named = variables(declaration)
-    absent = sorted(name for name, default in named.items() if default is None and not environment.get(name))
+    given = {name: secret_in_file(name, environment) or environment.get(name) for name in named}
+    absent = sorted(name for name, default in named.items() if default is None and not given[name])
     if absent:
-        guide = "see connectors/systems/declarative/README.md"
+        guide = "a secret may lie in a file that <variable>_FILE names; see connectors/systems/declarative/README.md"
         raise ConfigurationError("; ".join([*(f"{name}: set this variable" for name in absent), guide]))
-    return {name: environment.get(name) or default or "" for name, default in named.items()}
+    return {name: given[name] or default or "" for name, default in named.items()}
 
 
 def _chosen(declaration: Declaration, right: Right, settings: Mapping[str, str]) -> Procedure:
