@@ -48,6 +48,8 @@ __all__ = [
     "BATCH_SECONDS",
     "BUILD_INFO",
     "BY_NAME",
+    "CHECKPOINT_AT",
+    "CHECKPOINT_METRICS",
     "COMMITS_REFUSED",
     "COMMIT_AGE",
     "CONNECTOR_CALL_SECONDS",
@@ -305,6 +307,8 @@ CONNECTOR_QUARANTINED = CounterSpec(
 )
 CONNECTOR_LAG = GaugeSpec("dsr_connector_lag_records", "Orders in the log after the committed offset.", TopicPartition)
 
+CHECKPOINT_AT = GaugeSpec("dsr_checkpoint_at_seconds", "When the journal's last checkpoint was made, Unix time.", NoLabels)
+
 #: Everything the orchestrator's worker exposes.
 WORKER_METRICS: tuple[MetricSpec[..., Any], ...] = (
     REQUESTS_OPEN, REQUESTS_OLDEST_AGE, REQUESTS_OPEN_BY_DAYS_LEFT, REQUEST_KEYS, REQUESTS_RECEIVED, REQUESTS_CLOSED,
@@ -322,5 +326,9 @@ CONNECTOR_METRICS: tuple[MetricSpec[..., Any], ...] = (
     CONNECTOR_JOBS_OPEN, CONNECTOR_QUOTA_REMAINING, CONNECTOR_PAUSE_SECONDS, CONNECTOR_QUARANTINED, CONNECTOR_LAG,
     CONNECTOR_KEYS_UNAVAILABLE, CONNECTOR_ORDERS_LATE,
 )  # fmt: skip
+#: What `dsr checkpoint make` writes into a file for a collector of such files.
+CHECKPOINT_METRICS: tuple[MetricSpec[..., Any], ...] = (CHECKPOINT_AT,)
 #: Every metric of the product, by name.
-BY_NAME: Mapping[str, MetricSpec[..., Any]] = {spec.name: spec for spec in (*WORKER_METRICS, *CONNECTOR_METRICS)}
+BY_NAME: Mapping[str, MetricSpec[..., Any]] = {
+    spec.name: spec for spec in (*WORKER_METRICS, *CONNECTOR_METRICS, *CHECKPOINT_METRICS)
+}

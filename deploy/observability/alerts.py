@@ -193,6 +193,11 @@ ALERTS: tuple[Alert, ...] = (
         "The commit guard refused an offset that was not yet safe to commit.",
     ),
     Alert(
+        "DsrCheckpointOld", "sre", "ticket",
+        f"time() - max({m.CHECKPOINT_AT.name}) > {at.CHECKPOINT_OLD_SECONDS}", at.SETTLE,
+        "The journal's last checkpoint is {{ $value | humanizeDuration }} old: since then nobody can show that it only grew.",
+    ),
+    Alert(
         "DsrIntakeKeysOverdue", "sre", "ticket",
         f"max({m.INTAKE_KEYS_OVERDUE.name}) > 0", at.SETTLE,
         "{{ $value }} intake key(s) should have been replaced or destroyed for more than a day.",

@@ -6,6 +6,7 @@ Room rules: constants only.
 from __future__ import annotations
 
 __all__ = [
+    "CHECKPOINT_OLD_SECONDS",
     "CONFLICTS_PER_SECOND",
     "CONNECTOR_DOWN",
     "CONNECTOR_JOB",
@@ -60,6 +61,8 @@ WORKER_DOWN = "5m"
 NEW_FACT_WINDOW = "1d"
 #: A connector that starts before its key is trusted is refused a few times; whoever tries keys or floods is refused more often.
 STRANGERS = 20
+#: Checkpoints are made once a day: by then one has failed and the next one as well.
+CHECKPOINT_OLD_SECONDS = 2 * 86400
 #: A connector asks again every half minute at the latest: more than ten times in a quarter of an hour is no worker's restart.
 KEYS_AWAY = "15m"
 KEYS_AWAY_TIMES = 10

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from schemas.metrics import CONNECTOR_METRICS, WORKER_METRICS, MetricSpec
+from schemas.metrics import CHECKPOINT_METRICS, CONNECTOR_METRICS, WORKER_METRICS, MetricSpec
 
 __all__ = ["BEGIN", "END", "table"]
 
@@ -16,10 +16,14 @@ END = "<!-- metrics: end -->"
 
 
 def table() -> str:
-    """Return one Markdown table per process, a row per metric."""
+    """Return one Markdown table per program, a row per metric."""
     return "".join(
         f"\n### {title}\n\n| metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n{''.join(map(_row, specs))}\n"
-        for title, specs in (("The worker's metrics", WORKER_METRICS), ("A connector's metrics", CONNECTOR_METRICS))
+        for title, specs in (
+            ("The worker's metrics", WORKER_METRICS),
+            ("A connector's metrics", CONNECTOR_METRICS),
+            ("What `dsr checkpoint make --metrics` writes", CHECKPOINT_METRICS),
+        )
     )
 
 

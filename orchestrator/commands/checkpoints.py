@@ -33,6 +33,8 @@ from schemas.checkpoints import (
     verify_extends,
 )
 from schemas.errors import ConfigurationError, NotVerified
+from schemas.metric_book import MetricBook
+from schemas.metrics import CHECKPOINT_AT, CHECKPOINT_METRICS
 from schemas.topics import DEFAULT_PREFIX, Topics
 from schemas.trust import ORCHESTRATOR, Trust
 
@@ -54,6 +56,9 @@ def make(
     keys: _Keys,
     previous: Annotated[
         Path | None, typer.Option(help="The last checkpoint, which the log must extend", show_default="none: the first one")
+    ] = None,
+    metrics: Annotated[
+        Path | None, typer.Option(help="Say there when it was made, for a collector of text files", show_default=False)
     ] = None,
     log: _Dump = None,
     prefix: Prefix = DEFAULT_PREFIX,
@@ -82,6 +87,8 @@ def make(
         else:
             verify_extends(old, data, trust)
         _write(out, data)
+        if metrics is not None:
+            _tell(metrics, made)
     size, before = sum(one.size for one in made.partitions), sum(one.size for one in last.partitions) if last else 0
     said = {"file": str(out), "records": size, "new": size - before, "compared": before - kept, "no_longer_in_the_log": kept}
     if as_json:
@@ -147,6 +154,18 @@ def check(
         checked = f"{len(files)} checkpoints" if len(files) > 1 else "1 checkpoint"
         grew = ", only ever appended to" if len(files) > 1 else ""
         print(f"verified: {checked}, {size} records at {opened[-1].at.isoformat()}{grew}")
+
+
+def _tell(file: Path, made: Checkpoint) -> None:
+    """Write, as a whole, what `DsrCheckpointOld` looks at."""
+    from prometheus_client import CollectorRegistry, write_to_textfile
+
+    book = MetricBook(CHECKPOINT_METRICS, CollectorRegistry())
+    book.set(CHECKPOINT_AT, made.at.timestamp())
+    try:
+        write_to_textfile(str(file), book.registry)
+    except OSError as error:
+        raise ConfigurationError(f"--metrics {file}: cannot be written ({type(error).__name__}): name another file") from None
 
 
 async def _made(dump: Path | None, bootstrap: str | None, prefix: str, last: Checkpoint | None) -> tuple[Checkpoint, int]:

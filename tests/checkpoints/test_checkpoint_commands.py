@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -57,11 +58,15 @@ def test_a_receipt_is_proven_in_a_log_that_grew(house: House) -> None:
     before = {0: values_of(9), 1: values_of(5), 2: []}
     after = {0: values_of(17), 1: values_of(5), 2: values_of(2)}
     assert house.make("a.json", house.dump(before)).output.startswith(f"{house.file('a.json')}: 14 records, 14 of them new")
-    done = house.make("b.json", house.dump(after), "--previous", house.file("a.json"), "--json")
+    said = ("--metrics", house.file("checkpoint.prom"), "--json")
+    done = house.make("b.json", house.dump(after), "--previous", house.file("a.json"), *said)
     assert done.exit_code == 0, done.output
     assert json.loads(done.output) == {
         "file": house.file("b.json"), "records": 24, "new": 10, "compared": 14, "no_longer_in_the_log": 0,
     }  # fmt: skip
+    told = float((house.folder / "checkpoint.prom").read_text().splitlines()[-1].removeprefix("dsr_checkpoint_at_seconds "))
+    made = datetime.fromisoformat(json.loads(house.run("checkpoint", "check", house.file("b.json"), "--json").stdout)["at"])
+    assert told == made.timestamp()
     (house.folder / "receipt.json").write_bytes(receipt_for(values_of(9)[8][1]))
     receipt, proof = house.file("receipt.json"), house.file("proof.json")
     done = house.run(
