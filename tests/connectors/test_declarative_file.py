@@ -245,6 +245,23 @@ async def test_a_credential_may_lie_in_a_file(tmp_path):
             pass
 
 
+async def test_a_refresh_token_and_the_file_it_changes_in_are_two_settings(tmp_path):
+    """Though the second is called as the first with `_FILE` behind it: both may be set."""
+    auth = {
+        "kind": "oauth2", "token_path": "/token", "client_id_env": "DSR_DESK_ID", "client_secret_env": "DSR_DESK_SECRET",
+        "refresh_token_env": "DSR_DESK_REFRESH", "refresh_token_file_env": "DSR_DESK_REFRESH_FILE",
+    }  # fmt: skip
+    given = {
+        "DSR_DESK_ID": "i",
+        "DSR_DESK_SECRET": "s",
+        "DSR_DESK_REFRESH": "first",
+        "DSR_DESK_REFRESH_FILE": str(tmp_path / "r"),
+    }
+    declaration = parse(small(auth=auth), "desk.yaml")
+    connector = connector_class(declaration)({"DSR_DESK_URL": "http://127.0.0.1:1", **given}, timeout_seconds=5)
+    await connector.aclose()
+
+
 @pytest.mark.parametrize("style", ["cursor", "link"])
 async def test_a_page_that_names_itself_ends_the_walk(style):
     """A cursor that was seen before is refused: no endless loop."""

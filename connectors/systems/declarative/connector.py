@@ -106,7 +106,9 @@ def described() -> dict[str, type[Connector]]:
 
 def _taken(declaration: Declaration, environment: Mapping[str, str]) -> dict[str, str]:
     named = variables(declaration)
-    given = {name: secret_in_file(name, environment) or environment.get(name) for name in named}
+    # A variable of the description that is called so itself, as for a refresh token that changes, is read as that.
+    in_files = {name: secret_in_file(name, environment) for name in named if f"{name}_FILE" not in named}
+    given = {name: in_files.get(name) or environment.get(name) for name in named}
     absent = sorted(name for name, default in named.items() if default is None and not given[name])
     if absent:
         guide = "a secret may lie in a file that <variable>_FILE names; see connectors/systems/declarative/README.md"
