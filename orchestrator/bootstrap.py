@@ -262,23 +262,29 @@ def _signatures(settings: Settings, clock: Clock) -> _Signatures:
             )
         log.warning("signatures_off", action="set DSR_SIGNATURES=required outside a laptop or a test")
         return _Signatures()
-    trust, signer = settings.trust(), settings.signer()
+    trust = settings.trust()
     if trust is None:
         raise ConfigurationError(
             "DSR_TRUST_FILE is not set: name the JWK set of those who may speak (`dsr keys new`), or choose DSR_SIGNATURES=off"
         )
+    return _Signatures(Speakers(trust, clock), worker_signer(settings, trust), trust)
+
+
+def worker_signer(settings: Settings, trust: Trust | None) -> SigningKey:
+    """Return the key that a worker signs with; without `trust` it is not looked up there. Raises `ConfigurationError`."""
+    signer = settings.signer()
     if signer is None:
         raise ConfigurationError(
             "DSR_SIGNING_KEY_FILE is not set: make a key with `dsr keys new orchestrator`, or choose DSR_SIGNATURES=off"
         )
     if signer.principal != ORCHESTRATOR:
         raise ConfigurationError(f"DSR_SIGNING_KEY_FILE is the key of {signer.principal}: a worker signs as {ORCHESTRATOR}")
-    known = trust.key(signer.kid)
-    if known is None or known.principal != ORCHESTRATOR:
+    known = None if trust is None else trust.key(signer.kid)
+    if trust is not None and (known is None or known.principal != ORCHESTRATOR):
         raise ConfigurationError(
             "DSR_TRUST_FILE lacks the public half of DSR_SIGNING_KEY_FILE: add it, or nobody can check a confirmation"
         )
-    return _Signatures(Speakers(trust, clock), signer, trust)
+    return signer
 
 
 def _tls(settings: Settings) -> Tls | None:

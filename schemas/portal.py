@@ -20,16 +20,13 @@ from schemas.ids import SubjectRequestId
 from schemas.intake import IntakeKeySet, IntakePublicKey, seal_intake
 from schemas.requests import ConfirmIdentity, RefuseIdentity, SubmitRequest, Verification, WithdrawRequest
 from schemas.signatures import sign_records
-from schemas.subject import FieldChange, SubjectData
+from schemas.subject import CHANGING, FieldChange, SubjectData
 from schemas.topics import REQUESTS
 from schemas.trust import SigningKey, Trust, portal_principal
 from schemas.vocabulary import IdentifierKind, Language, QuarantineReason, Right
 from schemas.wire import MAX_VALUE_BYTES, Headers, encode, headers_of
 
-__all__ = ["CHANGING", "PortalRecord", "build_request", "intake_key", "record_of"]
-
-#: Rights that say what to write: a request for one of them carries `changes`.
-CHANGING = frozenset({Right.RECTIFICATION, Right.COMPLETION})
+__all__ = ["PortalRecord", "build_request", "intake_key", "record_of"]
 
 
 class PortalRecord(NamedTuple):

@@ -12,9 +12,12 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from schemas.base import Record
-from schemas.vocabulary import IdentifierForm, IdentifierKind
+from schemas.vocabulary import IdentifierForm, IdentifierKind, Right
 
-__all__ = ["FieldChange", "Identifiers", "Need", "SubjectData", "in_form"]
+__all__ = ["CHANGING", "FieldChange", "Identifiers", "Need", "SubjectData", "in_form"]
+
+#: Rights that say what to write: a request for one of them carries `changes`, and no other does.
+CHANGING = frozenset({Right.RECTIFICATION, Right.COMPLETION})
 
 _Value = Annotated[str, StringConstraints(min_length=1, max_length=320, strip_whitespace=True)]
 #: Identifier values by kind; several of one kind are possible (two addresses, three cookies).

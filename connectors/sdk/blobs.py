@@ -19,6 +19,7 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
+from connectors.sdk.durable import sync
 from connectors.sdk.protocol import Exported
 from schemas.blobs import BlobKey, BlobPlace, seal_blob
 from schemas.errors import ConfigurationError, SystemRejected
@@ -145,9 +146,5 @@ def _write(path: Path, pieces: Iterable[bytes]) -> tuple[str, int]:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(path.parent)
     return sha256.hexdigest(), size

@@ -279,20 +279,13 @@ def _speaking(premises: Premises) -> Iterator[Finding]:
             "unset it, and make keys with `dsr keys new`",
         )
         return
+    from orchestrator.bootstrap import worker_signer
+
     try:
-        signer = settings.signer()
+        worker_signer(settings, premises.trust)
     except ConfigurationError as error:
-        yield Finding(DANGER, "DSR_SIGNING_KEY_FILE", f"no worker starts: {error}", "name another file")
-        return
-    if signer is None:
-        wrong = "there is no key to sign with: no worker starts"
-    elif signer.principal != ORCHESTRATOR:
-        wrong = f"it is the key of {signer.principal}, and a worker signs as {ORCHESTRATOR}: no worker starts"
-    elif premises.trust is not None and premises.trust.key(signer.kid) is None:
-        wrong = "its public half is not in DSR_TRUST_FILE: no worker starts"
-    else:
-        return
-    yield Finding(DANGER, "DSR_SIGNING_KEY_FILE", wrong, "make one with `dsr keys new orchestrator --trust FILE`")
+        remedy = "make one with `dsr keys new orchestrator --trust FILE`"
+        yield Finding(DANGER, "DSR_SIGNING_KEY_FILE", f"no worker starts: {error}", remedy)
 
 
 def _is_a_laptop(settings: Settings) -> bool:

@@ -28,8 +28,9 @@ from orchestrator.commands.mail_reading import Guess, automatic, guess, parsed, 
 from orchestrator.commands.reading import Bootstrap, JsonOutput, Prefix, print_json
 from schemas.errors import ConfigurationError, ProtocolViolation
 from schemas.intake import IntakePublicKey
-from schemas.portal import CHANGING, build_request
+from schemas.portal import build_request
 from schemas.requests import SubmitRequest
+from schemas.subject import CHANGING
 from schemas.topics import DEFAULT_PREFIX
 from schemas.trust import portal_principal
 from schemas.vocabulary import IdentifierKind, Language, Right

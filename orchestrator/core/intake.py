@@ -19,6 +19,7 @@ from orchestrator.core.relations import relate
 from orchestrator.core.state import HoldState, RequestState, evolve
 from schemas.errors import ProtocolViolation
 from schemas.requests import ConfirmIdentity, RefuseIdentity, SubmitRequest, Verification, WithdrawRequest
+from schemas.subject import CHANGING
 from schemas.vocabulary import (
     CancellationReason,
     EscalationReason,
@@ -29,7 +30,6 @@ from schemas.vocabulary import (
     Phase,
     QuarantineReason,
     RequestResult,
-    Right,
     StatusCode,
 )
 
@@ -47,8 +47,6 @@ __all__ = [
     "withdraw_by",
 ]
 
-_CHANGES = {Right.RECTIFICATION, Right.COMPLETION}
-
 
 def blank(message: SubmitRequest, given: Input, now: datetime, context: Context) -> RequestState:
     """Return the state of a request about which nothing is decided yet. Raises `ProtocolViolation` if it cannot be taken."""
@@ -64,17 +62,17 @@ def blank(message: SubmitRequest, given: Input, now: datetime, context: Context)
             field="sealed.identifiers",
             remedy="seal at least one identifier of the person",
         )
-    if message.right in _CHANGES and given.opened.patch is None:
+    if message.right in CHANGING and given.opened.patch is None:
         raise ProtocolViolation(
             QuarantineReason.MISSING_FIELD,
             field="sealed.changes",
             remedy="seal the fields to change together with the identifiers",
         )
-    if message.right not in _CHANGES and given.opened.patch is not None:
+    if message.right not in CHANGING and given.opened.patch is not None:
         raise ProtocolViolation(
             QuarantineReason.INVALID_FIELD,
             field="sealed.changes",
-            remedy=f"seal no fields to change: only {' and '.join(sorted(_CHANGES))} have some, and systems would be sent them",
+            remedy=f"seal no fields to change: only {' and '.join(sorted(CHANGING))} have some, and systems would be sent them",
         )
     received = Received(at=message.submitted_at)
     state = RequestState(

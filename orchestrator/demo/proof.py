@@ -23,6 +23,7 @@ from orchestrator.demo.story import Scene
 from schemas.confirmations import Confirmation
 from schemas.outcomes import NotApplicable
 from schemas.registry import Registry
+from schemas.subject import CHANGING
 from schemas.vocabulary import NotApplicableReason, OutcomeCode, RequestResult, Right
 
 __all__ = ["Act", "Holdings", "Proof", "compare", "look", "ratings"]
@@ -30,7 +31,6 @@ __all__ = ["Act", "Holdings", "Proof", "compare", "look", "ratings"]
 #: Outcomes after which the system must have done what the right asks for.
 _DONE = frozenset({OutcomeCode.FULFILLED, OutcomeCode.RETAINED, OutcomeCode.NOTIFIED, OutcomeCode.NOTHING_HELD})
 _EXCEPTIONS = frozenset({OutcomeCode.RETAINED, OutcomeCode.NOTIFIED, OutcomeCode.WAIVED})
-_CHANGES = (Right.RECTIFICATION, Right.COMPLETION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def _expected(role: Role, scene: Scene, records: list[Record]) -> list[Record]:
     if scene.right is Right.ERASURE or (scene.right is Right.OBJECTION and role.gone_after_objection):
         return role.erased(records)
     values: Mapping[str, Any] = role.silent.get(scene.right, {})
-    if scene.right in _CHANGES:
+    if scene.right in CHANGING:
         values = {role.fields[name]: new for name, new in scene.changes.items() if name in role.fields}
     return [written(record, values) for record in records]
 

@@ -48,9 +48,7 @@ def order_keys_route(release: Release, guard: Guard) -> Route:
     turns = asyncio.Semaphore(_AT_ONCE)
 
     async def order_keys(request: Request) -> Response:
-        if turns.locked():
-            raise _busy("1")
-        async with turns:
+        async with _turn(turns):
             key, wanted = await guard.question(request)
             answers = await _released(release, wanted, "" if key is None else key.kid)
         statuses = {answer.status for answer in answers} or {200}
@@ -67,9 +65,7 @@ def keys_ahead_route(lines: Lines, guard: Guard) -> Route:
     turns = asyncio.Semaphore(_AT_ONCE)  # for the questions alone: an answer lasts for minutes
 
     async def keys_ahead(request: Request) -> Response:
-        if turns.locked():
-            raise _busy("1")
-        async with turns:
+        async with _turn(turns):
             key, wanted = await guard.question(request)
         heard = lines(wanted.system, key)
         if heard is None:
@@ -95,6 +91,15 @@ class _Lines(StreamingResponse):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LINES_SECONDS):
                     await super().__call__(scope, receive, send)
+
+
+@contextlib.asynccontextmanager
+async def _turn(turns: asyncio.Semaphore) -> AsyncIterator[None]:
+    """Take a place while the block runs; nobody waits for one. Raises `Refused`."""
+    if turns.locked():
+        raise _busy("1")
+    async with turns:
+        yield
 
 
 def _busy(seconds: str) -> Refused:

@@ -22,6 +22,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from connectors.sdk.durable import sync
 from schemas.base import Instant, Record
 from schemas.errors import ConfigurationError, SystemUnavailable
 from schemas.sealed import Sealed, SealingKey, seal
@@ -261,11 +262,7 @@ class Outbox:
                 file.flush()
                 os.fsync(file.fileno())
             passing.replace(final)
-            folder = os.open(self._folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync(self._folder)
         except OSError:
             raise SystemUnavailable("ledger: the outbox took no notification: check space and DSR_LEDGER_OUTBOX") from None
 

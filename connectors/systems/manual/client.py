@@ -21,6 +21,7 @@ import httpx
 from pydantic import ValidationError
 
 from connectors.sdk.destinations import Destinations
+from connectors.sdk.durable import sync
 from connectors.sdk.http import new_client, send
 from connectors.systems.manual.task import SignOff, Task, new_task_key, unwrapped, wrapped
 from schemas.errors import ConfigurationError, ProtocolViolation, SystemUnavailable
@@ -224,7 +225,7 @@ class Inbox:
                 for path in (self._folder / f"{task_id}.json", self._folder / f".{task_id}.json.tmp"):
                     path.unlink(missing_ok=True)
             if self._folder.exists():
-                _sync(self._folder)
+                sync(self._folder)
         except OSError:
             raise SystemUnavailable("manual: a finished task cannot be removed: check DSR_MANUAL_INBOX") from None
 
@@ -254,17 +255,9 @@ def write_whole(folder: Path, name: str, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         passing.replace(final)
-        _sync(folder)
+        sync(folder)
     except OSError:
         raise SystemUnavailable("manual: a folder took no file: check its rights and the disk's space") from None
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _overwrite(path: Path) -> None:

@@ -20,6 +20,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, cast
 
+from connectors.sdk.durable import sync
 from schemas.errors import ConfigurationError, CredentialsRefused, SystemRejected, SystemUnavailable
 
 __all__ = ["LogFile", "LogFolders"]
@@ -121,7 +122,7 @@ class LogFolders:
             if _identity(file.path.lstat()) != file.seen:
                 raise SystemUnavailable("weblogs: a log was rotated or written while it was rewritten: try again")
             passing.replace(file.path)
-            _flush(file.path.parent)
+            sync(file.path.parent)
 
     def _copy(self, raw: IO[bytes], passing: Path, change: Rewrite) -> None:
         descriptor = os.open(passing, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -141,11 +142,7 @@ class LogFolders:
         if (own.st_uid, own.st_gid) != (original.st_uid, original.st_gid):
             os.chown(passing, original.st_uid, original.st_gid)
         shutil.copystat(path, passing)
-        descriptor = os.open(passing, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(passing)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -209,11 +206,3 @@ def _reading() -> Iterator[None]:
         raise SystemRejected("weblogs: a compressed log is damaged: repair or remove it") from None
     except OSError:
         raise SystemUnavailable("weblogs: a log cannot be read or written: check the disk and its space") from None
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
