@@ -165,7 +165,9 @@ def _tell(file: Path, made: Checkpoint) -> None:
     try:
         write_to_textfile(str(file), book.registry)
     except OSError as error:
-        raise ConfigurationError(f"--metrics {file}: cannot be written ({type(error).__name__}): name another file") from None
+        raise ConfigurationError(
+            f"--metrics {file}: cannot be written ({type(error).__name__}): the checkpoint is there, name another file for this"
+        ) from None
 
 
 async def _made(dump: Path | None, bootstrap: str | None, prefix: str, last: Checkpoint | None) -> tuple[Checkpoint, int]:

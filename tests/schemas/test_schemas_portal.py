@@ -14,9 +14,10 @@ from orchestrator.shell.signing import Speakers
 from orchestrator.shell.translate import Arrival, Translator
 from schemas.errors import ConfigurationError, ProtocolViolation
 from schemas.intake import IntakeKeySet
-from schemas.portal import CHANGING, build_request, intake_key, record_of
+from schemas.portal import build_request, intake_key, record_of
 from schemas.requests import SubmitRequest, Verification, WithdrawRequest
 from schemas.sealed import SealingKey
+from schemas.subject import CHANGING
 from schemas.topics import Topics
 from schemas.trust import ORCHESTRATOR, SigningKey, Trust, portal_principal
 from schemas.vocabulary import AssuranceLevel, IdentifierKind, Right
