@@ -117,9 +117,11 @@ def _message_names(topic: TopicSpec) -> list[str]:
 
 def _channel(topic: TopicSpec) -> dict[str, Any]:
     _, description, _ = _CHANNELS[topic.name]
-    configuration: dict[str, Any] = {"cleanup.policy": [topic.cleanup], "max.message.bytes": topic.max_message_bytes}
-    if topic.cleanup == "delete":
-        configuration["retention.ms"] = topic.retention_ms
+    configuration: dict[str, Any] = {
+        "cleanup.policy": topic.cleanup.split(","),
+        "retention.ms": topic.retention_ms,
+        "max.message.bytes": topic.max_message_bytes,
+    }
     channel: dict[str, Any] = {
         "address": topic.name,
         "description": description,

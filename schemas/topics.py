@@ -131,6 +131,8 @@ RELEASES = _DEFAULT.releases
 
 _DAY_MS = 24 * 60 * 60 * 1000
 _MIB = 1024 * 1024
+#: A confirmation outlives the journal that it rests on: as long as that says that a request ended, it is there to say how.
+_CONFIRMED_MS = 6 * 365 * _DAY_MS
 
 
 class TopicSpec(Record):
@@ -138,8 +140,11 @@ class TopicSpec(Record):
 
     name: str
     partitions: Annotated[int, Field(ge=1)]
-    cleanup: Literal["delete", "compact"]
-    retention_ms: Annotated[int, Field(description="-1 keeps for ever; for compacted topics it does not apply")]
+    cleanup: Annotated[
+        Literal["delete", "compact,delete"],
+        Field(description="What the broker drops: what is older than the retention, or besides all but a key's newest"),
+    ]
+    retention_ms: Annotated[int, Field(ge=1, description="Nothing is kept for ever: how long a record stays, at least")]
     max_message_bytes: int = _MIB
     timestamps: Annotated[
         Literal["CreateTime", "LogAppendTime"],
@@ -176,7 +181,7 @@ def manifest(systems: Iterable[str], *, partitions: int = 4, prefix: str = DEFAU
                   writers=("connectors",), readers=("orchestrator",)),
         TopicSpec(name=topics.status, partitions=partitions, cleanup="delete", retention_ms=30 * _DAY_MS,
                   writers=("orchestrator",), readers=("portals",)),
-        TopicSpec(name=topics.confirmations, partitions=partitions, cleanup="compact", retention_ms=-1,
+        TopicSpec(name=topics.confirmations, partitions=partitions, cleanup="compact,delete", retention_ms=_CONFIRMED_MS,
                   writers=("orchestrator",), readers=("portals", "archive")),
         TopicSpec(name=topics.journal, partitions=partitions, cleanup="delete", retention_ms=5 * 365 * _DAY_MS,
                   writers=("orchestrator",), readers=("auditors", "orchestrator")),

@@ -80,17 +80,14 @@ def topic_config(spec: TopicSpec, *, replication: int) -> dict[str, str]:
     A record outlives `retention.ms` by up to one segment, so the segment is a seventh of it, a week at most.
     With two replicas or more, all but one must have a record before it counts as written.
     """
-    config = {
+    return {
         "cleanup.policy": spec.cleanup,
+        "retention.ms": str(spec.retention_ms),
+        "segment.ms": str(max(1, min(spec.retention_ms // 7, _WEEK_MS))),
         "max.message.bytes": str(spec.max_message_bytes),
         "message.timestamp.type": spec.timestamps,
         "min.insync.replicas": str(max(1, replication - 1)),
     }
-    if spec.cleanup == "delete":
-        config["retention.ms"] = str(spec.retention_ms)
-        if spec.retention_ms > 0:
-            config["segment.ms"] = str(max(1, min(spec.retention_ms // 7, _WEEK_MS)))
-    return config
 
 
 async def apply(bootstrap: str, specs: Iterable[TopicSpec], *, replication: int = 1, **connection: Any) -> list[str]:

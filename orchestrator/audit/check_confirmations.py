@@ -49,9 +49,16 @@ def check_1_confirmation(case: Case) -> None:
         case.violated(1, step.note.place, "the request is closed a second time")
     if story.closed:
         if not confirmations:
-            case.violated(1, story.closed[0].note.place, "it closed the request, and there is no confirmation")
+            _check_gone(case, story.closed[0])
     elif not confirmations:
         _check_waits(case)
+
+
+def _check_gone(case: Case, closed: Step) -> None:
+    if case.ground.may_be_expired(case.ground.topics.confirmations, closed.note.entry.at):
+        case.unverified("confirmations")
+    else:
+        case.violated(1, closed.note.place, "it closed the request, and there is no confirmation")
 
 
 def _check_waits(case: Case) -> None:

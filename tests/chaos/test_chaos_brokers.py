@@ -212,7 +212,7 @@ async def test_what_was_acknowledged_outlives_a_leader_that_dies_alone(tmp_path:
 
     Whoever believes the leader alone is told so, and the record is gone: the same schedule shows a loss where there is one.
     """
-    topic = TopicSpec(name="alone", partitions=1, cleanup="delete", retention_ms=-1, writers=(), readers=())
+    topic = TopicSpec(name="alone", partitions=1, cleanup="delete", retention_ms=86_400_000, writers=(), readers=())
     cluster = await asyncio.to_thread(Cluster(tmp_path).__enter__)
     try:
         await apply(cluster.bootstrap, [topic], replication=3)

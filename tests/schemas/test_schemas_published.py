@@ -135,7 +135,8 @@ def test_channels_are_the_topics():
         assert set(channel.get("parameters", {})) == ({"system"} if "{system}" in address else set())
         kafka = channel["bindings"]["kafka"]
         assert kafka["partitions"] == specs[address].partitions
-        assert kafka["topicConfiguration"]["cleanup.policy"] == [specs[address].cleanup]
+        assert ",".join(kafka["topicConfiguration"]["cleanup.policy"]) == specs[address].cleanup
+        assert kafka["topicConfiguration"]["retention.ms"] == specs[address].retention_ms
 
 
 def test_every_message_travels_on_one_channel():
