@@ -329,11 +329,17 @@ def _intake(premises: Premises) -> Iterator[Finding]:
 def _quarantine(premises: Premises) -> Iterator[Finding]:
     if premises.settings.quarantine_key_file is None:
         yield Finding(
-            NOTICE,
+            NOTICE if _is_a_laptop(premises.settings) else DANGER,
             "DSR_QUARANTINE_KEY_FILE",
             "what is set aside stands in quarantine for a month as it came: a portal that seals nothing names people there",
             "make a key with `dsr keys quarantine`, and set it for workers and connectors",
         )
+        return
+    try:
+        premises.settings.quarantine_key()
+    except ConfigurationError as error:
+        remedy = "name the public half, which `dsr keys quarantine` printed"
+        yield Finding(DANGER, "DSR_QUARANTINE_KEY_FILE", f"no worker starts: {error}", remedy)
 
 
 def _policy(premises: Premises) -> Iterator[Finding]:

@@ -14,11 +14,13 @@ from orchestrator.adapters import registry_file
 from orchestrator.cli import app
 from orchestrator.commands.doctor import DANGER, Premises, findings
 from orchestrator.settings import DEPLOY, Settings
+from schemas.blobs import BlobSecret
 from schemas.trust import SigningKey, Trust
 
 NOW = datetime(2026, 3, 5, 9, 0, tzinfo=UTC)
 REGISTRY = registry_file.load(DEPLOY / "registry" / "example-company.yaml")
 OURS = SigningKey.new("orchestrator")
+OPERATORS = BlobSecret.generate("operators-1")
 NAMES = [
     "orchestrator",
     *(f"system:{one.id}" for one in REGISTRY.active()),
@@ -44,6 +46,8 @@ def safe(tmp_path: Path) -> Settings:
     signing = tmp_path / "secrets" / "orchestrator.jwk"
     signing.write_text(OURS.to_json())
     signing.chmod(0o600)
+    quarantine = tmp_path / "quarantine-public.jwk"
+    quarantine.write_text(OPERATORS.public.model_dump_json())
     return Settings(
         kafka_bootstrap="kafka.example.org:9093",
         security_protocol="SASL_SSL",
@@ -53,6 +57,7 @@ def safe(tmp_path: Path) -> Settings:
         key_encryption_key_file=key,
         trust_file=trust,
         signing_key_file=signing,
+        quarantine_key_file=quarantine,
         registry=registry,
     )
 
@@ -90,6 +95,8 @@ def test_a_safe_configuration_has_no_danger(safe: Settings) -> None:
         ({"http_host": "0.0.0.0"}, "DSR_HTTP_HOST"),
         ({"fault_point": "after_save:3"}, "DSR_FAULT_POINT"),
         ({"signatures": "off"}, "DSR_SIGNATURES"),
+        ({"quarantine_key_file": None}, "DSR_QUARANTINE_KEY_FILE"),
+        ({"quarantine_key_file": Path("not-there")}, "DSR_QUARANTINE_KEY_FILE"),
         ({"signing_key_file": None}, "DSR_SIGNING_KEY_FILE"),
         ({"signing_key_file": Path("not-there")}, "DSR_SIGNING_KEY_FILE"),
         ({"signing_key": SecretStr(SigningKey.new("system:crm").to_json())}, "DSR_SIGNING_KEY_FILE"),
@@ -99,6 +106,14 @@ def test_a_safe_configuration_has_no_danger(safe: Settings) -> None:
 def test_a_dangerous_setting_is_named(safe: Settings, change: dict[str, object], setting: str) -> None:
     """Each danger is found alone, under the name of the variable to change."""
     assert list(found(safe.model_copy(update=change))) == [setting]
+
+
+def test_the_private_half_is_no_key_to_seal_quarantine_to(safe: Settings) -> None:
+    """Whoever reads the worker's files could open what is sealed: the worker does not start, and the doctor says so before."""
+    assert safe.quarantine_key_file is not None
+    safe.quarantine_key_file.write_text(json.dumps(OPERATORS.unsafe_jwk()))
+    ((wrong,),) = found(safe).values()
+    assert wrong.startswith("no worker starts: DSR_QUARANTINE_KEY_FILE: this is the private half")
 
 
 def test_a_local_broker_may_be_plain(safe: Settings) -> None:
