@@ -31,7 +31,7 @@ from schemas.errors import ConfigurationError, OrchestratorError
 from schemas.topics import TopicSpec
 from schemas.wire import client_id_of_reader, reads_our_orders
 
-__all__ = ["Finding", "Kind", "apply", "check", "check_readers", "topic_config"]
+__all__ = ["Finding", "Kind", "apply", "check", "check_readers", "check_strays", "topic_config"]
 
 Kind = Literal[
     "missing",
@@ -45,6 +45,7 @@ Kind = Literal[
     "auto_creation",
     "unreadable",
     "reader",
+    "stray",
 ]
 
 _SET_ON_TOPIC = 1  # DescribeConfigs' config_source of a value that somebody gave to this very topic
@@ -126,6 +127,25 @@ async def check(bootstrap: str, specs: Iterable[TopicSpec], *, replication: int 
             findings += _config_findings(spec, configs[spec.name], replication)
         findings += await _auto_creation(admin)
     return findings
+
+
+async def check_strays(bootstrap: str, known: Iterable[str], *, prefix: str, **connection: Any) -> list[Finding]:
+    """Return a finding for each topic under the prefix that is not `known`: nobody looks after how long its records stay.
+
+    `known` are topics of the whole registry, of systems that are switched off too. A topic that was renamed to lie outside the
+    prefix, and one that this principal may not describe, are not seen. Changes nothing; raises like `check`.
+    """
+    expected = set(known)
+    async with _admin(bootstrap, connection) as admin:
+        there = sorted(await _topics(admin))
+    strays = (name for name in there if name.startswith(f"{prefix}.") and name not in expected)
+    return [Finding(name, "stray", "a topic that no system of the registry explains", "none", _DELETE) for name in strays]
+
+
+_DELETE = (
+    "Of a system that was taken out of the registry: when its records are older than their retention, delete it with "
+    "kafka-topics.sh --delete. Of anything else: give it a name that does not begin with our prefix."
+)
 
 
 async def check_readers(bootstrap: str, groups: Mapping[str, str], **connection: Any) -> list[Finding]:

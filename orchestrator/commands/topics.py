@@ -111,6 +111,9 @@ def check(
     names = _names(registry, system, prefix)
     specs, broker = manifest(names, partitions=partitions, prefix=prefix), bootstrap or current_bootstrap()
     findings = asyncio.run(topics.check(broker, specs, replication=replication, **current_connection()))
+    if not system:  # named systems are a part of the company: what the others have is no stray
+        known = [spec.name for spec in manifest(_all_names(registry), prefix=prefix)]
+        findings += asyncio.run(topics.check_strays(broker, known, prefix=prefix, **current_connection()))
     if connectors:
         groups = {name: Topics(prefix=prefix).group(f"connector.{name}") for name in names}
         findings += asyncio.run(topics.check_readers(broker, groups, **current_connection()))
@@ -160,6 +163,12 @@ def _names(registry: Path, systems: Sequence[str] | None, prefix: str) -> list[s
         _demand(name, SystemId, "--system", "lower-case letters, digits, '-' and '_'")
     _demand(prefix, Topics.model_fields["prefix"].rebuild_annotation(), "--prefix", "lower-case letters, digits and '-'")
     return list(systems or [system.id for system in load(registry).active()])
+
+
+def _all_names(registry: Path) -> list[str]:
+    from orchestrator.adapters.registry_file import load
+
+    return [system.id for system in load(registry).systems]
 
 
 def _demand(value: str, kind: Any, option: str, letters: str) -> None:

@@ -107,6 +107,18 @@ def test_topics_are_applied_checked_and_the_remedy_is_shown(dsr: Shell, kafka_bo
     }
 
 
+@pytest.mark.kafka
+def test_the_whole_company_is_held_against_what_the_broker_has(dsr: Shell, kafka_bootstrap: str, topics: Topics) -> None:
+    """Without `--system`, a topic of a system that the registry does not have is told; with it, the others' are not."""
+    options = ("--prefix", topics.prefix, "--bootstrap", kafka_bootstrap)
+    dsr("topics", "apply", *options)
+    assert "as the manifest says" in dsr("topics", "check", *options).stdout
+    dsr("topics", "apply", *options, "--system", "removed")
+    assert dsr.json("topics", "check", *options, "--system", "removed")["findings"] == []
+    (stray,) = dsr.json("topics", "check", *options, exits=1)["findings"]
+    assert (stray["subject"], stray["kind"]) == (topics.orders("removed"), "stray")
+
+
 def test_topics_are_shown_without_a_broker(dsr: Shell) -> None:
     """`show` needs no broker; the order topics are those of the registry's systems with a connector, or the named ones."""
     assert "dsr.orders.crm.v1" in dsr("topics", "show", "--system", "crm").stdout

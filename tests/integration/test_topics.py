@@ -13,7 +13,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from connectors.sdk.kafka import KafkaBus
 from connectors.sdk.settings import RuntimeSettings
 from orchestrator.adapters.local_kafka import LocalKafka
-from orchestrator.adapters.topics import apply, check, check_readers, topic_config
+from orchestrator.adapters.topics import apply, check, check_readers, check_strays, topic_config
 from schemas.errors import ConfigurationError
 from schemas.topics import Topics, TopicSpec, manifest
 
@@ -106,6 +106,17 @@ async def test_wrong_partition_count_is_found_and_left(kafka_bootstrap: str, top
     assert await apply(kafka_bootstrap, [spec]) == []
     (finding,) = await check(kafka_bootstrap, [spec])
     assert (finding.kind, finding.found, finding.wanted) == ("partitions", "3", "2")
+
+
+async def test_topics_that_nobody_explains_are_found(kafka_bootstrap: str, topics: Topics) -> None:
+    """A removed system's orders stay where nobody bounds them any more; another prefix is none of our business."""
+    foreign = manifest([], partitions=1, prefix=f"{topics.prefix}-eu")[0]
+    await apply(kafka_bootstrap, [*_wanted(topics), foreign])
+    known = [spec.name for spec in _wanted(topics)]
+    assert await check_strays(kafka_bootstrap, known, prefix=topics.prefix) == []
+    left = [name for name in known if ".shop." not in name]
+    (finding,) = await check_strays(kafka_bootstrap, left, prefix=topics.prefix)
+    assert (finding.subject, finding.kind) == (topics.orders("shop"), "stray")
 
 
 async def test_too_few_copies_are_found(kafka_bootstrap: str, topics: Topics) -> None:
