@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import InvalidTimestampError
 
 from connectors.sdk.kafka import KafkaBus
 from connectors.sdk.settings import RuntimeSettings
@@ -81,6 +83,7 @@ async def test_missing_topic_is_found(kafka_bootstrap: str, topics: Topics) -> N
         ("retention", {"retention_ms": "1000"}),
         ("retention", {"segment_ms": "999999999999"}),
         ("message_size", {"max_message_bytes": "1000"}),
+        ("timestamps", {"message_timestamp_after_max_ms": "9223372036854775807"}),
         ("min_insync", {"min_insync_replicas": "2"}),
     ],
 )
@@ -97,6 +100,20 @@ async def test_wrong_setting_is_found_and_corrected(
     assert finding.wanted in done
     assert await check(kafka_bootstrap, [spec]) == []
     assert await _setting(kafka_bootstrap, spec.name, "flush.ms") == "4321"
+
+
+async def test_a_record_of_a_day_to_come_is_refused(kafka_bootstrap: str, topics: Topics) -> None:
+    """Retention goes by the stamp that the writer gave: one far ahead would keep a person's record for as long."""
+    await apply(kafka_bootstrap, _wanted(topics))
+    producer = AIOKafkaProducer(bootstrap_servers=kafka_bootstrap)
+    await producer.start()
+    now = round(time.time() * 1000)
+    try:
+        with pytest.raises(InvalidTimestampError):
+            await producer.send_and_wait(topics.requests, b"{}", timestamp_ms=now + 2 * 60 * 60 * 1000)
+        await producer.send_and_wait(topics.requests, b"{}", timestamp_ms=now + 60 * 1000)
+    finally:
+        await producer.stop()
 
 
 async def test_wrong_partition_count_is_found_and_left(kafka_bootstrap: str, topics: Topics) -> None:
