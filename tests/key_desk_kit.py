@@ -5,17 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
+from connectors.sdk import testing_tls
 from orchestrator.adapters.metrics import WorkerMetrics
 from orchestrator.gateway.door import Guard
 from orchestrator.gateway.health import Tls, serve
@@ -78,24 +75,8 @@ async def desk_for_all(
 
 def self_signed(folder: Path) -> Tls:
     """Make a certificate for 127.0.0.1 that vouches for itself: who is to trust it takes its file as CA."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "keys.example.org")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
+    own = testing_tls.self_signed(IPv4Address("127.0.0.1"))
     tls = Tls(folder / "keys-cert.pem", folder / "keys-key.pem")
-    tls.certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    tls.key.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    tls.certificate.write_bytes(own.certificate)
+    tls.key.write_bytes(own.key)
     return tls

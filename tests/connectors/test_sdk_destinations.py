@@ -6,17 +6,13 @@ import asyncio
 import contextlib
 import ipaddress
 import ssl
-from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from connectors.sdk.destinations import Destinations, is_public, look_up
 from connectors.sdk.http import new_client, send
+from connectors.sdk.testing_tls import self_signed
 from schemas.errors import SystemRejected, SystemUnavailable
 
 HOST = "tickets.example.org"
@@ -161,32 +157,15 @@ async def test_a_name_without_an_address_is_tried_again_later():
         await post(Destinations({"nowhere.invalid"}), "https://nowhere.invalid/")
 
 
-def certificate(tmp_path, name: str):
-    """A server's context and the file of a certificate for a name."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
-        .serial_number(x509.random_serial_number()).not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )  # fmt: skip
-    pem, private = tmp_path / "cert.pem", tmp_path / "key.pem"
-    pem.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(pem, private)
-    return server, ssl.create_default_context(cafile=pem)
+def certificate(name: str):
+    """A server's context with a certificate for a name, and that of a client who trusts it."""
+    own = self_signed(name)
+    return own.server_context(), ssl.create_default_context(cadata=own.certificate.decode())
 
 
-async def test_tls_proves_the_name_and_not_the_address(tmp_path):
+async def test_tls_proves_the_name_and_not_the_address():
     """The certificate must be the name's although the connection goes to an address; another name's is refused."""
-    server, trusting = certificate(tmp_path, HOST)
+    server, trusting = certificate(HOST)
     async with listening(OK, server) as (port, heard):
         hosts = {HOST, "other.example.org"}
         transport = Destinations(hosts, private=hosts, resolve=at("127.0.0.1"), tls=trusting)
