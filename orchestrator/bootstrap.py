@@ -56,12 +56,23 @@ from schemas import __version__
 from schemas.broker import LOCAL_HOSTS
 from schemas.errors import ConfigurationError
 from schemas.metrics import BUILD_INFO
+from schemas.page_readers import HOW_TO_SET, TOKEN_VARIABLE, PageReaders
 from schemas.registry import Registry
 from schemas.topics import Topics, manifest
 from schemas.trust import ORCHESTRATOR, SigningKey, Trust
 from schemas.vocabulary import Right
 
-__all__ = ["Worker", "key_encryption", "load_registry", "open_store", "rewrap_keys", "run_worker", "topic_manifest", "vault_of"]
+__all__ = [
+    "Worker",
+    "key_encryption",
+    "load_registry",
+    "open_store",
+    "page_readers",
+    "rewrap_keys",
+    "run_worker",
+    "topic_manifest",
+    "vault_of",
+]
 
 log = structlog.get_logger(__name__)
 
@@ -182,6 +193,7 @@ async def run_worker(
     registry = load_registry(settings)
     clock = clock or SystemClock()
     signatures = _signatures(settings, clock)
+    readers = page_readers(settings)
     await _check_base(settings, registry)
     await _check_clock(settings, clock)
     names = Topics(prefix=settings.topic_prefix)
@@ -227,7 +239,8 @@ async def run_worker(
         guard = Guard(signatures.trust, settings.topic_prefix, clock, metrics, per_second=settings.key_questions_per_second)
         doors = [order_keys_route(desk.release, guard), keys_ahead_route(listeners.lines, guard)]
         portals = intake_keys_route(intake.published, clock, signatures.signer)
-        pages = health_app(metrics.registry, alive=_alive(watchdog), ready=_ready(app, store, inbox), more=[*doors, portals])
+        ready = _ready(app, store, inbox)
+        pages = health_app(metrics.registry, alive=_alive(watchdog), ready=ready, readers=readers, more=[*doors, portals])
         http = await stack.enter_async_context(serve(pages, settings.http_host, settings.http_port, tls=_tls(settings)))
         stack.callback(listeners.close)
         await stack.enter_async_context(_life(inbox, care, deck))
@@ -285,6 +298,14 @@ def worker_signer(settings: Settings, trust: Trust | None) -> SigningKey:
             "DSR_TRUST_FILE lacks the public half of DSR_SIGNING_KEY_FILE: add it, or nobody can check a confirmation"
         )
     return signer
+
+
+def page_readers(settings: Settings) -> PageReaders:
+    """Return who is shown metrics and reasons; warn if that is nobody. Raises `ConfigurationError` for a token of no use."""
+    readers = settings.page_readers()
+    if readers.nobody:
+        log.warning("metrics_refused", host=settings.http_host, setting=TOKEN_VARIABLE, remedy=HOW_TO_SET)
+    return readers
 
 
 def _tls(settings: Settings) -> Tls | None:

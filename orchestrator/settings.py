@@ -17,6 +17,7 @@ from orchestrator.core.policy import Policy
 from schemas.blobs import BlobKey
 from schemas.broker import BrokerReach
 from schemas.errors import ConfigurationError
+from schemas.page_readers import TOKEN_VARIABLE, PageReaders
 from schemas.set_aside import quarantine_key
 from schemas.topics import DEFAULT_PREFIX
 from schemas.trust import SigningKey, Trust
@@ -83,6 +84,10 @@ class Settings(BrokerSettings):
         Path | None, Field(description="Certificate with its chain: connectors ask for keys here")
     ] = None
     http_tls_key_file: Annotated[Path | None, Field(description="Its private key")] = None
+    metrics_token: Annotated[
+        SecretStr | None, Field(description="Who sends it is shown metrics and reasons; without one only this machine is")
+    ] = None
+    metrics_token_file: Annotated[Path | None, Field(description="The same, in a file")] = None
     key_questions_per_second: Annotated[
         float, Field(gt=0, description="Questions about keys from one system, on average; twice as many at once")
     ] = 100.0
@@ -158,6 +163,13 @@ class Settings(BrokerSettings):
         if self.vault_token_file is not None:
             return _content(self.vault_token_file, "DSR_VAULT_TOKEN_FILE").decode("utf-8", "replace").strip()
         raise ConfigurationError("DSR_VAULT_TOKEN_FILE is not set: name the file with the token for DSR_VAULT_ADDR")
+
+    def page_readers(self) -> PageReaders:
+        """Return who is shown metrics and the reasons of a bad health. Raises `ConfigurationError` for a token of no use."""
+        token = None if self.metrics_token is None else self.metrics_token.get_secret_value()
+        if token is None and self.metrics_token_file is not None:
+            token = _content(self.metrics_token_file, TOKEN_VARIABLE).decode("utf-8", "replace").strip()
+        return PageReaders(token, self.http_host)
 
     def signer(self) -> SigningKey | None:
         """Return the key that this process or person signs with, None if none is set. Raises `ConfigurationError`."""

@@ -2,7 +2,7 @@
 
 A loop that stands still answers nothing here, which is what a liveness probe should see.
 
-Room rules: reads only; shows counts and codes, no ids.
+Room rules: reads only; shows counts and codes, no ids; metrics to `PageReaders` alone.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from schemas.errors import ConfigurationError
+from schemas.page_readers import CHALLENGE, THIS_MACHINE, PageReaders
 
 __all__ = ["app", "served"]
 
@@ -32,10 +33,16 @@ _FOR_BROWSERS = [
 ]
 
 
-def app(registry: CollectorRegistry, is_ready: Callable[[], bool]) -> Starlette:
-    """Return the application. Ready means: the bus was joined and the journal's leftovers are in the queue."""
+def app(registry: CollectorRegistry, is_ready: Callable[[], bool], readers: PageReaders = THIS_MACHINE) -> Starlette:
+    """Return the application. Ready means: the bus was joined and the journal's leftovers are in the queue.
 
-    async def metrics(_: Request) -> Response:
+    `readers`: who is shown the metrics; others get 401 without a body (RFC 6750 section 3). The default is right on a loopback
+    address alone. The other pages tell a status and no reason, to everybody: `is_ready` reads memory, and is asked each time.
+    """
+
+    async def metrics(request: Request) -> Response:
+        if not readers.include(request.headers.get("authorization")):
+            return Response(status_code=401, headers=CHALLENGE)
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     async def healthz(_: Request) -> Response:

@@ -30,9 +30,10 @@ from connectors.sdk.runtime import Runtime
 from connectors.sdk.settings import RuntimeSettings, read
 from connectors.sdk.speaking import signer_of
 from schemas.errors import SystemUnavailable, Throttled
+from schemas.page_readers import HOW_TO_SET, TOKEN_VARIABLE, PageReaders
 from schemas.trust import SigningKey
 
-__all__ = ["open_quota", "run_connector"]
+__all__ = ["open_quota", "page_readers", "run_connector"]
 
 _log = structlog.get_logger("dsr.connector")
 
@@ -41,6 +42,7 @@ async def run_connector(name: str, system: str) -> None:
     """Run a connector for a system until SIGTERM or SIGINT. Raises what the process must end with."""
     settings = read(RuntimeSettings)
     signer = signer_of(settings, system)
+    readers = page_readers(settings)
     client = order_keys_client(None if settings.keys_ca_file is None else str(settings.keys_ca_file))
     keys = HttpOrderKeys(system, settings.keys_urls, client, SystemClock(), prefix=settings.topic_prefix, signer=signer)
     stores = BlobStores(read(BlobSettings), settings.state_dir, kept_days=settings.results_kept_days)
@@ -69,7 +71,7 @@ async def run_connector(name: str, system: str) -> None:
             await _checked(connector, system)
             await _kept_at(blobs, system)
             await _let_in(keys, system)
-            application = health.app(metrics.registry, lambda: runtime.is_ready)
+            application = health.app(metrics.registry, lambda: runtime.is_ready, readers)
             async with health.served(application, host=settings.health_host, port=settings.health_port) as port:
                 _log.info("health", system=system, port=port)
                 async with asyncio.TaskGroup() as group:
@@ -88,6 +90,14 @@ def open_quota(settings: RuntimeSettings, system: str) -> SqlQuota:
     if settings.quota_url is None:
         return SqlQuota.in_folder(settings.state_dir, system)
     return SqlQuota(settings.quota_url.get_secret_value(), system)
+
+
+def page_readers(settings: RuntimeSettings) -> PageReaders:
+    """Return who is shown the metrics, and warn if that is nobody. Raises `ConfigurationError` for a token of no use."""
+    readers = settings.page_readers()
+    if readers.nobody:
+        _log.warning("metrics_refused", host=settings.health_host, setting=TOKEN_VARIABLE, remedy=HOW_TO_SET)
+    return readers
 
 
 async def _checked(connector: Connector, system: str) -> None:

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from schemas.blobs import BlobKey
 from schemas.broker import BrokerReach
 from schemas.errors import ConfigurationError
+from schemas.page_readers import PageReaders
 from schemas.set_aside import quarantine_key
 from schemas.topics import DEFAULT_PREFIX, Topics
 from schemas.trust import SigningKey
@@ -153,11 +154,19 @@ class RuntimeSettings(BrokerReach, SigningSettings):
     results_kept_days: Annotated[int, Field(ge=1, description="How long exported data is kept for the person")] = 30
     health_host: str = "127.0.0.1"
     health_port: Annotated[int, Field(ge=0, le=65535, description="0 takes a free port")] = 0
+    metrics_token: Annotated[
+        SecretStr | None, Field(description="Who sends it is shown the metrics; without one only this machine is")
+    ] = None
 
     @property
     def topics(self) -> Topics:
         """Return the names of this installation's topics."""
         return Topics(prefix=self.topic_prefix)
+
+    def page_readers(self) -> PageReaders:
+        """Return who is shown the metrics. Raises `ConfigurationError` for a token of no use."""
+        token = None if self.metrics_token is None else self.metrics_token.get_secret_value()
+        return PageReaders(token, self.health_host)
 
     def quarantine_key(self) -> BlobKey | None:
         """Return the key that quarantined records are sealed to, None if none is set. Raises `ConfigurationError`."""

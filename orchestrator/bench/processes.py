@@ -210,7 +210,9 @@ def _signatures(keyring: Keyring | None) -> dict[str, str]:
 @contextlib.asynccontextmanager
 async def _process(command: list[str], name: str, environment: dict[str, str], log: Path) -> AsyncIterator[Running]:
     with log.open("ab") as out:
-        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=out, stderr=out)  # noqa: ASYNC220 - our own
+        # We read the metrics of what we start, on this machine, and send no token.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("DSR_METRICS_TOKEN")}
+        process = subprocess.Popen(command, env={**inherited, **environment}, stdout=out, stderr=out)  # noqa: ASYNC220 - our own
         try:
             yield Running(process, name, log)
         finally:

@@ -26,6 +26,7 @@ from orchestrator.adapters.vault import is_wrapped
 from orchestrator.settings import Settings, load_settings
 from schemas.broker import LOCAL_HOSTS
 from schemas.errors import ConfigurationError
+from schemas.page_readers import HOW_TO_SET, TOKEN_VARIABLE
 from schemas.registry import Registry
 from schemas.trust import ORCHESTRATOR, Trust, portal_principal, system_principal
 
@@ -105,12 +106,20 @@ def _pages(premises: Premises) -> Iterator[Finding]:
             "keys of orders are given out without TLS: whoever listens on the way can open the orders",
             "set DSR_HTTP_TLS_CERT_FILE and DSR_HTTP_TLS_KEY_FILE, or listen on 127.0.0.1 behind a TLS proxy",
         )
-    yield Finding(
-        NOTICE,
-        "DSR_HTTP_HOST",
-        "metrics and health answer to whoever reaches the address",
-        "let only the monitoring and the connectors reach it",
-    )
+    if premises.settings.metrics_token is None and premises.settings.metrics_token_file is None:
+        yield Finding(
+            NOTICE,
+            TOKEN_VARIABLE,
+            "there is no token for the pages: /metrics refuses everybody, the monitoring too, and health gives no reasons",
+            HOW_TO_SET,
+        )
+
+
+def _page_token(premises: Premises) -> Iterator[Finding]:
+    try:
+        premises.settings.page_readers()
+    except ConfigurationError as error:
+        yield Finding(DANGER, TOKEN_VARIABLE, f"no worker starts: {error}", HOW_TO_SET)
 
 
 def _store(premises: Premises) -> Iterator[Finding]:
@@ -362,6 +371,7 @@ def _policy(premises: Premises) -> Iterator[Finding]:
 _CHECKS: tuple[Callable[[Premises], Iterator[Finding]], ...] = (
     _broker,
     _pages,
+    _page_token,
     _store,
     _wrapping_key,
     _vault,

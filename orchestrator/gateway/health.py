@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-__all__ = ["CHECK_SECONDS", "Check", "Listening", "Tls", "health_app", "serve"]
+from schemas.page_readers import CHALLENGE, THIS_MACHINE, PageReaders
+
+__all__ = ["CHECK_SECONDS", "KEPT_SECONDS", "Check", "Listening", "Tls", "health_app", "serve"]
 
 #: Returns None when all is well, else a reason for people: a code or a sentence that names no person and quotes no body.
 Check = Callable[[], "str | Awaitable[str | None] | None"]
@@ -38,6 +41,8 @@ _TLS_ONLY = ("strict-transport-security", "max-age=31536000")
 
 #: How long a check may take before its silence is the reason. Below the usual probe's patience of a few seconds.
 CHECK_SECONDS = 2.0
+#: How long the outcome of the checks is given to whoever asks: checks ask the store, and a page must be no way to load it.
+KEPT_SECONDS = 1.0
 
 
 def health_app(
@@ -45,7 +50,9 @@ def health_app(
     *,
     alive: Mapping[str, Check],
     ready: Mapping[str, Check],
+    readers: PageReaders = THIS_MACHINE,
     check_seconds: float = CHECK_SECONDS,
+    kept_seconds: float = KEPT_SECONDS,
     more: Sequence[Route] = (),
 ) -> Starlette:
     """Return the application with the three pages, and `more` of them.
@@ -53,28 +60,72 @@ def health_app(
     `alive`: what only a restart mends, by name; `ready`: what the process still waits for (topics, store, registry, group
     joined). Both pages answer 200 `{"status": "ok"}` or 503 `{"status": "failing", "reasons": {name: reason}}`. A check that
     raises or stays silent for `check_seconds` fails with the error's class or "no answer"; a text from a library is not shown.
-    200 on `/readyz` does not say that work is being done: see `dsr_commit_age_seconds`.
+    200 on `/readyz` does not say that work is being done: see `dsr_commit_age_seconds`; nor that it holds this moment: an
+    outcome is up to `kept_seconds` old.
+
+    `readers`: who is shown metrics and reasons. Whoever is not gets 401 without a body from `/metrics`, whatever he sent
+    (RFC 6750 section 3), and the status without reasons from the others: an orchestrator's probe sends no token. The default
+    is right on a loopback address alone. `more` brings its own guards.
     """
+    living, readiness = _Kept(alive, check_seconds, kept_seconds), _Kept(ready, check_seconds, kept_seconds)
+
+    def is_shown(request: Request) -> bool:
+        return readers.include(request.headers.get("authorization"))
 
     async def metrics(request: Request) -> Response:
+        if not is_shown(request):
+            return Response(status_code=401, headers=_NOT_KEPT | CHALLENGE)
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), media_type=content_type, headers=_NOT_KEPT)
 
-    async def healthz(_: Request) -> Response:
-        return await _answer(alive, check_seconds)
+    async def healthz(request: Request) -> Response:
+        return _answer(await living.reasons(), shown=is_shown(request))
 
-    async def readyz(_: Request) -> Response:
-        return await _answer(ready, check_seconds)
+    async def readyz(request: Request) -> Response:
+        return _answer(await readiness.reasons(), shown=is_shown(request))
 
     return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz), *more])
 
 
-async def _answer(checks: Mapping[str, Check], seconds: float) -> JSONResponse:
-    found = await asyncio.gather(*(_ask(check, seconds) for check in checks.values()))
-    reasons = {name: reason for name, reason in zip(checks, found, strict=True) if reason is not None}
-    if reasons:
-        return JSONResponse({"status": "failing", "reasons": reasons}, status_code=503, headers=_NOT_KEPT)
-    return JSONResponse({"status": "ok"}, headers=_NOT_KEPT)
+class _Kept:
+    """Some checks and their last outcome: however many ask at once or in a row, the checks run once."""
+
+    def __init__(self, checks: Mapping[str, Check], check_seconds: float, kept_seconds: float) -> None:
+        self._checks = checks
+        self._check_seconds = check_seconds
+        self._kept_seconds = kept_seconds
+        self._found: dict[str, str] = {}
+        self._until = -math.inf
+        self._looking: asyncio.Task[dict[str, str]] | None = None
+
+    async def reasons(self) -> dict[str, str]:
+        """Return the reasons of the checks that fail, by name, as they were up to `kept_seconds` ago."""
+        if self._looking is None:
+            if _now() < self._until:
+                return self._found
+            self._looking = asyncio.create_task(self._look(), name="health")
+        # A caller that goes away must not take the others' answer with it.
+        return await asyncio.shield(self._looking)
+
+    async def _look(self) -> dict[str, str]:
+        try:
+            found = await asyncio.gather(*(_ask(check, self._check_seconds) for check in self._checks.values()))
+            self._found = {name: reason for name, reason in zip(self._checks, found, strict=True) if reason is not None}
+            self._until = _now() + self._kept_seconds
+            return self._found
+        finally:
+            self._looking = None
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _answer(reasons: dict[str, str], *, shown: bool) -> JSONResponse:
+    if not reasons:
+        return JSONResponse({"status": "ok"}, headers=_NOT_KEPT)
+    told: dict[str, object] = {"status": "failing"} | ({"reasons": reasons} if shown else {})
+    return JSONResponse(told, status_code=503, headers=_NOT_KEPT)
 
 
 async def _ask(check: Check, seconds: float) -> str | None:

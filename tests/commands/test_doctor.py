@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from orchestrator.adapters import registry_file
 from orchestrator.cli import app
-from orchestrator.commands.doctor import DANGER, Premises, findings
+from orchestrator.commands.doctor import DANGER, NOTICE, Premises, findings
 from orchestrator.settings import DEPLOY, Settings
 from schemas.blobs import BlobSecret
 from schemas.trust import SigningKey, Trust
@@ -165,9 +165,30 @@ def test_a_key_in_the_environment_is_noticed(safe: Settings) -> None:
 
 
 def test_keys_served_with_tls_are_no_danger(safe: Settings, tmp_path: Path) -> None:
-    """What is left to notice is who may read the metrics."""
+    """What is left to notice is that nobody may read the metrics."""
     served = safe.model_copy(update={"http_host": "0.0.0.0", "http_tls_cert_file": tmp_path / "cert.pem"})
     assert found(served) == {}
+
+
+def test_pages_that_others_reach_want_a_token(safe: Settings, tmp_path: Path) -> None:
+    """Without one the monitoring is refused too; with one nothing is said, and one of no use is a danger anywhere."""
+
+    def told(settings: Settings) -> list[str]:
+        all_ = findings(Premises(settings, REGISTRY, trusted(), NOW))
+        return [one.severity for one in all_ if one.setting == "DSR_METRICS_TOKEN_FILE"]
+
+    file = tmp_path / "metrics-token"
+    file.touch(mode=0o600)
+    file.write_text("t" * 32)
+    served = safe.model_copy(update={"http_host": "0.0.0.0", "http_tls_cert_file": tmp_path / "cert.pem"})
+    assert told(safe) == []
+    assert told(served) == [NOTICE]
+    assert told(served.model_copy(update={"metrics_token_file": file})) == []
+    file.write_text("short")
+    assert told(safe.model_copy(update={"metrics_token_file": file})) == [DANGER]
+    file.write_text("t" * 32)
+    file.chmod(0o640)
+    assert told(served.model_copy(update={"metrics_token_file": file})) == [DANGER]
 
 
 def test_signatures_may_be_off_where_nothing_leaves_the_machine(safe: Settings) -> None:

@@ -12,7 +12,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from orchestrator.adapters.metrics import WorkerMetrics
 from orchestrator.gateway.health import health_app, serve
 from schemas.metrics import ORDERS_SENT, OUTBOX
+from schemas.page_readers import PageReaders
 from schemas.vocabulary import Right
+
+TOKEN = "0123456789abcdef" * 2
+#: What does not let in where there is a token.
+STRANGERS = ({}, {"authorization": f"Bearer {TOKEN}0"}, {"authorization": f"Basic {TOKEN}"}, {"authorization": TOKEN})
 
 
 async def get(url: str, **headers: str) -> httpx.Response:
@@ -110,3 +115,81 @@ async def test_signals_stay_with_the_process_and_the_port_is_given_back():
         assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     with pytest.raises(httpx.ConnectError):
         await get(f"{at.url}/healthz")
+
+
+async def test_metrics_are_for_whoever_has_the_token():
+    """On a loopback address too: others get 401 with the challenge and no word, no number."""
+    registry = CollectorRegistry()
+    WorkerMetrics(registry).set(OUTBOX, 7)
+    app = health_app(registry, alive={}, ready={}, readers=PageReaders(TOKEN, "127.0.0.1"))
+    async with serve(app, "127.0.0.1", 0) as at:
+        for headers in STRANGERS:
+            answer = await get(f"{at.url}/metrics", **headers)
+            assert (answer.status_code, answer.headers["www-authenticate"], answer.content) == (401, "Bearer", b"")
+            assert answer.headers["cache-control"] == "no-store"
+        assert "dsr_outbox_records 7.0" in (await get(f"{at.url}/metrics", authorization=f"bearer {TOKEN}")).text
+
+
+async def test_reasons_are_for_whoever_has_the_token():
+    """A probe without it learns the status, which is all it acts on."""
+    wrong = {"store": lambda: "no answer from db-7"}
+    app = health_app(CollectorRegistry(), alive=wrong, ready=wrong, readers=PageReaders(TOKEN, "127.0.0.1"))
+    async with serve(app, "127.0.0.1", 0) as at:
+        for page in ("healthz", "readyz"):
+            for headers in STRANGERS:
+                answer = await get(f"{at.url}/{page}", **headers)
+                assert (answer.status_code, answer.json()) == (503, {"status": "failing"})
+            told = (await get(f"{at.url}/{page}", authorization=f"Bearer {TOKEN}")).json()
+            assert told == {"status": "failing", "reasons": {"store": "no answer from db-7"}}
+
+
+async def test_without_a_token_others_than_this_machine_are_shown_a_status_alone():
+    """Nobody is let in, whatever he sends, on an address that others reach."""
+    wrong = {"store": lambda: "no answer from db-7"}
+    app = health_app(CollectorRegistry(), alive={}, ready=wrong, readers=PageReaders(None, "0.0.0.0"))
+    async with serve(app, "0.0.0.0", 0) as at:
+        for headers in (*STRANGERS, {"authorization": "Bearer"}, {"authorization": "Bearer None"}):
+            assert (await get(f"http://127.0.0.1:{at.port}/metrics", **headers)).status_code == 401
+            answer = await get(f"http://127.0.0.1:{at.port}/readyz", **headers)
+            assert (answer.status_code, answer.json()) == (503, {"status": "failing"})
+        assert (await get(f"http://127.0.0.1:{at.port}/healthz")).json() == {"status": "ok"}
+
+
+async def test_who_asks_often_does_not_make_the_checks_run_often():
+    """Those who ask at once share one run, and so do those who ask within the time after it; then there is the next."""
+    ran, going = 0, asyncio.Event()
+
+    async def store() -> str | None:
+        nonlocal ran
+        ran += 1
+        await going.wait()
+        return None if ran == 1 else "gone"
+
+    app = health_app(CollectorRegistry(), alive={}, ready={"store": store}, kept_seconds=1.0)
+    async with serve(app, "127.0.0.1", 0) as at:
+        asked = [asyncio.create_task(get(f"{at.url}/readyz")) for _ in range(20)]
+        await asyncio.sleep(0.2)
+        going.set()
+        assert {answer.status_code for answer in await asyncio.gather(*asked)} == {200}
+        assert (await get(f"{at.url}/readyz")).status_code == 200
+        assert ran == 1
+        await asyncio.sleep(1.1)
+        assert (await get(f"{at.url}/readyz")).status_code == 503
+        assert ran == 2
+
+
+async def test_a_caller_who_goes_away_takes_nobodys_answer_with_him():
+    """The run that several wait for goes on when the first of them is cancelled."""
+    going = asyncio.Event()
+
+    async def store() -> None:
+        await going.wait()
+
+    app = health_app(CollectorRegistry(), alive={}, ready={"store": store})
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://worker") as client:
+        first, second = (asyncio.create_task(client.get("/readyz")) for _ in range(2))
+        await asyncio.sleep(0.1)
+        first.cancel()
+        await asyncio.sleep(0.1)
+        going.set()
+        assert (await second).status_code == 200

@@ -187,6 +187,24 @@ async def test_order_in_report_out(wire, fresh_kafka, hubspot, tmp_path):
     assert not [word for word in (b"ada.lovelace", b"Lovelace-Testcase", b"1357.2468") if word in on_disk(tmp_path)]
 
 
+async def test_its_pages_know_its_token(wire, fresh_kafka, hubspot, tmp_path):
+    """What is set reaches the pages; where others reach them and nothing is set, nobody is shown metrics, as the log says."""
+    (tmp_path / "token").write_text("t" * 32 + "\n")
+    settings = {"DSR_HUBSPOT_BASE_URL": hubspot.base_url, "DSR_HUBSPOT_TOKEN": TOKEN, "DSR_HEALTH_HOST": "0.0.0.0"}
+    for more, status in (({"DSR_METRICS_TOKEN_FILE": str(tmp_path / "token")}, 200), ({}, 401)):
+        folder = tmp_path / f"to-{status}"
+        folder.mkdir()
+        with running("hubspot", fresh_kafka, folder, **settings, **more) as process:
+            await wire.until(lambda process=process: '"event": "health"' in process.log.read_text())
+            async with httpx.AsyncClient(base_url=process.health_url) as client:
+                assert (await client.get("/metrics")).status_code == 401
+                shown = await client.get("/metrics", headers={"authorization": f"Bearer {'t' * 32}"})
+                assert shown.status_code == status
+                assert (await client.get("/healthz")).status_code == 200
+            assert process.terminate() == 0
+            assert ('"event": "metrics_refused"' in process.log.read_text()) is (status == 401)
+
+
 async def test_kill_while_the_vendor_works(wire, fresh_kafka, acme, tmp_path):
     """Kill -9 between two polls: one distinct report in the end, and the vendor was asked to start one job, once."""
     with running("acme", fresh_kafka, tmp_path, DSR_ACME_BASE_URL=acme.base_url) as process:

@@ -11,6 +11,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.records_to_delete import RecordsToDelete
+from pydantic import SecretStr
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_guards import Gate, mortal
@@ -71,3 +72,14 @@ async def test_what_has_expired_is_no_lag(fresh_kafka, tmp_path: Path) -> None:
             await world.until(lambda: asked.subject_request_id in world.confirmations)
             await asyncio.sleep(5.0)  # the watchdog looks every two seconds: this is a state that must not come
             await healthy(running, 200, seconds=0.5)
+
+
+async def test_the_workers_pages_know_its_token(fresh_kafka, tmp_path: Path) -> None:
+    """What is set reaches the pages of a worker that runs: its metrics are shown to whoever sends it, and to nobody else."""
+    topics = await fresh_kafka.create(*SYSTEMS)
+    settings = settings_for(tmp_path, fresh_kafka.bootstrap, topics, metrics_token=SecretStr("t" * 32))
+    async with worker(settings) as running, httpx.AsyncClient(base_url=running.http.url, trust_env=False) as page:
+        assert (await page.get("/metrics")).status_code == 401
+        shown = await page.get("/metrics", headers={"authorization": f"Bearer {'t' * 32}"})
+        assert "dsr_build_info" in shown.text
+        assert (await page.get("/healthz")).status_code == 200

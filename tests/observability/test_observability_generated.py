@@ -145,11 +145,16 @@ def test_promtool_accepts_the_rules(tool):
 
 
 @may_fetch
-def test_the_configuration_to_start_from_is_one(tool):
-    """Prometheus' own checker reads it, it loads our rules, and its jobs are those the alerts ask for."""
-    assert f"{len(ALERTS)} rules found" in told([tool, "check", "config", FOLDER / "prometheus.yaml"])
-    jobs = {job["job_name"] for job in yaml.safe_load((FOLDER / "prometheus.yaml").read_text())["scrape_configs"]}
-    assert jobs == {thresholds.WORKER_JOB, thresholds.CONNECTOR_JOB}
+def test_the_configuration_to_start_from_is_one(tool, tmp_path):
+    """Prometheus' own checker reads it, it loads our rules, its jobs are those the alerts ask for, and each sends the token."""
+    (tmp_path / "generated").symlink_to(FOLDER / "generated")
+    (tmp_path / "dsr-metrics-token").write_text("a" * 32)
+    configuration = shutil.copy(FOLDER / "prometheus.yaml", tmp_path)
+    assert f"{len(ALERTS)} rules found" in told([tool, "check", "config", configuration])
+    jobs = {job["job_name"]: job for job in yaml.safe_load((FOLDER / "prometheus.yaml").read_text())["scrape_configs"]}
+    assert set(jobs) == {thresholds.WORKER_JOB, thresholds.CONNECTOR_JOB}
+    for job in jobs.values():
+        assert job["authorization"] == {"type": "Bearer", "credentials_file": "dsr-metrics-token"}
 
 
 @may_fetch

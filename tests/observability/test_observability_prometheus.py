@@ -13,6 +13,8 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
+from connectors.sdk.health import app as connector_app
+from connectors.sdk.health import served
 from connectors.sdk.metrics import ConnectorMetrics
 from deploy.observability import promtool
 from deploy.observability.alerts import ALERTS
@@ -22,9 +24,11 @@ from orchestrator.adapters.metrics import WorkerMetrics
 from orchestrator.gateway.health import Listening, health_app, serve
 from schemas.metric_labels import DaysLeft
 from schemas.metrics import CONNECTOR_ORDERS, OUTBOX, QUARANTINED, REQUESTS_OPEN_BY_DAYS_LEFT
+from schemas.page_readers import PageReaders
 from schemas.vocabulary import QuarantineReason, Right
 
 RULES = Path(__file__).parents[2] / "deploy" / "observability" / "generated" / "alerts.yaml"
+TOKEN = "t" * 32
 Ask = Callable[..., Awaitable[Any]]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2000)]
@@ -37,9 +41,15 @@ async def prometheus(folder: Path, targets: dict[str, Listening]) -> AsyncIterat
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(RULES)],
         "scrape_configs": [
-            {"job_name": job, "static_configs": [{"targets": [f"{at.host}:{at.port}"]}]} for job, at in targets.items()
+            {
+                "job_name": job,
+                "authorization": {"type": "Bearer", "credentials_file": "token"},
+                "static_configs": [{"targets": [f"{at.host}:{at.port}"]}],
+            }
+            for job, at in targets.items()
         ],
     }
+    (folder / "token").write_text(f"{TOKEN}\n")
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
     log = folder / "prometheus.log"
     process = started(folder, log)
@@ -101,17 +111,18 @@ def listening_port(pid: int) -> int | None:
 
 
 async def test_prometheus_sees_both_rooms_and_our_rules(tmp_path):
-    """Targets are up, every rule is healthy, an overdue request is pending, and every panel's question has an answer."""
+    """With the token targets are up, every rule is healthy, an overdue request is pending, and every panel has an answer."""
     registry, connector_registry = CollectorRegistry(), CollectorRegistry()
     worker, connector = WorkerMetrics(registry), ConnectorMetrics(connector_registry)
     worker.set(OUTBOX, 7)
     worker.set(REQUESTS_OPEN_BY_DAYS_LEFT, 2, right=Right.ERASURE, days_left=DaysLeft.OVERDUE)
     worker.count(QUARANTINED, topic="dsr.requests.v1", reason=QuarantineReason.NOT_JSON)
     connector.count(CONNECTOR_ORDERS, 3, system="crm", right=Right.ERASURE)
+    readers = PageReaders(TOKEN, "127.0.0.1")
     async with (
-        serve(health_app(registry, alive={}, ready={}), "127.0.0.1", 0) as at,
-        serve(health_app(connector_registry, alive={}, ready={}), "127.0.0.1", 0) as connector_at,
-        prometheus(tmp_path, {WORKER_JOB: at, CONNECTOR_JOB: connector_at}) as ask,
+        serve(health_app(registry, alive={}, ready={}, readers=readers), "127.0.0.1", 0) as at,
+        served(connector_app(connector_registry, lambda: True, readers), host="127.0.0.1", port=0) as connector_port,
+        prometheus(tmp_path, {WORKER_JOB: at, CONNECTOR_JOB: Listening("127.0.0.1", connector_port)}) as ask,
     ):
         await ask("/targets", lambda data: [t["health"] for t in data["activeTargets"]] == ["up", "up"])
         found = await ask("/query", lambda data: bool(data["result"]), query="dsr_outbox_records")
