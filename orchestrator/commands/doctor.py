@@ -119,7 +119,7 @@ def _page_token(premises: Premises) -> Iterator[Finding]:
     try:
         premises.settings.page_readers()
     except ConfigurationError as error:
-        yield Finding(DANGER, TOKEN_VARIABLE, f"no worker starts: {error}", HOW_TO_SET)
+        yield Finding(DANGER, TOKEN_VARIABLE, f"no worker starts: {error}", "name another one, or none")
 
 
 def _store(premises: Premises) -> Iterator[Finding]:

@@ -103,6 +103,8 @@ def check(
 ) -> None:
     """Find every difference between the broker and the manifest, with the remedy; exit 1 if there is one. Changes nothing.
 
+    Without --system also names each topic under the prefix that no system of the registry explains.
+
     Example: dsr topics check --bootstrap kafka.example.org:9092 --replication 3
     """
     from orchestrator.adapters import topics

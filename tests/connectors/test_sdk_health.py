@@ -28,7 +28,7 @@ def registry() -> CollectorRegistry:
 async def test_a_stranger_is_shown_a_status_alone(registry: CollectorRegistry, token: str | None, host: str) -> None:
     """401 with the challenge and no word from `/metrics`; probes are answered as ever."""
     readers = PageReaders(token, host)
-    async with served(app(registry, lambda: False, readers), host=host, port=0) as port, httpx.AsyncClient() as client:
+    async with served(app(registry, lambda: False, readers), host="127.0.0.1", port=0) as port, httpx.AsyncClient() as client:
         url = f"http://127.0.0.1:{port}"
         for headers in ({}, {"authorization": f"Bearer {TOKEN}0"}, {"authorization": f"Basic {TOKEN}"}):
             answer = await client.get(f"{url}/metrics", headers=headers)

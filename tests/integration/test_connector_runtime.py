@@ -190,13 +190,14 @@ async def test_order_in_report_out(wire, fresh_kafka, hubspot, tmp_path):
 async def test_its_pages_know_its_token(wire, fresh_kafka, hubspot, tmp_path):
     """What is set reaches the pages; where others reach them and nothing is set, nobody is shown metrics, as the log says."""
     (tmp_path / "token").write_text("t" * 32 + "\n")
-    settings = {"DSR_HUBSPOT_BASE_URL": hubspot.base_url, "DSR_HUBSPOT_TOKEN": TOKEN, "DSR_HEALTH_HOST": "0.0.0.0"}
+    host = "127.0.0.2"  # no name of this machine that we know, and yet nobody else reaches it
+    settings = {"DSR_HUBSPOT_BASE_URL": hubspot.base_url, "DSR_HUBSPOT_TOKEN": TOKEN, "DSR_HEALTH_HOST": host}
     for more, status in (({"DSR_METRICS_TOKEN_FILE": str(tmp_path / "token")}, 200), ({}, 401)):
         folder = tmp_path / f"to-{status}"
         folder.mkdir()
         with running("hubspot", fresh_kafka, folder, **settings, **more) as process:
             await wire.until(lambda process=process: '"event": "health"' in process.log.read_text())
-            async with httpx.AsyncClient(base_url=process.health_url) as client:
+            async with httpx.AsyncClient(base_url=process.health_url.replace("127.0.0.1", host)) as client:
                 assert (await client.get("/metrics")).status_code == 401
                 shown = await client.get("/metrics", headers={"authorization": f"Bearer {'t' * 32}"})
                 assert shown.status_code == status
