@@ -48,7 +48,10 @@ class Life:
 
 @contextlib.asynccontextmanager
 async def life(settings: Settings, *command: str, **environment: str) -> AsyncIterator[Life]:
-    """Run a worker's process while the block runs, then stop it in order; one that was killed is left alone."""
+    """Run a worker's process while the block runs, then stop it in order; one that was killed is left alone.
+
+    Where the block waits too long for something, what the process last said is shown with the failure.
+    """
     given = {
         f"DSR_{name.upper()}": str(value)
         for name, value in settings.model_dump(exclude_unset=True).items()
@@ -69,6 +72,10 @@ async def life(settings: Settings, *command: str, **environment: str) -> AsyncIt
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             assert await one.ended() == 0, one.last_words()
+    except TimeoutError:
+        # Somebody waited in vain for what this process was to do; its log is gone with the test's folder.
+        print(f"{settings.worker_id}, exit status {process.poll()}:\n{one.last_words()}")
+        raise
     finally:
         if process.poll() is None:
             process.kill()

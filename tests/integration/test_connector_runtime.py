@@ -93,6 +93,10 @@ def running(*arguments, **settings):
     process.start()
     try:
         yield process
+    except TimeoutError:
+        # Somebody waited in vain for what this process was to do; its log is gone with the test's folder.
+        print(f"connector, exit status {process.process.poll()}:\n{process.log.read_text()[-3_000:]}")
+        raise
     finally:
         if process.process.poll() is None:
             process.kill()
