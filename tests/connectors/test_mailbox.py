@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import gc
 import traceback
 from contextlib import closing
 from dataclasses import replace
@@ -457,3 +459,14 @@ def test_a_wrong_setting_names_itself(monkeypatch, settings, name):
             monkeypatch.setenv(f"DSR_MAILBOX_{key}", value)
     with pytest.raises(ConfigurationError, match=name):
         build()
+
+
+def test_the_stand_in_answers_whatever_is_collected_meanwhile():
+    """An open connection is held by something: a collection between two commands takes nothing of it away."""
+
+    async def collected():  # in the server's own loop, where every connection waits for its next command meanwhile
+        gc.collect()
+
+    with closing(MailboxStandIn()) as standin, standin.opened() as box:
+        asyncio.run_coroutine_threadsafe(collected(), standin.server._loop).result(10)
+        assert box.folder.exists("Trash")

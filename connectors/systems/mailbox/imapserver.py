@@ -21,8 +21,7 @@ from collections.abc import AsyncIterator
 from ipaddress import IPv4Address
 from typing import Any, Literal
 
-from proxyprotocol.noop import ProxyProtocolNoop
-from proxyprotocol.reader import ProxyProtocolReader
+from proxyprotocol.sock import SocketInfoLocal
 from pymap.backend.dict import Config, Identity, Login
 from pymap.exceptions import InvalidAuth
 from pymap.imap import IMAPServer
@@ -147,8 +146,14 @@ class ImapServer:
         login.token = self._token
         hashed = await Passwords(config).hash_password(password)
         await login.demo_user_identity.set(UserMetadata(config, username, password=hashed))
-        callback = ProxyProtocolReader(ProxyProtocolNoop()).get_callback(IMAPServer(login, config))
-        server = await asyncio.start_server(callback, HOST, 0, ssl=tls if at_once else None)
+        talk = IMAPServer(login, config)
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            # Awaited here, where the connection holds it: pymap's own way starts a task that nobody holds, and from Python
+            # 3.13 on, where a connection no longer holds its writer, the task may be collected in the middle of a command.
+            await talk(reader, writer, SocketInfoLocal(writer))
+
+        server = await asyncio.start_server(connected, HOST, 0, ssl=tls if at_once else None)
         async with server:
             yield server.sockets[0].getsockname()[1]
 
