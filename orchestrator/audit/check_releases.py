@@ -1,5 +1,7 @@
 """Invariant 10: keys were given out for orders that were sent, to the system they were sent to, while the request was open.
 
+And the other way round: whoever says how an order ended was given its key before. The order names nobody without it.
+
 Room rules: one function per invariant, its number in its name; every finding says what it means, none quotes a value.
 """
 
@@ -8,7 +10,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 from orchestrator.audit.ground import Case
-from orchestrator.audit.notes import ReleaseNote
+from orchestrator.audit.notes import ReleaseNote, parse_source
+from orchestrator.audit.story import Step
 from schemas.ids import order_id
 
 __all__ = ["check_10_releases"]
@@ -18,7 +21,7 @@ _CLOCKS = timedelta(minutes=1)
 
 
 def check_10_releases(case: Case) -> None:
-    """10: the order follows from request and system, was sent to it before, and its request was not closed."""
+    """10: the order follows from request and system, was sent to it before, its request was not closed; no end without one."""
     for (system, order), (first, last) in sorted(case.dossier.releases.items()):
         if order != order_id(case.dossier.request, system):
             case.violated(10, first.place, f"{system} got the key of an order that is not its own")
@@ -26,6 +29,25 @@ def check_10_releases(case: Case) -> None:
             _check_unknown(case, first)
         else:
             _check_times(case, first, last)
+    for system, steps in case.story.settled.items():
+        if steps[0].details.get("report") is not None:
+            _check_known(case, system, steps[0])
+
+
+def _check_known(case: Case, system: str, settled: Step) -> None:
+    """Whoever reported how the order ended knew whom it is about."""
+    ground, given, said_at = case.ground, case.dossier.releases, settled.note.entry.at
+    released = given.get((system, order_id(case.dossier.request, system)))
+    if released is not None:
+        if released[0].released_at > said_at + _CLOCKS:
+            case.violated(10, settled.note.place, f"{system} reported the order's end before it got the key: it knew nobody")
+        return
+    report = parse_source(settled.note.entry.source)
+    sent_at = min((step.note.entry.at for step in case.story.sent.get(system, ())), default=said_at)
+    if not ground.has(ground.topics.releases) or ground.may_be_expired(ground.topics.releases, sent_at):
+        case.unverified("keys given out for orders that ended")
+    elif report is None or not ground.is_unread(report):
+        case.violated(10, settled.note.place, f"{system} reported the order's end and never got its key: it knew nobody")
 
 
 def _check_unknown(case: Case, note: ReleaseNote) -> None:

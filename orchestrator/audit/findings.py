@@ -25,7 +25,8 @@ INVARIANTS: Mapping[int, str] = {
     7: "confirmations agree with the reports they cite",
     8: "quarantined records and repetitions are the only inputs without effect, and no effect lacks its input",
     9: "no identity stands in clear",
-    10: "every key that was given out is of an order sent to that very system, after its sending and before its request closed",
+    10: "every key that was given out is of an order sent to that very system, after its sending and before its request "
+    "closed; no system reported an order's end without its key",
     11: "what the orchestrator says is signed by it, and what had an effect is signed by whom it names",
 }
 

@@ -67,6 +67,10 @@ class Ground:
         span = self.extent.get((place.topic, place.partition))
         return span is not None and place.offset >= span.end
 
+    def has(self, topic: str) -> bool:
+        """Tell whether there is such a topic in what was read."""
+        return any(name == topic for name, _ in self.extent)
+
     def has_lost(self, topic: str) -> bool:
         """Tell whether the broker has deleted any record of the topic by age."""
         return topic in self._begun_late

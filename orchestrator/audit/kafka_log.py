@@ -50,10 +50,13 @@ class KafkaLog:
                 f"{missing}: no such topic, or not for us to see (`dsr acl show`); check DSR_TOPIC_PREFIX, "
                 "or make them with `dsr topics apply`"
             )
-        # A key is given out after its order was sent: with the releases' ends first, no release is read whose order is not.
-        inputs = {*topics.all_requests, topics.commands, topics.reports, topics.releases}
+        # A key is given out after its order was sent and before the order's end is reported: with the releases' ends between
+        # the two, no release is read whose order is not, and no report whose release is not.
+        early = ({*topics.all_requests, topics.commands, topics.reports}, {topics.releases})
+        groups = [[name for name in names if name in those] for those in early]
+        groups.append([name for name in names if not any(name in those for those in early)])
         extent: dict[tuple[str, int], Span] = {}
-        for group in ([n for n in names if n in inputs], [n for n in names if n not in inputs]):
+        for group in groups:
             partitions = [TopicPartition(name, int(part["partition"])) for name in group for part in there[name]]
             ends = await self._consumer.end_offsets(partitions) if partitions else {}
             beginnings = await self._consumer.beginning_offsets(partitions) if partitions else {}

@@ -603,6 +603,18 @@ def key_given_under_another_systems_key(log: Broken) -> None:
 
 
 @breaks(10)
+def end_without_a_key(log: Broken) -> None:
+    for record in log.releases("erasure", "newsletter"):
+        log.drop(record)
+
+
+@breaks(10)
+def end_before_its_key(log: Broken) -> None:
+    (record,) = log.releases("accepted", "newsletter")
+    log.edit(record, released_at="2026-03-20T09:01:01Z")
+
+
+@breaks(10)
 def release_unreadable(log: Broken) -> None:
     record = _released(log, "erasure", "newsletter")
     log.put(record, replace(record, value=b"{}"))

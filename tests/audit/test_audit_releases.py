@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from audit_corrupt import Broken, T
@@ -52,8 +53,10 @@ def _said(verdict: Verdict) -> list[tuple[int, str]]:
 
 
 def test_a_log_without_the_topic_is_clean(log: Broken):
-    """A dump that was made before there was such a topic reads as ever."""
-    assert _judge([r for r in log.records if r.place.topic != T.releases]).is_clean
+    """A dump that was made before there was such a topic accuses nobody; what it does not show is counted."""
+    verdict = _judge([r for r in log.records if r.place.topic != T.releases])
+    assert verdict.is_clean
+    assert verdict.findings.unverified["keys given out for orders that ended"] == 7
 
 
 def test_a_key_of_a_request_that_was_not_read_yet_accuses_nobody_for_a_while(log: Broken):
@@ -83,18 +86,79 @@ def test_the_clocks_of_two_workers_may_be_a_minute_apart(log: Broken, seconds: i
     assert _judge(log.records).is_clean == is_clean
 
 
-def test_a_key_read_after_its_request_was_forgotten_is_judged_in_the_second_pass(log: Broken):
-    """Wherever the topic stands in the order of reading, the verdict is the same."""
-    late = log.releases("closed", "newsletter")[0]
+def test_an_end_without_a_key_is_a_lie(log: Broken):
+    """A system that was never given the key of its order knows nobody, whatever it reports of them."""
+    for record in log.releases("closed", "newsletter"):
+        log.drop(record)
+    verdict = _judge(log.records)
+    assert _said(verdict) == [(10, "newsletter reported the order's end and never got its key: it knew nobody")]
+    assert verdict.violations[0].place in [r.place for r in log.of(T.journal, "closed")]
+
+
+@pytest.mark.parametrize(("seconds", "is_clean"), [(59, True), (61, False)])
+def test_an_end_before_its_key_is_a_lie(log: Broken, seconds: int, is_clean: bool):
+    """The key that was asked for afterwards mends nothing; a minute is the clocks'."""
+    (record,) = log.releases("open", "crm")
+    log.edit(record, released_at=(START + timedelta(seconds=seconds)).isoformat())
+    lie = (10, "crm reported the order's end before it got the key: it knew nobody")
+    assert _said(_judge(log.records)) == ([] if is_clean else [lie])
+
+
+def test_keys_that_are_gone_by_age_accuse_nobody(log: Broken):
+    """Where the topic has lost what is as old as the order, a missing key is counted."""
+    gone = [replace(r, timestamp_ms=r.timestamp_ms + 1) if r.place.topic == T.releases else r for r in log.records]
+    first = {r.place.partition: r for r in reversed(gone) if r.place.topic == T.releases}
+    for record in first.values():
+        gone.remove(record)
+    verdict = _judge(gone, releases=Span(1, 99))
+    assert verdict.is_clean and verdict.findings.unverified["keys given out for orders that ended"] > 0
+
+
+def test_a_key_is_as_old_as_its_order(log: Broken):
+    """What was sent before the first record that is left may have had its key then, whenever its end was reported."""
+    for record in log.releases("closed", "newsletter"):
+        log.drop(record)
+    kept = datetime.timestamp(START) * 1000 - 1
+    begun = [replace(r, timestamp_ms=int(kept)) if r.place.topic == T.releases else r for r in log.records]
+    assert not _judge(begun, releases=Span(1, 99)).is_clean
+    log.rewrite("closed", _sent_earlier)
+    begun = [replace(r, timestamp_ms=int(kept)) if r.place.topic == T.releases else r for r in log.records]
+    assert all("never got its key" not in meaning for _, meaning in _said(_judge(begun, releases=Span(1, 99))))
+
+
+def test_a_report_that_was_not_read_accuses_nobody(log: Broken):
+    """The ends of releases were captured before it: its key may stand behind them."""
+    for record in log.releases("closed", "newsletter"):
+        log.drop(record)
+    reports = [r for r in log.of(T.reports, "closed") if b'"newsletter"' in (r.value or b"")]
+    behind = [r for r in log.records if r not in reports]
+    assert _judge(behind, reports=Span(0, reports[0].place.offset)).is_clean
+
+
+def test_keys_may_be_read_last(log: Broken):
+    """Wherever the topic stands in the order of reading, the verdict is the same: a request waits for its keys."""
     last = [*(r for r in log.records if r.place.topic != T.releases), *(r for r in log.records if r.place.topic == T.releases)]
     verdict = _judge(last)
+    assert verdict.is_clean and verdict.read_twice == 0
+
+
+def test_a_key_read_after_its_request_was_forgotten_is_judged_in_the_second_pass(log: Broken):
+    """One more of a request that was complete and in order before it came."""
+    late = log.append(log.releases("closed", "newsletter")[0])
+    verdict = _judge(log.records)
     assert verdict.is_clean and verdict.read_twice == 1
     wrong = log.append(late, released_at=(START + timedelta(days=1)).isoformat())
-    verdict = _judge([*last, wrong])
+    verdict = _judge(log.records)
     assert _said(verdict) == [
         (10, "newsletter got the key after the request was closed: it should have been destroyed by then")
     ]
     assert verdict.violations[0].place == wrong.place
+
+
+def _sent_earlier(entries: list[dict[str, Any]]) -> None:
+    for entry in entries:
+        if any(fact["fact"] == "order_sent" for fact in entry["facts"]):
+            entry["at"] = (START - timedelta(seconds=1)).isoformat()
 
 
 async def _many(company: World, auditor: Auditor, request: str, number: int) -> None:

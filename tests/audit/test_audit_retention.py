@@ -55,9 +55,10 @@ def _after(records: list[LogRecord], ends_at: datetime, cut_at: datetime, topics
         {T.quarantine},
         {T.commands},
         {T.confirmations},
+        {T.releases},
         {T.journal, *T.all_requests, *ORDERS, T.reports, T.commands, T.quarantine, T.status},
     ],
-    ids=["a-week", "a-month", "quarantine-first", "commands-first", "confirmations-first", "years"],
+    ids=["a-week", "a-month", "quarantine-first", "commands-first", "confirmations-first", "keys-first", "years"],
 )
 def test_what_is_gone_by_age_accuses_nobody(written, day: int, topics: set[str]):
     """Wherever retention has cut, a log that was in order stays so."""
