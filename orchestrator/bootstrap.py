@@ -50,6 +50,7 @@ from orchestrator.shell.service_keys import check_identities, grouping_key
 from orchestrator.shell.signing import Speakers
 from orchestrator.shell.sweeper import Sweeper
 from orchestrator.shell.translate import Translator
+from orchestrator.shell.trust_file import TrustFile
 from orchestrator.shell.watchdog import Watchdog
 from orchestrator.shell.work import Ground
 from schemas import __version__
@@ -250,6 +251,7 @@ async def run_worker(
         tasks = (
             _guarded(sweeper.run(), "sweeper", deck),
             _guarded(_watch(app, inbox, watchdog, settings, deck), "watchdog", deck),
+            _guarded(_follow(signatures.trust, clock, metrics, listeners), "trust_file", deck),
         )
         for task in tasks:
             stack.push_async_callback(_cancel, task)
@@ -263,7 +265,7 @@ class _Signatures:
 
     speakers: Speakers | None = None
     signer: SigningKey | None = None
-    trust: Trust | None = None
+    trust: TrustFile | None = None
 
 
 def _signatures(settings: Settings, clock: Clock) -> _Signatures:
@@ -275,12 +277,14 @@ def _signatures(settings: Settings, clock: Clock) -> _Signatures:
             )
         log.warning("signatures_off", action="set DSR_SIGNATURES=required outside a laptop or a test")
         return _Signatures()
-    trust = settings.trust()
-    if trust is None:
-        raise ConfigurationError(
-            "DSR_TRUST_FILE is not set: name the JWK set of those who may speak (`dsr keys new`), or choose DSR_SIGNATURES=off"
-        )
-    return _Signatures(Speakers(trust, clock), worker_signer(settings, trust), trust)
+    signer = worker_signer(settings, None)
+    trust = TrustFile(settings.trust_content, partial(_check_knows, signer))
+    return _Signatures(Speakers(trust, clock), signer, trust)
+
+
+async def _follow(trust: TrustFile | None, clock: Clock, metrics: WorkerMetrics, listeners: Listeners) -> None:
+    if trust is not None:
+        await trust.watch(clock, metrics, listeners.let_go)
 
 
 def worker_signer(settings: Settings, trust: Trust | None) -> SigningKey:
@@ -292,12 +296,17 @@ def worker_signer(settings: Settings, trust: Trust | None) -> SigningKey:
         )
     if signer.principal != ORCHESTRATOR:
         raise ConfigurationError(f"DSR_SIGNING_KEY_FILE is the key of {signer.principal}: a worker signs as {ORCHESTRATOR}")
-    known = None if trust is None else trust.key(signer.kid)
-    if trust is not None and (known is None or known.principal != ORCHESTRATOR):
+    if trust is not None:
+        _check_knows(signer, trust)
+    return signer
+
+
+def _check_knows(signer: SigningKey, trust: Trust) -> None:
+    known = trust.key(signer.kid)
+    if known is None or known.principal != ORCHESTRATOR:
         raise ConfigurationError(
             "DSR_TRUST_FILE lacks the public half of DSR_SIGNING_KEY_FILE: add it, or nobody can check a confirmation"
         )
-    return signer
 
 
 def page_readers(settings: Settings) -> PageReaders:

@@ -133,9 +133,16 @@ class Settings(BrokerSettings):
 
     def trust(self) -> Trust | None:
         """Return the keys whose signatures are believed, None if no file is named. Raises `ConfigurationError`."""
+        return None if self.trust_file is None else Trust.from_json(self.trust_content())
+
+    def trust_content(self) -> bytes:
+        """Return the bytes of the trust file. Raises `ConfigurationError`."""
         if self.trust_file is None:
-            return None
-        return Trust.from_json(_content(self.trust_file, "DSR_TRUST_FILE"))
+            raise ConfigurationError(
+                "DSR_TRUST_FILE is not set: name the JWK set of those who may speak (`dsr keys new`), or choose"
+                " DSR_SIGNATURES=off"
+            )
+        return _content(self.trust_file, "DSR_TRUST_FILE")
 
     def quarantine_key(self) -> BlobKey | None:
         """Return the key that quarantined records are sealed to, None if none is set. Raises `ConfigurationError`."""

@@ -96,6 +96,7 @@ __all__ = [
     "STORE_SECONDS",
     "SWEEP_DUE",
     "SWEEP_SECONDS",
+    "TRUST_FILE_REFUSED",
     "WAKES_FAILED",
     "WORKER_METRICS",
     "CounterSpec",
@@ -244,6 +245,9 @@ KEYS_REFUSED = CounterSpec("dsr_order_keys_refused_total", "Keys of orders that 
 KEY_QUESTIONS_REFUSED = CounterSpec(
     "dsr_order_keys_questions_refused_total", "Questions about keys of orders that were refused as a whole.", ByQuestionRefusal
 )
+TRUST_FILE_REFUSED = GaugeSpec(
+    "dsr_trust_file_refused", "1 while the trust file cannot be used: the keys that it held before stay in force.", NoLabels
+)
 KEYS_LISTENING = GaugeSpec(
     "dsr_order_keys_listening", "Connectors that are given the keys of their orders as these are sent.", BySystem
 )
@@ -316,7 +320,7 @@ WORKER_METRICS: tuple[MetricSpec[..., Any], ...] = (
     ORDERS_SENT, ORDERS_RESENT, ORDERS_OPEN, REPORTS_RECEIVED, ORDER_DURATION, ESCALATIONS, EXTENSION_INVALID,
     QUARANTINED, IGNORED, BATCH_RECORDS, BATCH_SECONDS, STORE_SECONDS, PUBLISH_SECONDS, STORE_CONFLICTS, COMMITS_REFUSED,
     ROWS_DAMAGED,
-    KEYS_RELEASED, KEYS_REFUSED, KEY_QUESTIONS_REFUSED, KEYS_LISTENING,
+    KEYS_RELEASED, KEYS_REFUSED, KEY_QUESTIONS_REFUSED, KEYS_LISTENING, TRUST_FILE_REFUSED,
     LAG, COMMIT_AGE, OUTBOX, SWEEP_SECONDS, SWEEP_DUE, WAKES_FAILED, INTAKE_KEY_AGE, INTAKE_KEYS_OVERDUE, BUILD_INFO,
 )  # fmt: skip
 #: Everything a connector exposes.

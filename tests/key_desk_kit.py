@@ -35,7 +35,8 @@ class _SystemClock:
 
 def guard_for(trust: Trust | None, prefix: str = "dsr", clock: Clock | None = None) -> Guard:
     """Return a guard that lets in whom the trust knows, however often, and whose metrics nobody reads."""
-    return Guard(trust, prefix, clock or _SystemClock(), WorkerMetrics(CollectorRegistry()), per_second=1e6)
+    known = None if trust is None else lambda: trust
+    return Guard(known, prefix, clock or _SystemClock(), WorkerMetrics(CollectorRegistry()), per_second=1e6)
 
 
 @dataclass

@@ -147,6 +147,11 @@ ALERTS: tuple[Alert, ...] = (
         '{{ $value | printf "%.0f" }} questions about keys of orders were refused in a day: {{ $labels.reason }}.',
     ),
     Alert(
+        "DsrTrustFileRefused", "sre", "ticket",
+        f"max({m.TRUST_FILE_REFUSED.name}) > 0", at.SETTLE,
+        "A worker cannot use its trust file as it is now: whom it believes is what the file said before.",
+    ),
+    Alert(
         "DsrKeysUnavailable", "sre", "page",
         f"sum by (system) (increase({m.CONNECTOR_KEYS_UNAVAILABLE.name}[{at.KEYS_AWAY}])) > {at.KEYS_AWAY_TIMES}", at.SETTLE,
         "The connector of {{ $labels.system }} gets no answer about keys: it takes no orders.",

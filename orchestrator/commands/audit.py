@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import ValidationError
 
+from orchestrator.commands.instants import instant
 from orchestrator.commands.kafka import current_bootstrap, current_connection, progress
 from schemas.errors import ConfigurationError, DsrError
 from schemas.topics import DEFAULT_PREFIX, Topics
@@ -77,7 +78,7 @@ def audit_command(
     """
     with usage():
         search, searched = _search(canary or [], canaries, allow or [], scan=scan)
-        at = _instant(as_of) if as_of else None
+        at = instant("--as-of", as_of) if as_of else None
         span, keys = timedelta(minutes=slack), _trust(trust)
         if dump is not None:
             verdict = asyncio.run(_audit_dump(dump, at, span, search, keys))
@@ -172,16 +173,6 @@ def _trust(file: Path | None) -> Trust | None:
         return Trust.from_json(file.read_bytes())
     except OSError as error:
         raise ConfigurationError(f"--trust {file}: cannot be read ({type(error).__name__})") from None
-
-
-def _instant(text: str) -> datetime:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
-        raise ConfigurationError("--as-of: give an instant with an offset, for instance 2026-03-05T10:00+01:00")
-    return at
 
 
 async def _audit_dump(

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from orchestrator.commands.acting import ACCEPTED, ALREADY, REFUSED, SILENT, TOO_LATE, Answer, act, speaking_as
 from orchestrator.commands.audit import topics_of, usage
+from orchestrator.commands.instants import instant
 from orchestrator.commands.kafka import current_bootstrap
 from orchestrator.commands.reading import Bootstrap, JsonOutput, Prefix, RequestArgument, print_json, request_id
 from orchestrator.commands.telling import sentence
@@ -86,7 +87,7 @@ def _extend(
             Extend,
             _Said(request, actor, reason, wait, prefix, bootstrap, as_json),
             because=because,
-            notice_sent_at=_instant("--notice-sent-at", notice_sent_at),
+            notice_sent_at=instant("--notice-sent-at", notice_sent_at),
         )
 
 
@@ -351,16 +352,6 @@ def _text(message: Command | ConfirmIdentity | RefuseIdentity, answer: Answer, w
             return f"{name}: the request is withdrawn already"
         case _:
             return f"{name}: no answer within {wait:g} s; it is on the bus as {answer.place} and will be carried out; {see}"
-
-
-def _instant(option: str, text: str) -> datetime:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
-        raise ConfigurationError(f"{option}: give an instant with an offset, for instance 2026-03-05T10:00+01:00")
-    return at
 
 
 def _date(given: datetime | None) -> date | None:

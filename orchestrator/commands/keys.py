@@ -8,18 +8,20 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from orchestrator.commands.audit import counting, usage
+from orchestrator.commands.instants import instant
 from orchestrator.commands.intake_keys import intake_command
 from orchestrator.commands.reading import JsonOutput, print_json
 from orchestrator.commands.status import print_table, table_of
 from schemas.blobs import BlobSecret
 from schemas.errors import ConfigurationError
-from schemas.trust import SigningKey, Trust, TrustedKey, valid_principal
+from schemas.trust import ORCHESTRATOR, SigningKey, Trust, TrustedKey, valid_principal
 
 __all__ = ["keys_app"]
 
@@ -41,8 +43,8 @@ def new(
 ) -> None:
     """Make a signing key: the private half into a file of mode 0600, the public half to the output or into a trust file.
 
-    To rotate, make a second key for the same principal, let its owner sign with it, and take the first one out of the trust
-    file when everything it signed has been read.
+    To rotate, make a second key for the same principal, let its owner sign with it, and end the first one (`dsr keys end`)
+    when everything it signed has been read.
 
     Example: dsr keys new system:crm --trust trust.json
     """
@@ -128,6 +130,40 @@ def list_keys(
     for key in keys:
         table.add_row(key.principal, key.kid, _moment(key.valid_from), _moment(key.valid_until))
     print_table(table)
+
+
+@keys_app.command("end")
+def end_key(
+    kid: Annotated[str, typer.Argument(help="Which key, as `dsr keys list` shows it", show_default=False)],
+    trust: Annotated[Path, typer.Option(help="The trust file", envvar="DSR_TRUST_FILE", show_default=False)],
+    at: Annotated[
+        str | None, typer.Option(help="From when on it is believed no more: an instant with an offset", show_default="now")
+    ] = None,
+) -> None:
+    """End a key of a trust file, for one that was stolen or is replaced: what it signed counts until then, for `dsr audit`.
+
+    Workers read the file again within ten seconds of the change, and believe nothing of that key from then on, whenever it
+    was signed. An earlier end may be given, such as the day of the theft, and no later one than there is.
+
+    Example: dsr keys end 5RwCXy1p-4eJmrfCcoBqHhWnDXXjfCuGLSnAlp3nIyA --trust trust.json
+    """
+    from orchestrator.adapters.clock import SystemClock
+
+    members = _members(trust)
+    known = Trust.from_json(json.dumps({"keys": members})).key(kid)
+    if known is None:
+        raise ConfigurationError(f"{trust} has no key of that kid: see `dsr keys list {trust}`")
+    # Whole seconds, the earlier one: what is written as "now" must have come when this command is done.
+    end = int((instant("--at", at) if at else SystemClock().now()).timestamp())
+    if known.valid_until is not None and known.valid_until.timestamp() <= end:
+        raise ConfigurationError(f"--at: the key ends already, at {known.valid_until.isoformat()}: an end is not put off")
+    changed = [{**member, "exp": end} if member["kid"] == kid else member for member in members]
+    text = json.dumps({"keys": changed}, indent=2) + "\n"
+    Trust.from_json(text)
+    _replace(trust, text)
+    print(f"{kid} of {known.principal} ends at {datetime.fromtimestamp(end, UTC).isoformat()}")
+    if known.principal == ORCHESTRATOR:
+        typer.echo("give every worker another key of the orchestrator's (DSR_SIGNING_KEY_FILE) before that", err=True)
 
 
 @keys_app.command("rewrap")

@@ -16,6 +16,7 @@ import typer
 from orchestrator.commands.acting import ACCEPTED, REFUSED, SILENT, Answer, follow, speaking_as
 from orchestrator.commands.audit import topics_of, usage
 from orchestrator.commands.decisions import EXIT_NO_ANSWER, EXIT_REFUSED, verification_of
+from orchestrator.commands.instants import instant
 from orchestrator.commands.intake_keys import current_intake_key
 from orchestrator.commands.kafka import current_bootstrap
 from orchestrator.commands.reading import Bootstrap, JsonOutput, Prefix, print_json
@@ -81,7 +82,7 @@ def submit_command(
             changes=dict(_pair("--set", "first_name=Robin", text) for text in change or ()),
             portal=portal,
             key=current_intake_key(),
-            submitted_at=_asked(asked_at) if asked_at else now,
+            submitted_at=instant("--asked-at", asked_at) if asked_at else now,
             subject_request_id=str(uuid.uuid4()),  # noqa: TID251 - whoever files a request makes its id
             verification=verification_of(verified, now) if verified else None,
             language=language,
@@ -144,16 +145,6 @@ def _typed(kind: str) -> str:
     if not value:
         raise ConfigurationError(f"{kind} is empty: give its value on standard input, a line for each -")
     return value
-
-
-def _asked(text: str) -> datetime:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
-        raise ConfigurationError("--asked-at: give an instant with an offset, for instance 2026-03-05T10:00+01:00")
-    return at
 
 
 def _document(request: SubmitRequest, answer: Answer, now: datetime, *, followed: bool) -> dict[str, Any]:

@@ -52,8 +52,16 @@ class Refused(Exception):
 class Guard:
     """Lets in whom the trust knows, for its own system, and nobody more often than is good for the others."""
 
-    def __init__(self, trust: Trust | None, prefix: str, clock: Clock, metrics: Metrics, *, per_second: float = 100.0) -> None:
-        """`trust` None: nobody has to say who they are, for installations that have signatures off.
+    def __init__(
+        self,
+        trust: Callable[[], Trust] | None,
+        prefix: str,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        per_second: float = 100.0,
+    ) -> None:
+        """`trust` gives the keys that count now. None: nobody has to say who they are, where signatures are off.
 
         `per_second`: questions on average from one system, or from one address that has not shown who it is; twice as many at
         once. A call that stays open counts as one.
@@ -66,7 +74,7 @@ class Guard:
         self._pace = Rate(per_second, burst=max(1, round(2 * per_second)))
         self._lines = Rate(_LINES_PER_SECOND, burst=1)
         #: By the digest of the header. Signatures cost more than everything else here, and a connector uses one for a minute.
-        self._known: dict[bytes, str] = {}
+        self._known: dict[bytes, TrustedKey] = {}
 
     async def question(self, request: Request) -> tuple[TrustedKey | None, WantedKeys]:
         """Return who asks, and what, if the key's owner may ask for that system. Raises `Refused`.
@@ -86,7 +94,7 @@ class Guard:
         if self._trust is None:
             self._paced(address)
             return None
-        key = self._key(request.headers.get("authorization", ""), self._trust, address)
+        key = self._key(request.headers.get("authorization", ""), self._trust(), address)
         self._paced(key.principal)
         return key
 
@@ -121,8 +129,9 @@ class Guard:
 
     def _key(self, header: str, trust: Trust, address: str) -> TrustedKey:
         seen, now = sha256(header.encode()).digest(), self._clock.now()
-        known = trust.key(self._known.get(seen, ""))
-        if known is None:
+        known = self._known.get(seen)
+        if known is None or trust.key(known.kid) is not known:  # read anew, the file may have another key of that name
+            known = None
             self._paced(address)  # before a signature is verified for somebody who may be anybody
         scheme, _, token = header.partition(" ")
         if scheme.lower() != "bearer" or not token:
@@ -134,7 +143,7 @@ class Guard:
             raise self._unknown(f"{violation.field}: {violation.remedy}", address) from None
         if len(self._known) >= _REMEMBERED:
             self._known.clear()
-        self._known[seen] = key.kid
+        self._known[seen] = key
         return key
 
     def _unknown(self, remedy: str, address: str) -> Refused:

@@ -130,8 +130,12 @@ class Listeners:
         return KeysAhead(life=self.life, number=self._given)
 
     def close(self) -> None:
-        """End all answers: a worker that stops must not wait for those who listen."""
+        """End all answers, and give no more: a worker that stops must not wait for those who listen."""
         self._is_closed = True
+        self.let_go()
+
+    def let_go(self) -> None:
+        """End all answers: whoever may listen comes again, and shows again who it is."""
         for listener in [one for ones in self._listeners.values() for one in ones]:
             listener.end()
 

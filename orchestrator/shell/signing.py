@@ -16,7 +16,7 @@ Room rules: no decision about a request; a signature is right or the record is s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import compress
 
 from orchestrator.ports import Clock, OutRecord, Record
@@ -32,14 +32,20 @@ _SIGNED = frozenset({"journal", "status", "confirmations", "releases"})
 
 
 class Speakers:
-    """Checks signatures against the installation's trust, at the instant of reading."""
+    """Checks signatures against the keys that count at the instant of reading, which `trust` gives."""
 
-    def __init__(self, trust: Trust, clock: Clock) -> None:
-        self._verifier = Verifier(trust)
+    def __init__(self, trust: Callable[[], Trust], clock: Clock) -> None:
+        self._trust = trust
+        self._checked_with = trust()
+        self._verifier = Verifier(self._checked_with)
         self._clock = clock
 
     def check(self, record: Record, message: Message) -> None:
         """Return if the record is signed by whom its message names. Raises `ProtocolViolation`; see `Verifier.verify`."""
+        trust = self._trust()
+        if trust is not self._checked_with:
+            # What was verified with a key that counts no more must not be remembered as good.
+            self._checked_with, self._verifier = trust, Verifier(trust)
         leaf = leaf_of(type(message).__name__, kind_of(record.topic), record.key or b"", record.value or b"")
         self._verifier.verify(leaf, signature_in(record.headers), principal=speaker_of(message), at=self._clock.now())
 

@@ -40,6 +40,7 @@ class Door:
         self.registry = CollectorRegistry()
         self.metrics = WorkerMetrics(self.registry)
         self.listeners = Listeners(self, self.metrics, topics=Topics(), worker="w1", life=LIFE)
+        self.trust = Trust.of(CRM, MAIL)
 
     def now(self) -> datetime:
         return NOON
@@ -49,7 +50,7 @@ class Door:
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[Door]:
-        route = keys_ahead_route(self.listeners.lines, Guard(Trust.of(CRM, MAIL), "dsr", self, self.metrics))
+        route = keys_ahead_route(self.listeners.lines, Guard(lambda: self.trust, "dsr", self, self.metrics))
         async with serve(Starlette(routes=[route]), "127.0.0.1", 0) as at, httpx.AsyncClient(base_url=at.url) as self.client:
             yield self
             self.listeners.close()
@@ -84,6 +85,26 @@ async def test_lines_come_as_they_are_given() -> None:
                 assert line == KeysAhead(life=LIFE, number=number, keys=(ANSWER,))
             await door.until_heard_by(1)
         await door.until_heard_by(0)
+
+
+async def test_whoever_is_let_go_shows_again_who_it_is() -> None:
+    """The answer ends without a word more; with a key that counts it may begin again, without it does not."""
+    async with Door().open() as door:
+        async with door.hear() as answer:
+            lines = answer.aiter_lines()
+            await anext(lines)
+            door.trust = Trust.of(MAIL)
+            door.listeners.let_go()
+            door.give(1)
+            assert [line async for line in lines] == []
+        async with door.hear() as answer:
+            assert answer.status_code == 401
+        door.trust = Trust.of(CRM)
+        async with door.hear() as answer:
+            lines = answer.aiter_lines()
+            await anext(lines)
+            door.give(2)
+            assert (await anext(lines)).endswith("}]}")
 
 
 REFUSED = [

@@ -91,7 +91,8 @@ class Door:
     @contextlib.asynccontextmanager
     async def open(self, tls: Tls | None = None) -> AsyncIterator[Door]:
         """Serve it."""
-        guard = Guard(self.trust, "dsr", self, WorkerMetrics(self.registry), per_second=self.per_second)
+        trust = None if self.trust is None else lambda: self.trust
+        guard = Guard(trust, "dsr", self, WorkerMetrics(self.registry), per_second=self.per_second)
         app = Starlette(routes=[order_keys_route(self.release, guard)])
         async with serve(app, "127.0.0.1", 0, tls=tls) as self.listening:
             context = True if tls is None else ssl.create_default_context(cafile=tls.certificate)
@@ -419,8 +420,13 @@ async def test_a_remembered_assertion_ends_with_its_key() -> None:
     async with Door().open() as door:
         header = f"Bearer {assertion(CRM, AUDIENCE, NOON)[0]}"
         assert (await door.ask(header=header)).status_code == 200
-        del door.trust._keys[CRM.kid]
+        door.trust = CountingTrust.of(MAIL)
         said(await door.ask(header=header), 401, "unauthorised")
+        other = SigningKey.new(CRM.principal).public() | {"kid": CRM.kid}
+        door.trust = CountingTrust.from_json(json.dumps({"keys": [other]}))
+        said(await door.ask(header=header), 401, "unauthorised")
+        door.trust = CountingTrust.of(CRM)
+        assert (await door.ask(header=header)).status_code == 200
     door = Door()
     member = CRM.public() | {"exp": int(NOON.timestamp()) + 10}
     door.trust = CountingTrust.from_json(json.dumps({"keys": [member]}))

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import pytest
+from test_guards import eventually
 from typer.testing import CliRunner
 from worker_kit import SPEAKERS, SYSTEMS, World, answer, request, settings_for, signing, worker
 
+from orchestrator.bootstrap import Worker
 from orchestrator.cli import app
 from orchestrator.commands.reading import read_receipts
 from orchestrator.demo.keyring import Keyring
+from orchestrator.shell import trust_file
+from schemas import keys_ahead
+from schemas.order_keys import PATH, assertion, audience_of
 from schemas.orders import FulfilmentOrder
 from schemas.receipts import verify_receipt
 from schemas.requests import SubmitRequest, WithdrawRequest
@@ -41,6 +49,76 @@ def _proven_in_the_journal(receipt: bytes, keyring: Keyring, bootstrap: str, pre
     ):
         done = CliRunner().invoke(app, words, env=env)
         assert done.exit_code == 0, done.output
+
+
+async def test_whoever_is_taken_out_of_the_trust_file_is_heard_no_more(fresh_kafka, tmp_path: Path, monkeypatch) -> None:
+    """The worker runs on: by a key that is gone no report counts and no key is had; put back, it is heard again."""
+    monkeypatch.setattr(trust_file, "LOOK_SECONDS", 0.1)
+    topics = await fresh_kafka.create(*SYSTEMS)
+    keyring = Keyring(tmp_path / "keys", SPEAKERS)
+    settings = settings_for(tmp_path, fresh_kafka.bootstrap, topics, **signing(keyring))
+    everybody = keyring.trust_file.read_bytes()
+    async with World(fresh_kafka.bootstrap, topics).running() as world, worker(settings) as running:
+        world.keyring = keyring
+        world.respond = lambda order: None
+        asked = request()
+        await world.publish(asked)
+        await world.until(lambda: len(world.orders) >= 2)
+        crm = next(order for order in world.orders if order.system == "crm")
+        desk = _Desk(running, topics.prefix, crm, keyring.key("system:crm"))
+        assert await desk.answers(200)
+        listening = asyncio.create_task(desk.heard_to_the_end())
+        await eventually(lambda: _counts(running, 1, "dsr_order_keys_listening", system="crm"))
+        others = [member for member in json.loads(everybody)["keys"] if member["principal"] != "system:crm"]
+        keyring.trust_file.write_text(json.dumps({"keys": others}))
+        await eventually(lambda: desk.answers(401))
+        assert "life" in (await asyncio.wait_for(listening, 15))[0]  # let go; by itself it would go on for minutes
+        await world.publish(answer(crm))
+        await world.until(lambda: world.records[topics.quarantine])
+        assert dict(world.records[topics.quarantine][0].headers)["dsr-reason"] == b"signer_unknown"
+        keyring.trust_file.write_bytes(b"half writ")
+        await eventually(lambda: _counts(running, 1, "dsr_trust_file_refused"))
+        keyring.trust_file.write_bytes(everybody)
+        await eventually(lambda: desk.answers(200))
+        world.respond = answer
+        for order in list(world.orders):
+            await world.publish(answer(order))
+        await world.until(lambda: asked.subject_request_id in world.confirmations)
+        assert await _counts(running, 0, "dsr_trust_file_refused")
+
+
+async def _counts(running: Worker, value: int, name: str, **labels: str) -> bool:
+    return running.metrics.registry.get_sample_value(name, labels) == value
+
+
+@dataclass
+class _Desk:
+    """The key desk of a worker, asked by one connector for one order, with one assertion."""
+
+    running: Worker
+    prefix: str
+    order: FulfilmentOrder
+    key: SigningKey
+
+    def __post_init__(self) -> None:
+        self._token = assertion(self.key, audience_of(self.prefix), datetime.now(UTC))[0]
+
+    async def answers(self, status: int) -> bool:
+        """Tell whether it answers so."""
+        wanted = {"subject_request_id": self.order.subject_request_id, "order_id": self.order.order_id}
+        async with self._client() as client:
+            said = await client.post(PATH, json={"system": self.order.system, "orders": [wanted]})
+        return said.status_code == status
+
+    async def heard_to_the_end(self) -> list[str]:
+        """Listen for keys that come ahead; return what was heard when the worker has ended it."""
+        body = {"system": self.order.system, "orders": []}
+        async with self._client() as client, client.stream("POST", keys_ahead.PATH, json=body, timeout=60) as said:
+            return [line async for line in said.aiter_lines()]
+
+    def _client(self) -> httpx.AsyncClient:
+        headers = {"authorization": f"Bearer {self._token}"}
+        return httpx.AsyncClient(base_url=self.running.http.url, trust_env=False, headers=headers)
 
 
 async def test_only_genuine_words_count(fresh_kafka, tmp_path: Path) -> None:

@@ -76,7 +76,8 @@ def test_everything_about_a_request_goes_by_the_topic_of_its_right(right: Right)
     signer = SigningKey.new(portal_principal("website"))
     changes = {"first_name": "Robin"} if right in CHANGING else {}
     record = record_of(built(right=right, changes=changes), signer)
-    translator = Translator(request_keys(ROOT), topics, Speakers(Trust.of(signer), Now()))
+    trust = Trust.of(signer)
+    translator = Translator(request_keys(ROOT), topics, Speakers(lambda: trust, Now()))
     for topic in topics.all_requests:
         assert isinstance(translator.read(Record(topic, 0, 7, 0, *record)), Arrival)
 

@@ -90,7 +90,7 @@ def trusting(*members: dict) -> Translator:
     """Return a translator that trusts everybody here, or these members only."""
     everybody = [key.public() for key in (WEBSITE, DESK, CRM, MAIL, ALICE, BOB, US)]
     trust = Trust.from_json(json.dumps({"keys": list(members) or everybody}))
-    return Translator(KEYS, TOPICS, Speakers(trust, Noon()))
+    return Translator(KEYS, TOPICS, Speakers(lambda: trust, Noon()))
 
 
 def record(message: Message, topic: str, key: SigningKey | None, value: bytes | None = None) -> Record:
@@ -124,6 +124,21 @@ def test_a_key_out_of_its_time_is_not_believed(times: dict[str, datetime]):
     """What is read after a key's end, or before its beginning, is set aside, however genuine."""
     member = {**CRM.public(), **{name: int(at.timestamp()) for name, at in times.items()}}
     assert refused(trusting(member).read(record(REPORT, TOPICS.reports, CRM))) == QuarantineReason.SIGNATURE_EXPIRED
+
+
+def test_whoever_is_taken_out_of_the_trust_is_believed_no_more():
+    """Neither a tree whose signature was good a moment ago, nor one under a key that took over its name."""
+    sets = [Trust.of(CRM)]
+    translator = Translator(KEYS, TOPICS, Speakers(lambda: sets[-1], Noon()))
+    report = record(REPORT, TOPICS.reports, CRM)
+    assert isinstance(translator.read(report), Arrival)
+    sets.append(Trust.of(MAIL))
+    assert refused(translator.read(report)) == QuarantineReason.SIGNER_UNKNOWN
+    other = SigningKey.new(CRM.principal).public() | {"kid": CRM.kid}
+    sets.append(Trust.from_json(json.dumps({"keys": [other]})))
+    assert refused(translator.read(report)) == QuarantineReason.SIGNATURE_BROKEN
+    sets.append(Trust.of(CRM))
+    assert isinstance(translator.read(report), Arrival)
 
 
 def test_a_record_moved_to_another_topic_key_or_type_is_broken():
