@@ -25,6 +25,7 @@ from worker_kit import SYSTEMS, World, request, settings_for, worker
 from orchestrator.adapters.metrics import WorkerMetrics
 from orchestrator.adapters.sql.store import SqlStore
 from orchestrator.cli import app
+from orchestrator.demo.stage import free_port
 from orchestrator.ports import Record
 from orchestrator.shell import sweeper as sweeper_module
 from orchestrator.shell import work
@@ -75,7 +76,7 @@ async def test_a_record_that_ends_three_lives_is_set_aside_and_a_mended_release_
 ) -> None:
     """Until then nothing is committed or passed over; then what stands behind it goes on, and in the end all are confirmed."""
     topics = await fresh_kafka.create(*SYSTEMS)
-    settings = settings_for(tmp_path, fresh_kafka.bootstrap, topics)
+    settings = settings_for(tmp_path, fresh_kafka.bootstrap, topics, http_port=free_port())
     asked = [request(email=f"person-{number}@example.org") for number in range(3)]
     bad, *good = (one.subject_request_id for one in asked)
     environment = {"DSR_KAFKA_BOOTSTRAP": fresh_kafka.bootstrap, "DSR_TOPIC_PREFIX": topics.prefix}
@@ -85,6 +86,7 @@ async def test_a_record_that_ends_three_lives_is_set_aside_and_a_mended_release_
         return await asyncio.to_thread(CliRunner().invoke, app, arguments, env=environment)
 
     async with World(fresh_kafka.bootstrap, topics).running() as world:
+        world.keys_url = f"http://127.0.0.1:{settings.http_port}"
         for one in asked:
             await world.publish(one, partition=0)  # behind it
         with monkeypatch.context() as patch:

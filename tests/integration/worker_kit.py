@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.structs import RecordMetadata
 
@@ -30,6 +31,7 @@ from schemas.base import Message
 from schemas.confirmations import Confirmation
 from schemas.ids import report_id
 from schemas.intake import IntakeKey, IntakeKeySet, seal_intake
+from schemas.order_keys import PATH, WantedKey, WantedKeys
 from schemas.orders import FulfilmentOrder, OrderCancelled
 from schemas.outcomes import Fulfilled
 from schemas.reports import FulfilmentReport
@@ -159,6 +161,8 @@ class World:
         self.systems = tuple(systems)
         #: Set it, and everybody signs what they say; the worker needs its settings to match.
         self.keyring: Keyring | None = None
+        #: Where the keys of orders are had, with signatures off. Without it orders end unread, which the auditor accuses.
+        self.keys_url = ""
         self.orders: list[FulfilmentOrder] = []
         #: What was asked for, by request: everything that is said of it goes by the topic of its right.
         self.rights: dict[str, Right] = {}
@@ -208,9 +212,22 @@ class World:
             return
         assert isinstance(message, FulfilmentOrder)
         self.orders.append(message)
+        if self.keys_url:
+            await self._get_key(message)
         report = self.respond(message)
         if report is not None:
             await self.publish(report)
+
+    async def _get_key(self, order: FulfilmentOrder) -> None:
+        """Ask for the order's key, as whoever ends an order must, until a worker answers."""
+        wanted = WantedKey(subject_request_id=order.subject_request_id, order_id=order.order_id)
+        body = WantedKeys(system=order.system, orders=(wanted,)).model_dump_json()
+        async with httpx.AsyncClient(base_url=self.keys_url, trust_env=False) as desk:
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    (await desk.post(PATH, content=body)).raise_for_status()
+                    return
+                await asyncio.sleep(0.1)  # this life of the worker has ended: there will be another
 
     async def publish(self, message: Message, topic: str | None = None, *, partition: int | None = None) -> RecordMetadata:
         """Publish as a portal, operator or connector would; return where the record stands."""
