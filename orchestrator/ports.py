@@ -470,6 +470,10 @@ class Keys(Protocol):
         """Return the keyed hash that groups one person's requests, or None if nothing identifies the person."""
         ...
 
+    def identity(self, identifiers: Mapping[IdentifierKind, tuple[str, ...]]) -> str:
+        """Return the keyed hash of everything that identifies the person, in whatever order it is given."""
+        ...
+
     def patch(self, data: SubjectData) -> str | None:
         """Return the keyed hash of what is to be changed, or None if nothing is."""
         ...

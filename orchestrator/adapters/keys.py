@@ -131,6 +131,15 @@ class RequestKeys:
                 return self._grouping.mac(f"{kind}\x1f{min(values).strip().lower()}".encode()).hex()
         return None
 
+    def identity(self, identifiers: Mapping[IdentifierKind, tuple[str, ...]]) -> str:
+        """Return the keyed hash of all of them: mail addresses in any case, as for `person`, all else to the letter."""
+        each = {
+            f"{kind}\x1f{value.strip().lower() if kind is IdentifierKind.EMAIL else value}"
+            for kind, values in identifiers.items()
+            for value in values
+        }
+        return self._grouping.mac("\x1e".join(["identity", *sorted(each)]).encode()).hex()
+
     def patch(self, data: SubjectData) -> str | None:
         """Return the keyed hash of what is to be changed."""
         if not data.changes:

@@ -118,6 +118,7 @@ class Opened:
     kinds: tuple[IdentifierKind, ...] = ()
     person: str | None = None
     patch: str | None = None
+    identity: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,7 @@ def blank(message: SubmitRequest, given: Input, now: datetime, context: Context)
         kinds=given.opened.kinds,
         person=given.opened.person,
         patch=given.opened.patch,
+        identity=given.opened.identity,
         rule=rules_for(context.registry.controller.regime, message.right),
         clock=(received,),
     )

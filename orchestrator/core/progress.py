@@ -107,7 +107,8 @@ def close(draft: Draft, result: RequestResult, results: tuple[SystemResult, ...]
     if draft.now > due.due_at and EscalationReason.DUE_SOON not in state.escalated:
         draft.escalate(EscalationReason.OVERDUE)
     draft.results, draft.carried_out = results, carried_out
-    draft.set(phase=Phase.CLOSED, result=result, closed_at=draft.now, hold=None, next_status_at=None, person=None, patch=None)
+    draft.set(phase=Phase.CLOSED, result=result, closed_at=draft.now, hold=None, next_status_at=None)
+    draft.set(person=None, patch=None, identity=None)
     draft.fact(
         "request_closed",
         result=result,

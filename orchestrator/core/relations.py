@@ -40,7 +40,7 @@ class Relation(StrEnum):
 
     #: Neither waits for the other.
     INDEPENDENT = "independent"
-    #: The same wish again: executed once, both confirmed.
+    #: The same wish again: executed once, both confirmed. One that names other identifiers waits, as below.
     DUPLICATE = "duplicate"
     #: The same right with other content: in order of arrival, system by system. With equal content a duplicate.
     DUPLICATE_IF_EQUAL = "duplicate_if_equal"
@@ -56,6 +56,10 @@ _ALL = tuple(Right)
 _WRITES = (Right.RECTIFICATION, Right.COMPLETION)
 #: Rights that must have been served before the data is gone, or that stop new data from coming in.
 _BEFORE_ERASURE = (Right.ACCESS, Right.PORTABILITY, Right.OBJECTION, Right.UNSUBSCRIBE, Right.RESTRICTION)
+
+
+#: Rights whose outcome is a file for the portal that asked.
+_WITH_RESULTS = {Right.ACCESS, Right.PORTABILITY}
 
 
 def _table() -> dict[tuple[Right, Right], Relation]:
@@ -104,11 +108,14 @@ def relate(draft: Draft) -> None:
 def _same_wish(state: RequestState, others: list[RequestState]) -> RequestState | None:
     """Return the request that does this one's work already, if there is one.
 
-    Of corrections only the last one counts: back to an earlier value is a new wish.
+    It must look for all that this one names, and what it finds must come to the same portal: results are sealed to that one's
+    key. Of corrections only the last one counts: back to an earlier value is a new wish.
     """
     for older in reversed(others):
         relation = RELATIONS[older.right, state.right]
-        if relation is Relation.DUPLICATE or (relation is Relation.DUPLICATE_IF_EQUAL and older.patch == state.patch):
+        is_equal = relation is Relation.DUPLICATE or (relation is Relation.DUPLICATE_IF_EQUAL and older.patch == state.patch)
+        serves = state.right not in _WITH_RESULTS or older.portal == state.portal
+        if is_equal and serves and state.identity is not None and older.identity == state.identity:
             return older
         if older.right in _WRITES and state.right in _WRITES:
             return None

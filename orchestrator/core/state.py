@@ -107,6 +107,8 @@ class RequestState:
     person: str | None = None
     #: Keyed hash of what is to be changed: two rectifications are duplicates only if it is equal.
     patch: str | None = None
+    #: Keyed hash of all identifiers that the portal gave: a request that names more of them is no duplicate.
+    identity: str | None = None
     #: Digest and version of the registry that the plan was frozen with.
     registry: str = ""
     registry_version: str = ""

@@ -128,6 +128,7 @@ def _ended(state: RequestState, head: Head, confirmation: str | None) -> Request
         phase=Phase.CLOSED,
         person=None,
         patch=None,
+        identity=None,
         hold=None,
         next_status_at=None,
         wake_at=None,

@@ -117,8 +117,8 @@ class Translator:
         if not isinstance(message, SubmitRequest):
             return Opened(), None
         subject = self._keys.open_intake(message.subject_request_id, message.sealed)
-        person = self._keys.person(subject.identifiers)
-        return Opened(tuple(sorted(subject.identifiers)), person, self._keys.patch(subject)), subject
+        person, identity = self._keys.person(subject.identifiers), self._keys.identity(subject.identifiers)
+        return Opened(tuple(sorted(subject.identifiers)), person, self._keys.patch(subject), identity), subject
 
     def with_yield(self, arrival: Arrival, key: SealingKey) -> Arrival | SetAside:
         """Return a report with the identifiers opened that it yields, by its request's key; anything else as it is."""

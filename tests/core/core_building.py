@@ -336,7 +336,7 @@ class World:
 
 
 def _without(more: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in more.items() if key not in {"person", "patch", "kinds"}}
+    return {key: value for key, value in more.items() if key not in {"person", "patch", "kinds", "identity"}}
 
 
 def opening(right: Right, more: dict[str, Any]) -> Opened:
@@ -346,6 +346,7 @@ def opening(right: Right, more: dict[str, Any]) -> Opened:
         kinds=more.get("kinds", (IdentifierKind.EMAIL,)),
         person=more.get("person", "p"),
         patch=more.get("patch", "x" if writes else None),
+        identity=more.get("identity", "i"),
     )
 
 

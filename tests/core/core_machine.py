@@ -88,16 +88,27 @@ class CoreMachine(RuleBasedStateMachine):
     def first(self, right: Right, *, verified: bool) -> str:
         return self._submit(right, "p", "x", verified=verified)
 
-    @rule(target=requests, right=FREQUENT, person=st.sampled_from("ppq"), patch=st.sampled_from("xy"), verified=st.booleans())
-    def submit(self, right: Right, person: str, patch: str, *, verified: bool) -> Any:
-        return self._submit(right, person, patch, verified=verified) if len(self.names) < 8 else multiple()
+    @rule(
+        target=requests,
+        right=FREQUENT,
+        person=st.sampled_from("ppq"),
+        patch=st.sampled_from("xy"),
+        identity=st.sampled_from("iij"),
+        portal=st.sampled_from(["website", "website", "desk"]),
+        verified=st.booleans(),
+    )
+    def submit(self, right: Right, person: str, patch: str, identity: str, portal: str, *, verified: bool) -> Any:
+        if len(self.names) >= 8:
+            return multiple()
+        return self._submit(right, person, patch, identity=identity, portal=portal, verified=verified)
 
-    def _submit(self, right: Right, person: str, patch: str, *, verified: bool) -> str:
+    def _submit(self, right: Right, person: str, patch: str, *, verified: bool, **more: str) -> str:
         name = f"r{len(self.names)}"
         self.names.append(name)
-        message = submission(name, right, now=self.world.now, verified=verified, filed_by="ops:alice")
+        identity, portal = more.get("identity", "i"), more.get("portal", "website")
+        message = submission(name, right, now=self.world.now, verified=verified, filed_by="ops:alice", portal=portal)
         writes = right in {Right.RECTIFICATION, Right.COMPLETION}
-        self._give(message, name, opening(right, {"person": person, "patch": patch if writes else None}))
+        self._give(message, name, opening(right, {"person": person, "identity": identity, "patch": patch if writes else None}))
         return name
 
     @rule(

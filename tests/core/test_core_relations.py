@@ -9,7 +9,8 @@ from core_building import COMPANY, FAILED, NOTHING, RETAINED, World, confirm, la
 
 from schemas.commands import Add, Deny, Hold, Waive
 from schemas.outcomes import NotApplicable
-from schemas.vocabulary import Language, NotApplicableReason, OrderPhase, Phase, RequestResult, Right
+from schemas.subject import Need
+from schemas.vocabulary import IdentifierKind, Language, NotApplicableReason, OrderPhase, Phase, RequestResult, Right
 
 
 def _two(first: Right, second: Right, *, irreversible: tuple[Right, ...] = (Right.ERASURE,)) -> World:
@@ -155,7 +156,43 @@ def test_the_same_wish_twice_is_done_once_and_confirmed_twice() -> None:
     assert two.executed_request == rid("one") and one.executed_request is None
     assert one.systems == two.systems and one.result is two.result
     assert "work was done under request" in two.text[Language.EN]
-    assert world.forgotten == {rid("one"), rid("two")} and world.state("one").person is None
+    assert world.forgotten == {rid("one"), rid("two")}
+    assert world.state("one").person is None and world.state("one").identity is None
+
+
+@pytest.mark.parametrize("right", Right)
+def test_whoever_names_more_of_himself_is_looked_for_again(right: Right) -> None:
+    """What the first request did not name it did not look for: the second waits its turn, then asks every system itself."""
+    world = World(registry(system("crm"), system("web", needs=(Need(kind=IdentifierKind.GA_CLIENT_ID),))))
+    world.submit("one", right, identity="mail")
+    world.submit("two", right, identity="mail and cookie", kinds=(IdentifierKind.EMAIL, IdentifierKind.GA_CLIENT_ID))
+    assert world.state("two").leader is None and world.order("two", "crm").gated_by == (rid("one"),)
+    world.answer("one")
+    world.answer("two")
+    assert world.orders("one") == [("crm", 1)] and sorted(world.orders("two")) == [("crm", 1), ("web", 1)]
+    assert world.confirmation("two").executed_request is None and world.confirmation("two").result is RequestResult.FULFILLED
+
+
+def test_a_request_of_an_older_release_leads_nobody() -> None:
+    """What it named is not known: the next one asks for itself."""
+    world = World(registry(system("crm")))
+    world.submit("one", identity=None)
+    world.submit("two", identity=None)
+    assert world.state("two").leader is None and world.order("two", "crm").gated_by == (rid("one"),)
+
+
+@pytest.mark.parametrize("right", Right)
+def test_a_copy_is_made_for_the_portal_that_asked(right: Right) -> None:
+    """Results are sealed to one portal's key: who asks for a copy at another one gets it there. All else is done once."""
+    world = World(registry(system("crm")))
+    world.submit("one", right)
+    world.submit("two", right, portal="desk")
+    is_copy = right in {Right.ACCESS, Right.PORTABILITY}
+    assert world.state("two").leader == (None if is_copy else rid("one"))
+    world.answer("one")
+    world.answer("two")
+    assert world.orders("two") == ([("crm", 1)] if is_copy else [])
+    assert world.confirmation("two").executed_request == (None if is_copy else rid("one"))
 
 
 def test_a_correction_with_other_content_is_no_duplicate() -> None:

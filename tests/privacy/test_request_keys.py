@@ -358,3 +358,19 @@ async def test_a_worker_that_loses_the_race_takes_the_winner_s_key(url: str) -> 
     finally:
         await first.aclose()
         await second.aclose()
+
+
+def test_an_identity_is_all_that_was_named() -> None:
+    """In any order and, of mail addresses, in any case; one value more, or of another kind, is another identity."""
+    keys = request_keys(ROOT)
+    both = {IdentifierKind.EMAIL: ("a@example.org", "B@example.org"), IdentifierKind.GA_CLIENT_ID: ("GA1.2",)}
+    same = {IdentifierKind.GA_CLIENT_ID: ("GA1.2",), IdentifierKind.EMAIL: (" b@EXAMPLE.org", "a@example.org", "a@example.org")}
+    assert keys.identity(both) == keys.identity(same)
+    others = [
+        {IdentifierKind.EMAIL: both[IdentifierKind.EMAIL]},
+        {**both, IdentifierKind.GA_CLIENT_ID: ("ga1.2",)},
+        {**both, IdentifierKind.EMAIL: ("a@example.org",)},
+        {**both, IdentifierKind.GA_CLIENT_ID: (), IdentifierKind.COOKIE_ID: ("GA1.2",)},
+    ]
+    assert len({keys.identity(one) for one in (both, *others)}) == 5
+    assert keys.identity({IdentifierKind.EMAIL: ("a@example.org",)}) != keys.person({IdentifierKind.EMAIL: ("a@example.org",)})

@@ -101,7 +101,10 @@ class People:
 
     def _submit(self, request: str, right: Right, person: str, verified: bool, filed_by: str | None) -> None:
         changes = (FieldChange(field="street", new="Simulated-Street 1"),) if right in _WRITES else ()
-        data = SubjectData(identifiers={IdentifierKind.EMAIL: (person,)}, changes=changes)
+        identifiers = {IdentifierKind.EMAIL: (person,)}
+        if request[0] in "0123":  # not by the dice, which other choices hang on
+            identifiers[IdentifierKind.PHONE] = ("+31200000000",)
+        data = SubjectData(identifiers=identifiers, changes=changes)
         message = SubmitRequest(
             subject_request_id=request,
             portal="website",
