@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -278,7 +278,7 @@ def _signatures(settings: Settings, clock: Clock) -> _Signatures:
         log.warning("signatures_off", action="set DSR_SIGNATURES=required outside a laptop or a test")
         return _Signatures()
     signer = worker_signer(settings, None)
-    trust = TrustFile(settings.trust_content, partial(_check_knows, signer))
+    trust = TrustFile(settings.trust_content, lambda found: _check_knows(signer, found, clock.now()))
     return _Signatures(Speakers(trust, clock), signer, trust)
 
 
@@ -297,15 +297,20 @@ def worker_signer(settings: Settings, trust: Trust | None) -> SigningKey:
     if signer.principal != ORCHESTRATOR:
         raise ConfigurationError(f"DSR_SIGNING_KEY_FILE is the key of {signer.principal}: a worker signs as {ORCHESTRATOR}")
     if trust is not None:
-        _check_knows(signer, trust)
+        _check_knows(signer, trust, SystemClock().now())
     return signer
 
 
-def _check_knows(signer: SigningKey, trust: Trust) -> None:
+def _check_knows(signer: SigningKey, trust: Trust, now: datetime) -> None:
     known = trust.key(signer.kid)
     if known is None or known.principal != ORCHESTRATOR:
         raise ConfigurationError(
             "DSR_TRUST_FILE lacks the public half of DSR_SIGNING_KEY_FILE: add it, or nobody can check a confirmation"
+        )
+    if not known.valid_at(now):
+        raise ConfigurationError(
+            "DSR_TRUST_FILE says that DSR_SIGNING_KEY_FILE is not valid now: what it signs is not believed; give workers"
+            " another key of the orchestrator's (`dsr keys new orchestrator`)"
         )
 
 

@@ -56,8 +56,8 @@ _REMEMBERED = 2_000
 _TIMEOUT = httpx.Timeout(15.0, connect=5.0)
 _NONE: Mapping[str, AheadMark] = MappingProxyType({})
 _LETS_IN = frozenset({200, 207, 403, 404, 410})
-#: Another worker may answer: this one has had enough of us for now, or cannot.
-_ELSEWHERE = frozenset({429, *range(500, 600)})
+#: Another worker may answer: this one does not know our key (any more, or yet), has had enough of us for now, or cannot.
+_ELSEWHERE = frozenset({401, 429, *range(500, 600)})
 
 
 class KeysUnavailable(OrchestratorError):
@@ -209,9 +209,12 @@ class HttpOrderKeys:
         return keys
 
     async def _ask(self, wanted: Sequence[WantedKey]) -> httpx.Response:
-        """Return the first answer of a worker that does not say 429 or 5xx."""
+        """Return the first answer of a worker that does not say 401, 429 or 5xx; a 401 if nobody says anything else.
+
+        Each worker has a trust file of its own: what one does not know of us yet, another may.
+        """
         body = WantedKeys(system=self._system, orders=tuple(wanted)).model_dump_json()
-        said = "no address is set"
+        said, refused = "no address is set", None
         for url in tuple(self._urls):  # a list of its own: calls run at the same time, and each asks everybody
             try:
                 answer = await self._client.post(url + PATH, content=body, headers=self._headers())
@@ -221,8 +224,11 @@ class HttpOrderKeys:
                 if answer.status_code not in _ELSEWHERE or _is_answers(answer):
                     return answer
                 said = _why(answer)
+                refused = answer if answer.status_code == httpx.codes.UNAUTHORIZED else refused
             if self._urls[0] == url:
                 self._urls.append(self._urls.pop(0))  # the next one first, also next time
+        if refused is not None:
+            return refused
         raise KeysUnavailable(f"no worker of the orchestrator gives keys: {said}")
 
     def _headers(self) -> dict[str, str]:

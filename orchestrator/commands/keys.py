@@ -6,8 +6,10 @@ Room rules: a private key goes into a file that only its owner reads, and never 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -132,7 +134,8 @@ def list_keys(
     print_table(table)
 
 
-@keys_app.command("end")
+# A kid may begin with a dash, and is no option then.
+@keys_app.command("end", context_settings={"ignore_unknown_options": True})
 def end_key(
     kid: Annotated[str, typer.Argument(help="Which key, as `dsr keys list` shows it", show_default=False)],
     trust: Annotated[Path, typer.Option(help="The trust file", envvar="DSR_TRUST_FILE", show_default=False)],
@@ -157,13 +160,23 @@ def end_key(
     end = int((instant("--at", at) if at else SystemClock().now()).timestamp())
     if known.valid_until is not None and known.valid_until.timestamp() <= end:
         raise ConfigurationError(f"--at: the key ends already, at {known.valid_until.isoformat()}: an end is not put off")
+    if known.principal == ORCHESTRATOR and not _others_sign(members, kid, end):
+        raise ConfigurationError(
+            "no other key of the orchestrator's is valid then, and workers would sign what nobody believes: make one"
+            " (`dsr keys new orchestrator`), give it to every worker (DSR_SIGNING_KEY_FILE), and end this one after that"
+        )
     changed = [{**member, "exp": end} if member["kid"] == kid else member for member in members]
     text = json.dumps({"keys": changed}, indent=2) + "\n"
     Trust.from_json(text)
     _replace(trust, text)
     print(f"{kid} of {known.principal} ends at {datetime.fromtimestamp(end, UTC).isoformat()}")
     if known.principal == ORCHESTRATOR:
-        typer.echo("give every worker another key of the orchestrator's (DSR_SIGNING_KEY_FILE) before that", err=True)
+        typer.echo("a worker that still signs with it raises DsrTrustFileRefused: give it the other key", err=True)
+
+
+def _others_sign(members: list[Any], kid: str, at: int) -> bool:
+    keys = Trust.from_json(json.dumps({"keys": members})).keys_of(ORCHESTRATOR)
+    return any(key.kid != kid and key.valid_at(datetime.fromtimestamp(at, UTC)) for key in keys)
 
 
 @keys_app.command("rewrap")
@@ -239,6 +252,23 @@ def _write_private(file: Path, text: str) -> None:
 
 
 def _replace(file: Path, text: str) -> None:
-    beside = file.with_name(f".{file.name}.new")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(file)
+    """Put a new content in the place of a file, whole or not at all, for the same readers as before."""
+    real = file.resolve()  # a link stays one
+    beside = real.with_name(f".{real.name}.new")
+    try:
+        with beside.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if real.exists():
+            before = real.stat()
+            beside.chmod(stat.S_IMODE(before.st_mode))
+            if (before.st_uid, before.st_gid) != (beside.stat().st_uid, beside.stat().st_gid):
+                os.chown(beside, before.st_uid, before.st_gid)
+        beside.replace(real)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise ConfigurationError(
+            f"{file} is as it was: it cannot be replaced ({type(error).__name__}); make the file anew from a copy beside it"
+        ) from None

@@ -83,14 +83,21 @@ class Guard:
         400, 408, 413: the body.
         """
         key = self._caller(request)  # before the body: a stranger gets nothing read
-        return key, self._admitted(key, await _body(request))
+        wanted = self._admitted(key, await _body(request))
+        if key is not None and not self._counts(key):  # a body may take its time, and a key end meanwhile
+            raise self._unknown("kid: its key has changed just now, ask again", _address(request))
+        return key, wanted
 
     def count(self, refused: Refused) -> None:
         """Count a question that was refused as a whole."""
         self._metrics.count(KEY_QUESTIONS_REFUSED, reason=refused.reason)
 
+    def _counts(self, key: TrustedKey) -> bool:
+        assert self._trust is not None, "without it nobody has a key"
+        return self._trust().key(key.kid) is key and key.valid_at(self._clock.now())
+
     def _caller(self, request: Request) -> TrustedKey | None:
-        address = "" if request.client is None else request.client.host
+        address = _address(request)
         if self._trust is None:
             self._paced(address)
             return None
@@ -163,6 +170,10 @@ def guarded_route(path: str, guard: Guard, answer: Callable[[Request], Awaitable
             return refused.response
 
     return Route(path, endpoint, methods=["POST"])
+
+
+def _address(request: Request) -> str:
+    return "" if request.client is None else request.client.host
 
 
 def _now() -> float:

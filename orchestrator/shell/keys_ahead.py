@@ -88,6 +88,8 @@ class Listeners:
         self._numbered = 0
         self._given = 0
         self._is_closed = False
+        #: How often everybody was let go.
+        self._let_go = 0
 
     def are_there(self, system: str) -> bool:
         """Tell whether anybody hears of a system's orders."""
@@ -106,9 +108,11 @@ class Listeners:
         """
         if len(self._listeners[system]) >= _LISTENERS or self._is_closed:
             return None
-        return self._lines(_Listener(system, key))
+        return self._lines(_Listener(system, key), self._let_go)
 
-    async def _lines(self, listener: _Listener) -> AsyncGenerator[KeysAhead]:
+    async def _lines(self, listener: _Listener, let_go: int) -> AsyncGenerator[KeysAhead]:
+        if let_go != self._let_go:  # between the call and the first line
+            return
         listeners, now = self._listeners[listener.system], asyncio.get_running_loop().time
         listeners.append(listener)
         self._metrics.set(KEYS_LISTENING, len(listeners), system=listener.system)
@@ -135,7 +139,8 @@ class Listeners:
         self.let_go()
 
     def let_go(self) -> None:
-        """End all answers: whoever may listen comes again, and shows again who it is."""
+        """End all answers, those that have not begun as well: whoever may listen comes again, and shows again who it is."""
+        self._let_go += 1
         for listener in [one for ones in self._listeners.values() for one in ones]:
             listener.end()
 

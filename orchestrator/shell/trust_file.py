@@ -37,7 +37,8 @@ class TrustFile:
         self._read = read
         self._check = check
         self._content = read()
-        self._trust = self._made(self._content)
+        self._trust = Trust.from_json(self._content)
+        self._check(self._trust)
         self._complaint = ""
 
     def __call__(self) -> Trust:
@@ -55,7 +56,8 @@ class TrustFile:
         complaint = ""
         try:
             content = await asyncio.to_thread(self._read)
-            trust = self._trust if content == self._content else self._made(content)
+            trust = self._trust if content == self._content else Trust.from_json(content)
+            self._check(trust)  # the same keys as well: our own may have come to its end
         except ConfigurationError as error:
             complaint = str(error)
         metrics.set(TRUST_FILE_REFUSED, bool(complaint))
@@ -64,13 +66,6 @@ class TrustFile:
             if is_news:
                 log.error("trust_file_refused", reason=complaint, action="the keys that it held before stay in force")
         elif trust is not self._trust:
-            before = {key.kid for key in self._trust}
             self._content, self._trust = content, trust
-            now = {key.kid for key in trust}
-            log.info("trust_file_read", keys=len(now), new=len(now - before), gone=len(before - now))
+            log.info("trust_file_read", count=len(trust))
             changed()
-
-    def _made(self, content: bytes) -> Trust:
-        trust = Trust.from_json(content)
-        self._check(trust)
-        return trust

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -80,7 +82,54 @@ def test_what_cannot_be_is_refused(trust: Path, key: SigningKey, more: tuple[str
     assert trust.read_bytes() == written
 
 
-def test_whoever_ends_the_orchestrators_key_is_told_what_else_it_takes(trust: Path) -> None:
-    """Workers sign with it until they are given another."""
-    assert "DSR_SIGNING_KEY_FILE" in end(trust, US).output
-    assert "DSR_SIGNING_KEY_FILE" not in end(trust, MAIL).output
+def test_the_orchestrators_last_key_is_not_ended(trust: Path) -> None:
+    """Workers would go on with what nobody believes; once there is another they are to be given that one."""
+    written = trust.read_bytes()
+    refused = end(trust, US)
+    assert isinstance(refused.exception, ConfigurationError) and "dsr keys new orchestrator" in str(refused.exception)
+    assert trust.read_bytes() == written
+    members = json.loads(written)["keys"]
+    over, next_one = SigningKey.new("orchestrator"), SigningKey.new("orchestrator")
+    trust.write_text(json.dumps({"keys": [*members, over.public() | {"exp": 1_000}]}))
+    assert isinstance(end(trust, US).exception, ConfigurationError)
+    trust.write_text(json.dumps({"keys": [*members, next_one.public()]}))
+    assert "DsrTrustFileRefused" in end(trust, US).output
+    assert "DsrTrustFileRefused" not in end(trust, MAIL).output
+
+
+def test_a_kid_may_begin_with_a_dash(trust: Path) -> None:
+    """One in 64 does: a thumbprint in base64url."""
+    members = json.loads(trust.read_text())["keys"]
+    trust.write_text(json.dumps({"keys": [members[0] | {"kid": "-Dash--trust"}, *members[1:]]}))
+    done = CliRunner().invoke(app, ["keys", "end", "-Dash--trust", "--trust", str(trust)])
+    assert done.exit_code == 0, done.output
+    assert json.loads(trust.read_text())["keys"][0]["exp"]
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o600])
+def test_whoever_could_read_the_file_still_can(trust: Path, mode: int) -> None:
+    """Its mode and its owner stay, whatever the umask; a link goes on leading to it."""
+    trust.chmod(mode)
+    link = trust.parent / "link.json"
+    link.symlink_to(trust)
+    umask = os.umask(0o077)
+    try:
+        done = CliRunner().invoke(app, ["keys", "end", CRM.kid, "--trust", str(link)])
+    finally:
+        os.umask(umask)
+    assert done.exit_code == 0 and link.is_symlink()
+    assert stat.S_IMODE(trust.stat().st_mode) == mode
+    assert key_in(trust, CRM).valid_until is not None
+
+
+def test_a_file_that_cannot_be_replaced_stays_as_it_was(trust: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is mounted alone, for instance; nothing is left beside it."""
+
+    def busy(*_: object) -> None:
+        raise OSError(16, "Device or resource busy")
+
+    written = trust.read_bytes()
+    monkeypatch.setattr(Path, "replace", busy)
+    refused = end(trust, CRM)
+    assert isinstance(refused.exception, ConfigurationError) and "as it was" in str(refused.exception)
+    assert trust.read_bytes() == written and [file.name for file in trust.parent.iterdir()] == [trust.name]

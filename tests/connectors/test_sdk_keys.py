@@ -151,9 +151,9 @@ async def test_memory_is_bounded_and_what_is_in_use_stays(monkeypatch: pytest.Mo
         assert root_to_text(ROOT) not in repr(asking.keys.__dict__)
 
 
-@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("status", [401, 429, 503])
 async def test_another_worker_is_asked_when_one_is_away_and_first_from_then_on(status: int):
-    """A dead address, one that says 503 or 429: the next one; and the one that answered is not passed by next time."""
+    """A dead address, one that says 503 or 429 or does not know our key: the next one, which is not passed by next time."""
     async with (
         answering(Response(b"no", status)) as (busy, asked),
         desk_for_all(ROOT) as desk,

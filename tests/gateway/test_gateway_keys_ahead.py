@@ -40,7 +40,18 @@ class Door:
         self.registry = CollectorRegistry()
         self.metrics = WorkerMetrics(self.registry)
         self.listeners = Listeners(self, self.metrics, topics=Topics(), worker="w1", life=LIFE)
-        self.trust = Trust.of(CRM, MAIL)
+        self._trust = Trust.of(CRM, MAIL)
+        #: Somebody's key was looked at.
+        self.seen = asyncio.Event()
+
+    @property
+    def trust(self) -> Trust:
+        self.seen.set()
+        return self._trust
+
+    @trust.setter
+    def trust(self, keys: Trust) -> None:
+        self._trust = keys
 
     def now(self) -> datetime:
         return NOON
@@ -105,6 +116,35 @@ async def test_whoever_is_let_go_shows_again_who_it_is() -> None:
             await anext(lines)
             door.give(2)
             assert (await anext(lines)).endswith("}]}")
+
+
+async def test_a_question_that_takes_its_time_is_judged_at_its_end() -> None:
+    """Whoever sends slowly is let in by the keys of the end, not of the beginning; what has not begun is let go as well."""
+    go_on = asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield BODY[:5]
+        await go_on.wait()
+        yield BODY[5:]
+
+    async with Door().open() as door:
+
+        async def hear() -> int:
+            async with door.hear(body=slowly()) as answer:
+                return answer.status_code
+
+        asking = asyncio.create_task(hear())
+        await door.seen.wait()
+        door.trust = Trust.of(MAIL)
+        door.listeners.let_go()
+        go_on.set()
+        assert await asking == 401
+        door.trust = Trust.of(CRM)
+        before = door.listeners.lines("crm", door.trust.key(CRM.kid))
+        assert before is not None
+        door.listeners.let_go()
+        assert [line async for line in before] == []
+        assert not door.listeners.are_there("crm")
 
 
 REFUSED = [

@@ -62,12 +62,12 @@ class Folder:
 
 
 async def test_other_keys_count_as_soon_as_the_file_was_looked_at() -> None:
-    """One that came and one that went, told in numbers: an operator's key has its owner's name."""
+    """Told as a number: an operator's key has its owner's name."""
     folder = Folder(US, CRM)
     before = folder.file()
     folder.bytes = content(US, MAIL, SigningKey.new("operator:ops:alice"))
     assert folder.file() is before
-    assert await folder.look() == [{"event": "trust_file_read", "log_level": "info", "keys": 3, "new": 2, "gone": 1}]
+    assert await folder.look() == [{"event": "trust_file_read", "log_level": "info", "count": 3}]
     assert folder.known == {"orchestrator", "system:mail", "operator:ops:alice"}
     assert (folder.changes, folder.refused) == (1, 0)
 
@@ -119,6 +119,22 @@ def test_a_worker_does_not_start_with_one(bad: bytes | Exception) -> None:
 
     with pytest.raises(ConfigurationError):
         TrustFile(read, must_know_us)
+
+
+async def test_our_own_key_may_end_without_a_change() -> None:
+    """The file says so from its first day on; it is told when it has come."""
+    folder = Folder(US, CRM)
+    ended = False
+
+    def check(_: Trust) -> None:
+        if ended:
+            raise ConfigurationError("our own key has ended")
+
+    folder.file = TrustFile(folder.read, check)
+    assert (await folder.look(), folder.refused) == ([], 0)
+    ended = True
+    (line,) = await folder.look()
+    assert (line["event"], folder.refused) == ("trust_file_refused", 1)
 
 
 async def test_it_is_looked_at_again_and_again() -> None:
