@@ -141,8 +141,10 @@ class TopicSpec(Record):
     name: str
     partitions: Annotated[int, Field(ge=1)]
     cleanup: Annotated[
-        Literal["delete", "compact,delete"],
-        Field(description="What the broker drops: what is older than the retention, or besides all but a key's newest"),
+        Literal["delete"],
+        # Compaction would not bound how long a record stays: it puts old and new ones into one segment, which is as old as the
+        # newest of them.
+        Field(description="What the broker drops: what is older than the retention"),
     ]
     retention_ms: Annotated[int, Field(ge=1, description="Nothing is kept for ever: how long a record stays, at least")]
     max_message_bytes: int = _MIB
@@ -181,7 +183,7 @@ def manifest(systems: Iterable[str], *, partitions: int = 4, prefix: str = DEFAU
                   writers=("connectors",), readers=("orchestrator",)),
         TopicSpec(name=topics.status, partitions=partitions, cleanup="delete", retention_ms=30 * _DAY_MS,
                   writers=("orchestrator",), readers=("portals",)),
-        TopicSpec(name=topics.confirmations, partitions=partitions, cleanup="compact,delete", retention_ms=_CONFIRMED_MS,
+        TopicSpec(name=topics.confirmations, partitions=partitions, cleanup="delete", retention_ms=_CONFIRMED_MS,
                   writers=("orchestrator",), readers=("portals", "archive")),
         TopicSpec(name=topics.journal, partitions=partitions, cleanup="delete", retention_ms=5 * 365 * _DAY_MS,
                   writers=("orchestrator",), readers=("auditors", "orchestrator")),

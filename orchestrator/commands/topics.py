@@ -149,7 +149,7 @@ def show(
     for heading in ("topic", "partitions", "cleanup", "kept", "written by", "read by"):
         table.add_column(heading, no_wrap=True, justify="right" if heading == "partitions" else "left")
     for spec in specs:
-        kept = f"{spec.retention_ms // _DAY_MS} days" + (", newest per key" if "compact" in spec.cleanup else "")
+        kept = f"{spec.retention_ms // _DAY_MS} days"
         table.add_row(spec.name, str(spec.partitions), spec.cleanup, kept, ", ".join(spec.writers), ", ".join(spec.readers))
     Console(width=_WIDTH, highlight=False).print(table)
 
