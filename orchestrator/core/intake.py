@@ -74,6 +74,9 @@ def blank(message: SubmitRequest, given: Input, now: datetime, context: Context)
             field="sealed.changes",
             remedy=f"seal no fields to change: only {' and '.join(sorted(CHANGING))} have some, and systems would be sent them",
         )
+    _not_ahead("submitted_at", message.submitted_at, now, context)
+    if message.verification is not None:
+        _not_ahead("verification.verified_at", message.verification.verified_at, now, context)
     received = Received(at=message.submitted_at)
     state = RequestState(
         subject_request_id=message.subject_request_id,
@@ -97,6 +100,16 @@ def blank(message: SubmitRequest, given: Input, now: datetime, context: Context)
     return evolve(state, due=due_dates(state.rule, state.clock, state.right, context.registry.controller))
 
 
+def _not_ahead(field: str, at: datetime, now: datetime, context: Context) -> None:
+    """Refuse a moment that has not come, for the legal clock would run from it; clocks may differ by the policy's tolerance."""
+    if at > now + context.policy.clock_tolerance:
+        raise ProtocolViolation(
+            QuarantineReason.INVALID_FIELD,
+            field=field,
+            remedy="this moment is still to come by our clock: give the one at which it happened, or mend the portal's clock",
+        )
+
+
 def submit(draft: Draft, message: SubmitRequest) -> None:
     """Take a new request: freeze the plan if the portal vouches for the person, else wait for that."""
     state, policy = draft.state, draft.context.policy
@@ -113,7 +126,7 @@ def submit(draft: Draft, message: SubmitRequest) -> None:
         due=state.due,
         identifiers=list(state.kinds),
     )
-    if abs(draft.now - state.submitted_at) > policy.clock_tolerance:
+    if draft.now - state.submitted_at > policy.clock_tolerance:
         draft.escalate(EscalationReason.CLOCK_DISAGREES)
     if message.verification is not None:
         _accept(draft, message.verification)
@@ -177,6 +190,7 @@ def confirm_identity(draft: Draft, message: ConfirmIdentity) -> None:
     _own(draft, message.portal)
     if draft.state.phase is not Phase.VERIFYING:
         return
+    _not_ahead("verification.verified_at", message.verification.verified_at, draft.now, draft.context)
     reckon(draft, IdentityConfirmed(at=message.verification.verified_at))
     draft.fact("identity_confirmed", at=message.verification.verified_at, due=draft.state.due)
     hold = draft.state.hold

@@ -39,7 +39,9 @@ from schemas.blobs import BlobKey
 from schemas.commands import Deny, Hold, Waive
 from schemas.outcomes import Fulfilled, NotApplicable, Notified, Retained
 from schemas.registry import Portal
+from schemas.requests import Verification
 from schemas.vocabulary import (
+    AssuranceLevel,
     HoldKind,
     IdentifierKind,
     Language,
@@ -132,13 +134,32 @@ def test_a_submission_again() -> None:
 
 
 def test_clocks_that_disagree_are_shown() -> None:
-    """A request filed long before it arrived, or in the future, is taken, and a person is told."""
+    """A request filed long before it arrived is taken, and a person is told."""
     world = World()
     world.submit("a", submitted_at=START - timedelta(days=3))
-    world.submit("b", Right.ACCESS, submitted_at=START + timedelta(days=3))
+    world.submit("b", Right.ACCESS, submitted_at=START + timedelta(hours=24))
     world.submit("c", Right.OBJECTION)
-    assert "clock_disagrees" in world.codes("a") and "clock_disagrees" in world.codes("b")
-    assert "clock_disagrees" not in world.codes("c")
+    assert "clock_disagrees" in world.codes("a")
+    assert "clock_disagrees" not in world.codes("b") + world.codes("c")
+
+
+def test_a_moment_that_is_still_to_come_moves_no_legal_date() -> None:
+    """Neither that of the request nor that of the verification, whenever it is said; the portal is told which, and why."""
+    world, ahead = World(), START + timedelta(hours=24, seconds=1)
+    word = Verification(method="mail_link", level=AssuranceLevel.SUBSTANTIAL, verified_at=ahead)
+    for field, refused in (
+        ("submitted_at", world.submit("a", submitted_at=ahead).refused),
+        ("verification.verified_at", world.submit("b", verification=word).refused),
+    ):
+        assert refused is not None and (refused.code, refused.field) == ("invalid_field", field)
+    assert not world.states
+    world.submit("c", verified=False)
+    due = world.state("c").due
+    refused = world.say(confirm("c", ahead)).refused
+    assert refused is not None and (refused.code, refused.field) == ("invalid_field", "verification.verified_at")
+    assert world.state("c").due == due and world.state("c").phase is Phase.VERIFYING
+    world.say(confirm("c", ahead - timedelta(seconds=1)))
+    assert world.state("c").phase is Phase.ACTIVE
 
 
 # Plan and stages --------------------------------------------------------------------------------------------------------------
