@@ -39,6 +39,13 @@ class Extend(Command):
     type: Literal["Extend"] = "Extend"
     because: ExtensionReason
     notice_sent_at: Instant
+    until_on: Annotated[
+        Day | None,
+        Field(
+            description="The last day that the notice names, if it is earlier than the longest that the law allows;"
+            " required where the law leaves the length open (ch.fadp)"
+        ),
+    ] = None
 
 
 class Hold(Command):

@@ -107,6 +107,7 @@ def _apply(case: Case, clock: Clock, fact: str, step: Step) -> bool:
     kind = str(step.details.get("kind"))
     if fact == "extended":
         clock.notices.append(command.fields["notice_sent_at"])
+        clock.named_on = _day(command, "until_on")
     elif kind in _STOPS_THE_CLOCK:
         if fact == "held":
             clock.ask(kind, _day(command, "asked_on") or today)

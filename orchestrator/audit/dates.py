@@ -55,6 +55,8 @@ class Clock:
     submitted_at: datetime
     pauses: list[tuple[str, date, date | None]] = field(default_factory=list)
     notices: list[datetime] = field(default_factory=list)
+    #: The day that the last notice named, if it named one.
+    named_on: date | None = None
 
     def ask(self, reason: str, asked_on: date) -> None:
         """A question went out; one that is still open is not asked twice."""
@@ -116,19 +118,20 @@ def check_dates(clock: Clock, said: Dates) -> tuple[How, str | None]:
         wanted = clock.submitted_at + timedelta(hours=_HOURS[clock.rule])
         wrong = "the end is not so many hours after the submission" if said.due_at != wanted else None
         return How.RECOMPUTED, wrong or ("a period in hours was extended" if clock.notices else None)
-    wrong = _inconsistent(said, zone)
+    wrong = _inconsistent(clock, said, zone)
     if wrong or clock.rule not in (*_MONTHS, *_DAYS):
         return How.CONSISTENT, wrong
     exact = clock.rule in _DAYS or clock.calendar in _HOLIDAYS
     return How.RECOMPUTED if exact else How.WITHIN_ROLL, _recomputed(clock, said)
 
 
-def _inconsistent(said: Dates, zone: ZoneInfo) -> str | None:
+def _inconsistent(clock: Clock, said: Dates, zone: ZoneInfo) -> str | None:
     if said.due_on is None or said.applicable_due_on is None:
         return "a due date is missing"
     if said.due_at != datetime.combine(said.applicable_due_on + _DAY, time(), zone).astimezone(UTC):
         return "the period does not end at 24:00 of the applicable due date at the seat"
-    if said.applicable_due_on not in {said.due_on, said.extended_due_on} or said.applicable_due_on < said.due_on:
+    possible = {said.due_on, said.extended_due_on, clock.named_on}
+    if said.applicable_due_on not in possible or said.applicable_due_on < said.due_on:
         return "the applicable due date is neither the first nor the extended one"
     return None
 
@@ -158,8 +161,10 @@ def _differs(clock: Clock, said: Dates, unpaused_on: date, due_on: date, extende
     later_on = said.extended_due_on
     if later_on is not None and (extended_on is None or not fits(clock.calendar, extended_on, later_on)):
         return "the extended due date is another one"
-    wanted = later_on if clock.notices else said.due_on
-    if said.applicable_due_on != wanted:
+    wanted = (clock.named_on or later_on) if clock.notices else said.due_on
+    if clock.named_on and later_on and clock.named_on > later_on:
+        return "the extension names a day behind the last that the law allows"
+    if wanted is None or said.applicable_due_on != max(wanted, said.due_on):
         return "the extended date applies exactly if there is an extension, and here it does not so"
     return _notice_wrong(clock, said, unpaused_on)
 

@@ -72,6 +72,9 @@ def _extend(
     because: Annotated[ExtensionReason, typer.Option(help="GDPR Art. 12(3) knows these two")],
     notice_sent_at: Annotated[str, typer.Option(help="When the person was told: an instant with an offset", metavar="INSTANT")],
     reason: _Reason,
+    until: Annotated[
+        datetime | None, typer.Option(help="Last day that the notice names, if not the longest there is", formats=_DATES)
+    ] = None,
     actor: _Actor = None,
     wait: _Wait = 10,
     prefix: Prefix = DEFAULT_PREFIX,
@@ -88,6 +91,7 @@ def _extend(
             _Said(request, actor, reason, wait, prefix, bootstrap, as_json),
             because=because,
             notice_sent_at=instant("--notice-sent-at", notice_sent_at),
+            until_on=_date(until),
         )
 
 

@@ -57,7 +57,7 @@ def _deny(draft: Draft, message: Deny) -> None:
 
 def _extend(draft: Draft, message: Extend) -> None:
     _not_in_future(draft, "notice_sent_at", local_date(message.notice_sent_at, seat(draft.registry.controller.zone)))
-    reckon(draft, Extended(reason=message.because, notice_sent_at=message.notice_sent_at))
+    reckon(draft, Extended(reason=message.because, notice_sent_at=message.notice_sent_at, until_on=message.until_on))
     draft.changed("extended", actor=message.actor, reason=message.reason)
     draft.fact("extended", actor=message.actor, because=message.because, reason=message.reason, due=draft.state.due)
     draft.say(StatusCode.EXTENDED)

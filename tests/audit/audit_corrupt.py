@@ -345,6 +345,21 @@ def extension_with_a_late_notice(log: Broken) -> None:
     log.edit(log.of(T.commands, "extended")[0], notice_sent_at="2026-12-01T00:00:00Z")
 
 
+@breaks(5)
+def extension_named_another_day(log: Broken) -> None:
+    log.edit(log.of(T.commands, "extended")[1], until_on="2026-05-04")
+
+
+@breaks(5)
+def extension_named_a_day_that_cannot_be(log: Broken) -> None:
+    log.edit(log.of(T.commands, "extended")[1], until_on="2027-01-04")
+
+
+@breaks(5)
+def extension_named_no_day(log: Broken) -> None:
+    log.edit(log.of(T.commands, "extended")[1], until_on=None)
+
+
 # 6 -----------------------------------------------------------------------------------------------------------------------
 
 

@@ -160,6 +160,8 @@ async def _people(c: World) -> dict[str, str]:
     await c.settle()
     c.command(Deny, told["denied"], ground=RefusalGround.EXCESSIVE)
     c.command(Extend, told["extended"], because=ExtensionReason.COMPLEXITY, notice_sent_at=c.now)
+    named = {"because": ExtensionReason.COMPLEXITY, "notice_sent_at": c.now, "until_on": (c.now + 50 * _DAY).date()}
+    c.command(Extend, told["extended"], **named)
     today = c.now.date()
     c.command(Hold, told["held"], kind=HoldKind.CLARIFICATION, asked_on=today, review_on=today + 20 * _DAY)
     c.command(Approve, told["approved"])

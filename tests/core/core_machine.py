@@ -148,6 +148,7 @@ class CoreMachine(RuleBasedStateMachine):
             more |= {"kind": hold, "review_on": (self.world.now + timedelta(days=days)).date()}
         if kind is Extend:
             more["notice_sent_at"] = max(START, self.world.now - timedelta(days=days))
+            more["until_on"] = (self.world.now + timedelta(days=12 * days)).date() if days % 2 else None
         self.numbers += 1
         self._give(command(kind, name, now=self.world.now, number=f"{self.numbers}", **more), name)
 

@@ -155,6 +155,28 @@ def test_an_extension_in_time_moves_the_due_date_and_its_warnings() -> None:
     assert world.codes("a").count("due_soon") == 2 and world.codes("a").count("overdue") == 1
 
 
+def test_an_extension_may_name_an_earlier_day() -> None:
+    """What the person was told counts, if it lies behind the first date and within the longest; a later word replaces it."""
+    world = _world()
+    for until in (date(2026, 4, 7), date(2026, 6, 6)):
+        refused = world.do(Extend, "a", until_on=until).refused
+        assert refused is not None and (refused.code, refused.field) == ("illegal_move", "until_on")
+    for until in (date(2026, 5, 5), date(2026, 5, 20)):
+        world.do(Extend, "a", until_on=until)
+        due = world.state("a").due
+        assert due is not None and (due.applicable_due_on, due.extended_due_on) == (until, date(2026, 6, 5))
+
+
+def test_where_the_law_leaves_the_length_open_the_day_is_named() -> None:
+    """The Swiss controller tells the person by when (DPO Art. 18); without a day there is nothing to extend to."""
+    world = World(registry(system("crm"), regime="ch.fadp"))
+    world.submit("a", Right.ACCESS)
+    refused = world.do(Extend, "a").refused
+    assert refused is not None and refused.field == "until_on"
+    world.do(Extend, "a", until_on=date(2026, 5, 20))
+    assert world.state("a").due.applicable_due_on == date(2026, 5, 20)  # type: ignore[union-attr] # open: has dates
+
+
 @pytest.mark.parametrize(
     ("days", "notice", "code"), [(34, 34, "extension_too_late"), (1, 5, "illegal_move"), (1, -3, "illegal_move")]
 )

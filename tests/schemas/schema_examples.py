@@ -105,7 +105,9 @@ _ALL: tuple[Message, ...] = (
     RefuseIdentity(subject_request_id=REQUEST, portal="website", reason=IdentityRefusalReason.NO_ANSWER, refused_at=LATER),
     WithdrawRequest(subject_request_id=REQUEST, portal="website", withdrawn_at=LATER),
     Deny.model_validate({**_COMMAND, "ground": RefusalGround.EXCESSIVE}),
-    Extend.model_validate({**_COMMAND, "because": ExtensionReason.COMPLEXITY, "notice_sent_at": AT}),
+    Extend.model_validate(
+        {**_COMMAND, "because": ExtensionReason.COMPLEXITY, "notice_sent_at": AT, "until_on": date(2026, 5, 5)}
+    ),
     Hold.model_validate(
         {**_COMMAND, "kind": HoldKind.CLARIFICATION, "asked_on": date(2026, 3, 6), "review_on": date(2026, 3, 20)}
     ),
