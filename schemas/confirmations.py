@@ -65,6 +65,10 @@ class DueDates(Record):
     acknowledge_by_on: Day | None = None
     notice_by_on: Day | None = None
     applicable_due_on: Annotated[Day | None, Field(description="The extended date after a valid extension, else due_on")] = None
+    alert_on: Annotated[
+        Day | None,
+        Field(description="An earlier date to be done by, if the law may not count a pause that applicable_due_on counts"),
+    ] = None
     due_at: Annotated[Instant, Field(description="The instant at which the applicable period ends")]
 
 

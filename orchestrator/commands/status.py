@@ -103,7 +103,8 @@ def show_command(
     if keys:
         _print_keys(released, dossier.view.zone)
     if confirmation is not None and (language is not None or not (history or keys)):
-        print(f"\n{confirmation.text[language or Language.EN]}")
+        text = confirmation.text
+        print(f"\n{text.get(language or Language.EN) or next(iter(text.values()))}")
     elif confirmation is None and not (history or keys):
         print("no confirmation yet; see `dsr status`, or --history for what happened so far")
 
@@ -254,6 +255,8 @@ def _headline(view: RequestView, now: datetime) -> str:
         rule = view.due.rule if view.due else "?"
         days = f"{left} days left" if left is not None and left >= 0 else f"{-(left or 0)} days too late"
         lines.append(f"{view.phase}, due on {view.due_on}, {days} ({rule})")
+        if view.due and view.due.alert_on:
+            lines.append(f"  by {view.due.alert_on} if the law does not count the time on hold")
     return "\n".join(lines)
 
 

@@ -50,6 +50,7 @@ def _compute(rule: str, events: tuple[ClockEvent, ...], right: Right, zone: str,
         acknowledge_by_on=found.acknowledge_by_on,
         notice_by_on=found.notice_by_on,
         applicable_due_on=found.applicable_due_on,
+        alert_on=found.alert_on if found.alert_on != found.applicable_due_on else None,
         due_at=found.due_at,
     )
 

@@ -9,7 +9,7 @@ from orchestrator.core.draft import Draft
 from orchestrator.core.wording import plain_text, recipients_told
 from schemas.confirmations import Confirmation, SystemResult
 from schemas.ids import confirmation_id
-from schemas.vocabulary import Language, OrderPhase
+from schemas.vocabulary import OrderPhase
 from schemas.wire import encode
 
 __all__ = ["confirm", "results_of"]
@@ -38,7 +38,7 @@ def results_of(draft: Draft) -> tuple[SystemResult, ...]:
 
 def confirm(draft: Draft, results: tuple[SystemResult, ...]) -> str:
     """Return the confirmation's bytes as text; they are stored, so that they never change."""
-    state = draft.state
+    state, controller = draft.state, draft.registry.controller
     assert state.result is not None and state.closed_at is not None and state.due is not None, "only closed requests"
     confirmation = Confirmation.trusted(
         confirmation_id=confirmation_id(state.subject_request_id),
@@ -60,6 +60,9 @@ def confirm(draft: Draft, results: tuple[SystemResult, ...]) -> str:
         changes=state.changes,
         recipients_told=recipients_told(results),
         journal_head=state.journal_head,
-        text={language: plain_text(language, state, results) for language in Language},
+        text={
+            language: plain_text(language, state, results, controller)
+            for language in dict.fromkeys((*controller.languages, state.language))
+        },
     )
     return encode(confirmation).decode()

@@ -25,6 +25,7 @@ from schemas.errors import ProtocolViolation
 from schemas.outcomes import Failed, Waived
 from schemas.vocabulary import (
     CancellationReason,
+    EscalationReason,
     HoldKind,
     NotApplicableReason,
     OrderPhase,
@@ -140,6 +141,10 @@ def _add(draft: Draft, message: Add) -> None:
         )
     order = planned_order(system, draft.state.right, draft.now, registry=registry.content_digest)
     draft.set(orders=(*draft.state.orders, order))
+    if system.four_eyes and draft.is_irreversible(order):
+        # What was approved is the plan as it was: a second person has not seen this.
+        told = tuple(reason for reason in draft.state.escalated if reason is not EscalationReason.APPROVAL_AWAITED)
+        draft.set(approved_by=None, escalated=told)
     draft.changed("added", actor=message.actor, reason=message.reason, system=message.system)
     relate_added(draft, message.system)
     draft.fact("system_added", actor=message.actor, system=message.system, registry=registry.version, reason=message.reason)

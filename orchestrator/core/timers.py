@@ -16,6 +16,7 @@ from orchestrator.core.intake import lapse
 from orchestrator.core.order_lifecycle import OrderEvent
 from orchestrator.core.settling import escalate_order, send
 from orchestrator.core.state import OrderState, evolve
+from schemas.confirmations import DueDates
 from schemas.outcomes import Retained
 from schemas.vocabulary import EscalationReason, OrderPhase, Phase, StatusCode
 
@@ -48,14 +49,18 @@ def _request_ends(draft: Draft) -> Iterator[datetime]:
         yield end_of_day(state.hold.review_on, draft.registry.controller.zone)
     assert state.due is not None, "every request has due dates from its first record on"
     if EscalationReason.DUE_SOON not in state.escalated:
-        yield _due_soon_at(draft, state.due.due_at)
+        yield _due_soon_at(draft, state.due)
     if EscalationReason.OVERDUE not in state.escalated:
         yield state.due.due_at
 
 
-def _due_soon_at(draft: Draft, due_at: datetime) -> datetime:
-    """Warn ahead by the policy's time, but never before three quarters of a short period have passed."""
-    return due_at - min(draft.context.policy.due_soon, (due_at - draft.state.submitted_at) / 4)
+def _due_soon_at(draft: Draft, due: DueDates) -> datetime:
+    """Warn ahead by the policy's time, but never before three quarters of a short period have passed.
+
+    Where the law may not count a pause, ahead of the date that leaves it out.
+    """
+    end = due.due_at if due.alert_on is None else end_of_day(due.alert_on, draft.registry.controller.zone)
+    return end - min(draft.context.policy.due_soon, (end - draft.state.submitted_at) / 4)
 
 
 def _order_ends(draft: Draft, order: OrderState) -> Iterator[datetime]:
@@ -115,7 +120,7 @@ def _wake_request(draft: Draft) -> None:
         if EscalationReason.DUE_SOON not in draft.state.escalated:
             draft.set(escalated=(*draft.state.escalated, EscalationReason.DUE_SOON))
         draft.escalate(EscalationReason.OVERDUE)
-    elif _due_soon_at(draft, state.due.due_at) <= now:
+    elif _due_soon_at(draft, state.due) <= now:
         draft.escalate(EscalationReason.DUE_SOON)
     if draft.state.next_status_at is not None and draft.state.next_status_at <= now:
         code = StatusCode.IDENTITY_AWAITED if state.phase is Phase.VERIFYING else StatusCode.PROGRESS

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
+from zoneinfo import ZoneInfo
 
+from orchestrator.core.deadlines import local_date, seat
 from orchestrator.core.state import RequestState
-from schemas.confirmations import SystemResult
+from schemas.confirmations import ChangeAfterAcceptance, DueDates, SystemResult
 from schemas.outcomes import Fulfilled, NotApplicable, Notified, Retained, Waived
+from schemas.registry import Controller
 from schemas.vocabulary import Language, NotApplicableReason, RefusalGround, RequestResult, Right, Role
 
 __all__ = ["WORDS", "plain_text", "recipients_told"]
@@ -58,6 +61,12 @@ WORDS: Mapping[Language, Mapping[str, str]] = {
         NotApplicableReason.REFUSED: "{system}: not asked.",
         "duplicate": "You had asked the same before. The work was done under request {other}.",
         "overtaken_by": "Your later request {other} overtook this one.",
+        "extended": "We needed more time than usual. The legal period was extended, and now ends on {due}.",
+        "extended.hours": "We needed more time than usual. The legal period was extended.",
+        "held": "On {at} your request was put on hold. {by} decided this: {why}.",
+        "resumed": "On {at} we went on with it.",
+        "added": "{system}: added to your request on {at}. {by} decided this: {why}.",
+        "withdrawal_too_late": "On {at} you wanted to take it back. Something had been done by then that cannot be undone.",
         "recipients": "We told these recipients of your data: {names}.",
         "late": "The legal period ended on {due}; we are late, and are sorry for it.",
         "complain": "If you disagree you can complain to the supervisory authority or go to court (GDPR Art. 77 and 79).",
@@ -101,6 +110,12 @@ WORDS: Mapping[Language, Mapping[str, str]] = {
         NotApplicableReason.REFUSED: "{system}: niet gevraagd.",
         "duplicate": "U had hetzelfde eerder gevraagd. Het werk is gedaan onder verzoek {other}.",
         "overtaken_by": "Uw latere verzoek {other} haalde dit in.",
+        "extended": "Wij hadden meer tijd nodig dan gewoonlijk. De wettelijke termijn is verlengd en eindigt nu op {due}.",
+        "extended.hours": "Wij hadden meer tijd nodig dan gewoonlijk. De wettelijke termijn is verlengd.",
+        "held": "Op {at} is uw verzoek aangehouden. {by} besloot dit: {why}.",
+        "resumed": "Op {at} zijn wij ermee verdergegaan.",
+        "added": "{system}: op {at} aan uw verzoek toegevoegd. {by} besloot dit: {why}.",
+        "withdrawal_too_late": "Op {at} wilde u het intrekken. Er was toen iets gedaan dat niet ongedaan kan worden gemaakt.",
         "recipients": "Wij hebben deze ontvangers van uw gegevens ingelicht: {names}.",
         "late": "De wettelijke termijn eindigde op {due}; wij zijn te laat, en dat spijt ons.",
         "complain": "Bent u het er niet mee eens, dan kunt u een klacht indienen bij de toezichthouder of naar de rechter (AVG art. 77 en 79).",
@@ -147,32 +162,61 @@ _GROUNDS = {
 }  # fmt: skip
 
 
-def plain_text(language: Language, state: RequestState, results: tuple[SystemResult, ...]) -> str:
-    """Return the answer in one language: one paragraph of result, one line per system."""
-    words = WORDS[language]
+#: Changes that the person is not told of as such: who approved, and what was tried again, is ours; how a system ended, and what
+#: overtook the request, is told where it belongs.
+_NOT_SAID = {"approved", "retried", "waived", "superseded"}
+
+
+def plain_text(language: Language, state: RequestState, results: tuple[SystemResult, ...], controller: Controller) -> str:
+    """Return the answer in one language: one paragraph of result, one line per system, whose answer it is.
+
+    Days are those of the controller's seat, as the legal dates are.
+    """
+    words, zone = WORDS[language], seat(controller.zone)
     assert state.result is not None and state.closed_at is not None and state.due is not None, "only closed requests"
     lines = [
         words["opening"].format(
-            received=_day(language, state.submitted_at.date()),
+            received=_day(language, local_date(state.submitted_at, zone)),
             right=words[state.right],
-            closed=_day(language, state.closed_at.date()),
+            closed=_day(language, local_date(state.closed_at, zone)),
         ),
         words[f"result.{state.result}"].format(ground=words[state.refusal_ground] if state.refusal_ground else ""),
     ]
-    if any(_takes_effect_after(result, state.closed_at.date()) for result in results):
+    if any(_takes_effect_after(result, local_date(state.closed_at, zone)) for result in results):
         lines.append(words["pending"])
     if state.executed_request:
         superseded = any(change.kind == "superseded" for change in state.changes)
         lines.append(words["overtaken_by" if superseded else "duplicate"].format(other=state.executed_request))
+    titles = {result.system: result.title for result in results}
+    told = (_changed(language, change, state.due, titles, zone) for change in state.changes)
+    lines += [line for line in dict.fromkeys(told) if line]
     lines += [f"- {_line(language, result)}" for result in results]
     told = recipients_told(results)
     if told:
         lines.append(words["recipients"].format(names=", ".join(told)))
     if state.closed_at > state.due.due_at:
-        lines.append(words["late"].format(due=_day(language, state.due.applicable_due_on or state.due.due_at.date())))
+        lines.append(
+            words["late"].format(due=_day(language, state.due.applicable_due_on or local_date(state.due.due_at, zone)))
+        )
     if state.result is not RequestResult.FULFILLED:
         lines.append(words["complain"])
-    return "\n".join(lines)
+    return "\n".join([*lines, controller.title])
+
+
+def _changed(
+    language: Language, change: ChangeAfterAcceptance, due: DueDates, titles: Mapping[str, str], zone: ZoneInfo
+) -> str:
+    """Return what is said of a change; nothing of one that is ours alone, or that a system's line tells."""
+    if change.kind in _NOT_SAID:
+        return ""
+    kind, day = str(change.kind), due.applicable_due_on
+    return WORDS[language][f"{kind}.hours" if kind == "extended" and day is None else kind].format(
+        at=_day(language, local_date(change.at, zone)),
+        by=change.actor,
+        why=change.reason,
+        system=titles.get(change.system or "", change.system),
+        due=_day(language, day) if day else "",
+    )
 
 
 def _takes_effect_after(result: SystemResult, day: date) -> bool:

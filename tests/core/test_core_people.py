@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -209,6 +209,22 @@ def test_a_question_to_the_person_stops_the_clock_by_the_rule() -> None:
     assert world.codes("a").count("due_soon") == 2, "the new date is warned about anew"
 
 
+def test_a_pause_that_the_law_may_not_count_is_warned_about_without_it() -> None:
+    """No text gives the EU's pauses an arithmetic: the warning comes ahead of the date that leaves them out, and names it."""
+    world = _world()
+    world.do(Hold, "a", kind=HoldKind.CLARIFICATION, review_on=START.date() + timedelta(days=7))
+    world.pass_time(timedelta(days=5))
+    world.do(Resume, "a", received_on=(START + timedelta(days=5)).date())
+    due = world.state("a").due
+    assert due is not None and (due.applicable_due_on, due.alert_on) == (date(2026, 4, 10), date(2026, 4, 7))
+    world.pass_time(datetime(2026, 4, 2, 21, 59, tzinfo=UTC) - world.now)
+    assert "due_soon" not in world.codes("a")
+    world.pass_time(timedelta(minutes=2))  # five days before 24:00 of 7 April in Amsterdam
+    assert "due_soon" in world.codes("a")
+    other = _world()
+    assert other.state("a").due.alert_on is None  # type: ignore[union-attr] # open: has dates
+
+
 def test_a_legal_hold_stops_orders_and_no_clock() -> None:
     """The legal period runs on, and unanswered orders are not sent again before the hold ends."""
     world = _world()
@@ -337,6 +353,21 @@ def test_irreversible_orders_wait_for_other_eyes_and_a_while() -> None:
     assert ("vault", 1) in world.orders("a") and world.codes("a").count("approval_awaited") == 1
     world.submit("b", Right.ACCESS, person="q")
     assert world.orders("b") == [("crm", 1), ("vault", 1)], "reading can be undone"
+
+
+def test_what_was_approved_is_the_plan_as_it_was() -> None:
+    """A system that is added afterwards and asks for other eyes is waited for again; one that does not leaves at once."""
+    world = World(registry(system("crm"), system("vault", four_eyes=True)))
+    world.submit("a", filed_by="desk:carol")
+    world.do(Approve, "a")
+    later(world, later=system("later", four_eyes=True), plain=system("plain"))
+    world.do(Add, "a", system="plain")
+    assert ("plain", 1) in world.orders("a") and world.state("a").approved_by is not None
+    world.do(Add, "a", system="later")
+    assert ("later", 1) not in world.orders("a") and world.codes("a").count("approval_awaited") == 2
+    assert ("vault", 1) in world.orders("a"), "what has left stays where it is"
+    world.do(Approve, "a")
+    assert ("later", 1) in world.orders("a")
 
 
 # Repetitions ------------------------------------------------------------------------------------------------------------------

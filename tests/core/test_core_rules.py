@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 from core_building import (
@@ -34,9 +35,10 @@ from orchestrator.core.deadlines import due
 from orchestrator.core.effects import Input, Opened, PublishConfirmation, Wake
 from orchestrator.core.plan import freeze, meets, missing_for_good
 from orchestrator.core.policy import Policy
-from orchestrator.core.wording import WORDS
+from orchestrator.core.wording import _NOT_SAID, WORDS
 from schemas.blobs import BlobKey
-from schemas.commands import Deny, Hold, Waive
+from schemas.commands import Add, Deny, Extend, Hold, Resume, Waive, Withdraw
+from schemas.confirmations import ChangeAfterAcceptance
 from schemas.outcomes import Fulfilled, NotApplicable, Notified, Retained
 from schemas.registry import Portal
 from schemas.requests import Verification
@@ -424,9 +426,59 @@ def test_the_answer_in_plain_words() -> None:
     assert "31 januari 2027" in closed.text[Language.NL] and "toezichthouder" in closed.text[Language.NL]
 
 
+def test_what_people_changed_is_said_in_plain_words() -> None:
+    """Extension, hold and what was added, with the day and who decided; what is ours alone is not."""
+    world = World(registry(system("crm")))
+    world.submit("a")
+    later(world, later=system("later"))
+    world.do(Hold, "a", kind=HoldKind.LEGAL_HOLD, reason="Proceedings")
+    world.do(Resume, "a")
+    world.do(Add, "a", system="later", reason="Found afterwards")
+    for _ in range(2):
+        world.do(Extend, "a")
+    world.do(Withdraw, "a")
+    world.answer("a")
+    english, dutch = world.confirmation("a").text[Language.EN], world.confirmation("a").text[Language.NL]
+    for words in (
+        "On 5 March 2026 your request was put on hold. ops:alice decided this: Proceedings.",
+        "On 5 March 2026 we went on with it.",
+        "The later: added to your request on 5 March 2026. ops:alice decided this: Found afterwards.",
+        "The legal period was extended, and now ends on 5 June 2026.",
+        "On 5 March 2026 you wanted to take it back.",
+    ):
+        assert english.count(words) == 1
+    for words in ("aangehouden", "verdergegaan", "toegevoegd", "eindigt nu op 5 juni 2026", "intrekken"):
+        assert dutch.count(words) == 1
+
+
+def test_days_are_those_of_the_seat() -> None:
+    """An answer given after midnight in Amsterdam is of that day, though it is the day before in Greenwich."""
+    world = World(registry(system("crm")))
+    world.now = datetime(2026, 3, 5, 23, 30, tzinfo=UTC)
+    world.submit("a", submitted_at=world.now)
+    world.answer("a")
+    assert "You asked us on 6 March 2026" in world.confirmation("a").text[Language.EN]
+    assert "Dit is ons antwoord van 6 maart 2026" in world.confirmation("a").text[Language.NL]
+
+
+@pytest.mark.parametrize(("asked_in", "written_in"), [(Language.NL, [Language.NL]), (Language.EN, [Language.NL, Language.EN])])
+def test_the_answer_is_the_controllers(asked_in: Language, written_in: list[Language]) -> None:
+    """It is written in the languages of the registry and in the person's own, and bears the controller's name."""
+    company = registry(system("crm"))
+    controller = company.controller.model_copy(update={"languages": (Language.NL,), "title": "Example Company"})
+    world = World(company.model_copy(update={"controller": controller}))
+    world.submit("a", language=asked_in)
+    world.answer("a")
+    text = world.confirmation("a").text
+    assert list(text) == written_in
+    assert all(words.endswith("\nExample Company") for words in text.values())
+
+
 def test_every_word_exists_in_every_language() -> None:
     """Both tables have the same keys, and each enum member that a confirmation can name has one."""
     keys = set(WORDS[Language.EN])
+    changes = set(get_args(ChangeAfterAcceptance.model_fields["kind"].annotation))
+    assert changes - _NOT_SAID <= keys and changes >= _NOT_SAID
     assert all(set(WORDS[language]) == keys for language in Language)
     assert {*Right, *RefusalGround, *NotApplicableReason} <= keys
     assert {f"result.{result}" for result in RequestResult} <= keys

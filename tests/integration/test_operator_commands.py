@@ -244,9 +244,9 @@ async def test_hold_extend_resume(desk: Desk) -> None:
     await desk.dsr("extend", request, *extended)
     due = date.fromisoformat((await desk.until(request))["due_on"])
     assert due > date.fromisoformat(before["due_on"]) + timedelta(days=50)
-    named = due - timedelta(days=9)
-    await desk.dsr("extend", request, *extended, "--until", named.isoformat())
-    assert (await desk.until(request))["due_on"] == named.isoformat()
+    due -= timedelta(days=9)
+    await desk.dsr("extend", request, *extended, "--until", due.isoformat())
+    assert (await desk.until(request))["due_on"] == due.isoformat()
     ahead = (datetime.now(UTC) + timedelta(days=3)).isoformat()
     early = ("--because", "complexity", "--notice-sent-at", ahead, "--reason", "Many systems")
     assert "still to come" in (await desk.dsr("extend", request, *early, code=1)).out
