@@ -7,9 +7,9 @@ Room rules: one function per invariant, its number in its name; every finding sa
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from orchestrator.audit.ground import Case
+from orchestrator.audit.ground import Case, Ground
 from orchestrator.audit.notes import ReleaseNote, parse_source
 from orchestrator.audit.story import Step
 from schemas.ids import order_id
@@ -44,10 +44,17 @@ def _check_known(case: Case, system: str, settled: Step) -> None:
         return
     report = parse_source(settled.note.entry.source)
     sent_at = min((step.note.entry.at for step in case.story.sent.get(system, ())), default=said_at)
-    if not ground.has(ground.topics.releases) or ground.may_be_expired(ground.topics.releases, sent_at):
+    if ground.all_read and _may_be_lost(ground, sent_at):
         case.unverified("keys given out for orders that ended")
     elif report is None or not ground.is_unread(report):
         case.violated(10, settled.note.place, f"{system} reported the order's end and never got its key: it knew nobody")
+
+
+def _may_be_lost(ground: Ground, sent_at: datetime) -> bool:
+    """Tell whether the topic may have had a record of that time: it is as old as its first one, or has lost some by age."""
+    topic = ground.topics.releases
+    began_at = ground.began_at(topic)
+    return began_at is None or sent_at < began_at or ground.may_be_expired(topic, sent_at)
 
 
 def _check_unknown(case: Case, note: ReleaseNote) -> None:

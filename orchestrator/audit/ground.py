@@ -6,7 +6,7 @@ Room rules: knows partitions and offsets, no request.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from orchestrator.audit.dossier import Dossier
 from orchestrator.audit.findings import Findings
@@ -67,9 +67,10 @@ class Ground:
         span = self.extent.get((place.topic, place.partition))
         return span is not None and place.offset >= span.end
 
-    def has(self, topic: str) -> bool:
-        """Tell whether there is such a topic in what was read."""
-        return any(name == topic for name, _ in self.extent)
+    def began_at(self, topic: str) -> datetime | None:
+        """Return the time of the first record that is left of a topic; None if there is none. Only when everything was read."""
+        first = min((at for (name, _), at in self.first_ms.items() if name == topic), default=None)
+        return None if first is None else datetime.fromtimestamp(first / 1000, UTC)
 
     def has_lost(self, topic: str) -> bool:
         """Tell whether the broker has deleted any record of the topic by age."""

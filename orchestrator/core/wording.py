@@ -188,8 +188,8 @@ def plain_text(language: Language, state: RequestState, results: tuple[SystemRes
         superseded = any(change.kind == "superseded" for change in state.changes)
         lines.append(words["overtaken_by" if superseded else "duplicate"].format(other=state.executed_request))
     titles = {result.system: result.title for result in results}
-    told = (_changed(language, change, state.due, titles, zone) for change in state.changes)
-    lines += [line for line in dict.fromkeys(told) if line]
+    changed = dict.fromkeys(_changed(language, change, state.due, titles, zone) for change in state.changes)
+    lines += [line for line in changed if line]
     lines += [f"- {_line(language, result)}" for result in results]
     told = recipients_told(results)
     if told:

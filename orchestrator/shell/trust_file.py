@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 
 #: How often the file is looked at, and so how long a key may count that is in it no more.
 LOOK_SECONDS = 10.0
+_READ_SECONDS = 5.0
 
 
 class TrustFile:
@@ -55,11 +56,14 @@ class TrustFile:
         """Take the file as it is now, if it can be used. Raises nothing: what is wrong is logged once, and counted as long."""
         complaint = ""
         try:
-            content = await asyncio.to_thread(self._read)
+            async with asyncio.timeout(_READ_SECONDS):
+                content = await asyncio.to_thread(self._read)
             trust = self._trust if content == self._content else Trust.from_json(content)
             self._check(trust)  # the same keys as well: our own may have come to its end
         except ConfigurationError as error:
             complaint = str(error)
+        except TimeoutError:
+            complaint = f"the file's system does not answer within {_READ_SECONDS:g} s"
         metrics.set(TRUST_FILE_REFUSED, bool(complaint))
         is_news, self._complaint = complaint != self._complaint, complaint
         if complaint:

@@ -114,6 +114,15 @@ def test_keys_that_are_gone_by_age_accuse_nobody(log: Broken):
     assert verdict.is_clean and verdict.findings.unverified["keys given out for orders that ended"] > 0
 
 
+def test_a_topic_that_was_made_later_says_nothing_of_what_was_before(log: Broken):
+    """Made anew after a loss, or by a release that was the first to have it: only what was sent since is accused."""
+    for record in log.releases("closed", "newsletter"):
+        log.drop(record)
+    later = [replace(r, timestamp_ms=r.timestamp_ms + 1) if r.place.topic == T.releases else r for r in log.records]
+    verdict = _judge(later)
+    assert verdict.is_clean and verdict.findings.unverified["keys given out for orders that ended"] == 1
+
+
 def test_a_key_is_as_old_as_its_order(log: Broken):
     """What was sent before the first record that is left may have had its key then, whenever its end was reported."""
     for record in log.releases("closed", "newsletter"):

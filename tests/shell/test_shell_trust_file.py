@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -135,6 +136,18 @@ async def test_our_own_key_may_end_without_a_change() -> None:
     ended = True
     (line,) = await folder.look()
     assert (line["event"], folder.refused) == ("trust_file_refused", 1)
+
+
+async def test_a_file_system_that_hangs_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watch goes on, and the keys stay."""
+    folder, go_on = Folder(US, CRM), threading.Event()
+    before = folder.file()
+    monkeypatch.setattr("orchestrator.shell.trust_file._READ_SECONDS", 0.05)
+    monkeypatch.setattr(folder.file, "_read", lambda: bytes(go_on.wait(10)))
+    (line,) = await folder.look()
+    go_on.set()
+    assert (line["event"], folder.refused) == ("trust_file_refused", 1)
+    assert folder.file() is before
 
 
 async def test_it_is_looked_at_again_and_again() -> None:
