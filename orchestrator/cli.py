@@ -21,6 +21,7 @@ from orchestrator.commands.kafka import kafka_app
 from orchestrator.commands.keys import keys_app
 from orchestrator.commands.lifecycle import lifecycle_command
 from orchestrator.commands.mailbox import mailbox_app
+from orchestrator.commands.many import register as register_many
 from orchestrator.commands.quarantine import quarantine_app
 from orchestrator.commands.registry import registry_app
 from orchestrator.commands.schemas import schemas_app
@@ -67,6 +68,7 @@ app.command("show")(show_command)
 app.command("list")(list_command)
 app.command("confirmations")(confirmations_command)
 register_decisions(app)
+register_many(app)
 
 
 @app.callback()

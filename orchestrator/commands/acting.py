@@ -5,6 +5,7 @@ Room rules: acts on the bus only, never on the store; which answer belongs to a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from orchestrator.adapters.conversation import Conversation
     from orchestrator.ports import Record
 
-__all__ = ["ACCEPTED", "ALREADY", "REFUSED", "SILENT", "TOO_LATE", "Answer", "act", "follow", "speaking_as"]
+__all__ = ["ACCEPTED", "ALREADY", "REFUSED", "SILENT", "TOO_LATE", "Answer", "act", "act_all", "follow", "speaking_as"]
 
 ACCEPTED, REFUSED, TOO_LATE, ALREADY, SILENT = "accepted", "refused", "too_late", "already", "no_answer"
 #: A confirmation may overtake the journal entry of the same decision, which stands in another topic.
@@ -96,6 +97,47 @@ async def _answer(talk: Conversation, topics: Topics, message: _Spoken, place: s
     return Answer(SILENT, place)
 
 
+async def act_all(
+    bootstrap: str, topics: Topics, messages: Sequence[Command], *, seconds: float, signer: SigningKey | None
+) -> dict[str, Answer]:
+    """Publish commands, each of another request, and return their answers by request; see `act`.
+
+    All are published before the first answer is awaited, and `seconds` is for all of them.
+    """
+    from orchestrator.adapters.conversation import conversation
+
+    says, hears = topics.commands, (topics.journal, topics.quarantine)
+    async with conversation(bootstrap, says, hears, current_connection()) as talk:
+        places = {await talk.say(says, *_record(says, message, signer)): message.subject_request_id for message in messages}
+        answers = {request: Answer(SILENT, place) for place, request in places.items()}
+        async for record in talk.hear(seconds):
+            found = _entry_of(record, topics, places) or _refusal_in(record, topics, places)
+            if found is not None:
+                answers[places[found.place]] = found
+                if all(answer.word != SILENT for answer in answers.values()):
+                    break
+    return answers
+
+
+def _entry_of(record: Record, topics: Topics, places: Mapping[str, str]) -> Answer | None:
+    if (
+        record.topic != topics.journal
+        or record.value is None
+        or (record.key or b"").decode("ascii", "replace") not in places.values()
+    ):
+        return None
+    entry = JournalEntry.model_validate_json(record.value)
+    return Answer(ACCEPTED, entry.source, entry=entry) if entry.source in places else None
+
+
+def _refusal_in(record: Record, topics: Topics, places: Mapping[str, str]) -> Answer | None:
+    if record.topic != topics.quarantine:
+        return None
+    place = origin_in(record)
+    violation = refusal_of(record, place) if place in places else None
+    return Answer(REFUSED, place, violation=violation) if violation is not None else None
+
+
 def speaking_as(principal: str) -> SigningKey | None:
     """Return the key of this principal from the settings, None if signatures are off. Raises `ConfigurationError`."""
     from orchestrator.settings import load_settings
@@ -124,12 +166,17 @@ def _is_withdrawn(confirmation: bytes) -> bool:
     return Confirmation.model_validate_json(confirmation).result is RequestResult.WITHDRAWN
 
 
+def origin_in(record: Record) -> str:
+    """Return where the record stood that this quarantine record is about: topic-partition-offset."""
+    headers = {name: value.decode("utf-8", "replace") for name, value in record.headers}
+    return "-".join(headers.get(f"dsr-origin-{part}", "") for part in ("topic", "partition", "offset"))
+
+
 def refusal_of(record: Record, place: str) -> ProtocolViolation | None:
     """Return why the record at `place` was set aside, if this quarantine record is about it."""
-    headers = {name: value.decode("utf-8", "replace") for name, value in record.headers}
-    origin = "-".join(headers.get(f"dsr-origin-{part}", "") for part in ("topic", "partition", "offset"))
-    if origin != place:
+    if origin_in(record) != place:
         return None
+    headers = {name: value.decode("utf-8", "replace") for name, value in record.headers}
     return ProtocolViolation(
         headers.get("dsr-reason", ""), field=headers.get("dsr-field", ""), remedy=headers.get("dsr-remedy", "")
     )

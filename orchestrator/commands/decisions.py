@@ -31,7 +31,7 @@ from schemas.topics import DEFAULT_PREFIX
 from schemas.vocabulary import AssuranceLevel, ExtensionReason, HoldKind, IdentityRefusalReason, RefusalGround, Right
 from schemas.wire import encode
 
-__all__ = ["EXIT_NO_ANSWER", "EXIT_REFUSED", "register", "verification_of"]
+__all__ = ["EXIT_NO_ANSWER", "EXIT_REFUSED", "command_of", "register", "verification_of"]
 
 EXIT_REFUSED = 1
 EXIT_NO_ANSWER = 3
@@ -296,15 +296,20 @@ class _Said:
 
 
 def _command(model: type[Command], said: _Said, **fields: Any) -> None:
-    from orchestrator.adapters.clock import SystemClock
-
     if not said.actor:
         raise ConfigurationError("say who decides: --actor ops:privacy-office, or DSR_ACTOR")
+    _say(command_of(model, request_id(said.request), said.actor, said.reason, **fields), said)
+
+
+def command_of(model: type[Command], request: str, actor: str, reason: str, **fields: Any) -> Command:
+    """Return a command that is issued now. Raises `ConfigurationError` naming the option."""
+    from orchestrator.adapters.clock import SystemClock
+
     given = {
         "command_id": "cmd_unnamed",
-        "subject_request_id": request_id(said.request),
-        "actor": said.actor,
-        "reason": said.reason,
+        "subject_request_id": request,
+        "actor": actor,
+        "reason": reason,
         "issued_at": SystemClock().now(),
         **fields,
     }
@@ -314,7 +319,7 @@ def _command(model: type[Command], said: _Said, **fields: Any) -> None:
         raise _wrong(error) from None
     # The id follows from the content and its instant: saying it again later is another command.
     command_id = f"cmd_{digest(encode(draft))[:32]}"
-    _say(draft.model_copy(update={"command_id": command_id}), said)
+    return draft.model_copy(update={"command_id": command_id})
 
 
 def _say(message: Command | ConfirmIdentity | RefuseIdentity, said: _Said, right: Right | None = None) -> None:

@@ -72,7 +72,7 @@ def test_submit_says_where_it_looked_for_the_key(monkeypatch: pytest.MonkeyPatch
 
 COMMANDS = (
     "submit", "status", "show", "list", "deny", "extend", "hold", "resume", "waive", "retry", "add", "approve", "withdraw",
-    "identity", "confirmations",
+    "identity", "confirmations", "retry-all", "waive-all",
 )  # fmt: skip
 
 

@@ -82,9 +82,11 @@ class Desk:
         assert done.code == code, f"{arguments}: {done}"
         return done
 
-    async def submit(self, *more: str, code: int = 0, verified: bool = True, right: str = "erasure") -> str:
+    async def submit(
+        self, *more: str, code: int = 0, verified: bool = True, right: str = "erasure", email: str = PERSON
+    ) -> str:
         how = ("--verified", "login:substantial") if verified else ("--unverified",)
-        done = await self.dsr("submit", "--right", right, "--email", "-", *how, *more, "--json", code=code, stdin=PERSON)
+        done = await self.dsr("submit", "--right", right, "--email", "-", *how, *more, "--json", code=code, stdin=email)
         return str(done.json["subject_request_id"])
 
     async def until(self, request: str, **wanted: object) -> dict[str, Any]:
@@ -257,6 +259,44 @@ async def test_hold_extend_resume(desk: Desk) -> None:
     ahead_of = (due + timedelta(days=1)).isoformat()
     assert len((await desk.dsr("list", "--due-before", ahead_of, "--json")).json["requests"]) == 1
     assert (await desk.dsr("list", "--due-before", due.isoformat(), "--json")).json["requests"] == []
+
+
+async def test_one_decision_for_all_that_wait_for_a_system(desk: Desk) -> None:
+    """First it says which requests, then each is asked again, or closed without the system; who is on hold is left alone."""
+    desk.failing.add("crm")
+    asked = sorted([await desk.submit(email=f"person-{number}@example.org") for number in range(3)])
+    for request in asked:
+        while "credentials_refused" not in str((await desk.until(request))["systems"]):  # noqa: ASYNC110 - a command tells nobody
+            await asyncio.sleep(0.1)
+    review = (datetime.now(UTC).date() + timedelta(days=9)).isoformat()
+    await desk.dsr("hold", asked[0], "--kind", "legal_hold", "--review-on", review, "--reason", "Proceedings")
+    why = ("--reason", "The new token works")
+    shown = await desk.dsr("retry-all", "crm", "--dry-run", "--json", *why)
+    assert sorted(one["subject_request_id"] for one in shown.json["requests"]) == asked[1:]
+    assert {(one["order"], one["reason"], one["answer"]) for one in shown.json["requests"]} == {
+        ("escalated", "credentials_refused", None)
+    }
+    assert (await desk.dsr("retry-all", "crm", "--failed", "unavailable", "--dry-run", "--json", *why)).json["requests"] == []
+    assert "no request has fax in its plan" in (await desk.dsr("retry-all", "fax", *why, code=2)).err
+    desk.failing.clear()
+    done = await desk.dsr("retry-all", "crm", *why)
+    assert "2 of 2 requests decided" in done.out
+    for request in asked[1:]:
+        closed = await desk.until(request, phase="closed")
+        assert closed["result"] == "fulfilled"
+    assert "0 of 0 requests decided" in (await desk.dsr("retry-all", "crm", *why)).out
+    ended = await desk.dsr("waive-all", "crm", "--reason", "Out of use", "--json")
+    assert [(one["subject_request_id"], one["answer"]) for one in ended.json["requests"]] == [(asked[0], "accepted")]
+
+
+async def test_a_decision_for_all_that_nobody_carries_out(desk: Desk) -> None:
+    """No time is given here: it says so, and what is on the bus is carried out later."""
+    desk.silent.add("crm")
+    request = await desk.submit()
+    await desk.until(request, phase="active")
+    late = await desk.dsr("waive-all", "crm", "--unanswered", "--wait", "0", "--reason", "Out of use", code=3)
+    assert "no answer yet" in late.out and "0 of 1 requests decided" in late.out
+    assert (await desk.until(request, phase="closed"))["result"] == "fulfilled_with_exceptions"
 
 
 async def test_identity_approve_add_and_too_late(desk: Desk) -> None:
