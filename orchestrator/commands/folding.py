@@ -20,6 +20,9 @@ from schemas.vocabulary import EscalationReason, OrderPhase, OutcomeCode, Phase,
 
 __all__ = ["RequestView", "SystemView"]
 
+#: Outcomes after which a system keeps nothing.
+_GONE = {OutcomeCode.FULFILLED, OutcomeCode.NOTHING_HELD}
+
 
 @dataclass(slots=True)
 class SystemView:
@@ -37,6 +40,11 @@ class SystemView:
     reason: str | None = None
     #: Requests of the same person that go first here.
     gated_by: tuple[str, ...] = ()
+    #: What its last report after its end said, and when a person was told that this contradicts the outcome.
+    said_late: str | None = None
+    contradicted: datetime | None = None
+    #: When the ground for keeping data ended; until the system says that the data is gone.
+    retention_ended: datetime | None = None
 
     def enter(self, phase: OrderPhase, at: datetime) -> None:
         """Note the phase and since when; what was said of an earlier one no longer holds."""
@@ -59,6 +67,8 @@ class RequestView:
     #: Kind, and when somebody looks again.
     hold: tuple[str, str] | None = None
     approval_awaited: bool = False
+    #: When a person was told of the request as a whole, by reason.
+    told: dict[str, datetime] = field(default_factory=dict)
     #: The request that does the work of this duplicate.
     leader: str | None = None
     result: str | None = None
@@ -78,6 +88,11 @@ class RequestView:
     def due_on(self) -> date | None:
         """Return the local date by which the answer is due."""
         return self.due.applicable_due_on if self.due else None
+
+    @property
+    def lacks_approval(self) -> bool:
+        """Tell whether an order waits for a second pair of eyes."""
+        return self.approval_awaited and any(system.phase is OrderPhase.WAITING for system in self.systems.values())
 
     def days_left(self, now: datetime) -> int | None:
         """Return whole days until the due date, at the controller's seat; below zero when it has passed."""
@@ -126,13 +141,21 @@ class RequestView:
             case "order_settled":
                 system.enter(OrderPhase.SETTLED, at)
                 system.outcome, system.gated_by = str(details["outcome"]), ()
+            case "late_report":
+                system.said_late = str(details["outcome"])
+                if system.said_late in _GONE:
+                    system.retention_ended = None
+            case "retention_ended":
+                system.retention_ended = at
             case "escalated":
                 self._escalated(system, str(details["reason"]), at)
             case _:
                 pass
 
     def _escalated(self, system: SystemView, reason: str, at: datetime) -> None:
-        """Note it, unless the order has ended (a late report) or the failure, which says more, is known."""
+        """Note it; the phase stays where the order has ended (a late report) or the failure, which says more, is known."""
+        if reason == EscalationReason.LATE_REPORT:
+            system.contradicted = at
         if system.phase in {OrderPhase.SETTLED, OrderPhase.ESCALATED} or reason == EscalationReason.APPROVAL_AWAITED:
             return
         system.enter(OrderPhase.ESCALATED, at)
@@ -179,7 +202,9 @@ def _leader_gone(view: RequestView, details: Mapping[str, Any], _at: datetime) -
     view.leader = None if details["heir"] == view.subject_request_id else details["heir"]
 
 
-def _escalated(view: RequestView, details: Mapping[str, Any], _at: datetime) -> None:
+def _escalated(view: RequestView, details: Mapping[str, Any], at: datetime) -> None:
+    if not details["system"]:
+        view.told[details["reason"]] = at
     view.approval_awaited |= details["reason"] == EscalationReason.APPROVAL_AWAITED
 
 

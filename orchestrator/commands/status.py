@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.commands.attention import Attention, as_record, in_order, matters
 from orchestrator.commands.audit import topics_of, usage
 from orchestrator.commands.decisions import EXIT_REFUSED
 from orchestrator.commands.folding import RequestView
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 __all__ = ["list_command", "print_table", "show_command", "status_command", "table_of"]
 
 _WIDTH = 140
+#: A command that is broken over two lines cannot be copied.
+_WIDE = 240
 
 
 def status_command(
@@ -161,11 +164,16 @@ def list_command(
     phase: Annotated[Phase | None, typer.Option(help="Only those in this phase", show_default="all that are open")] = None,
     right: Annotated[Right | None, typer.Option(help="Only requests for this right")] = None,
     overdue: Annotated[bool, typer.Option("--overdue", help="Only open ones whose due date has passed")] = False,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="What a person must decide or look at, of closed requests too")
+    ] = False,
     prefix: Prefix = DEFAULT_PREFIX,
     bootstrap: Bootstrap = None,
     as_json: JsonOutput = False,
 ) -> None:
     """List requests by due date, with days left; reads the journal from its beginning.
+
+    With --attention: one line for each thing that waits for a person, and the command that helps.
 
     Example: dsr list --due-before 2026-04-01 --right erasure
     """
@@ -178,19 +186,35 @@ def list_command(
     def fits(view: RequestView) -> bool:
         left = view.days_left(now)
         return (
-            (view.phase is phase if phase else view.phase is not Phase.CLOSED)
+            (view.phase is phase if phase else attention or view.phase is not Phase.CLOSED)
             and right in (None, view.right)
             and (due_before is None or (view.due_on is not None and view.due_on < due_before.date()))
             and (not overdue or (view.phase is not Phase.CLOSED and left is not None and left < 0))
         )
 
     chosen = sorted((view for view in views.values() if fits(view)), key=_by_due_date)
+    if attention:
+        _print_attention(in_order([one for view in chosen for one in matters(view, now)]), len(views), count, as_json=as_json)
+        return
     if as_json:
         print_json({"journal_records": count, "requests": [as_document(view, now) for view in chosen]})
         return
     if chosen:
         print_table(_listed(chosen, now))
     print(f"{len(chosen)} of {len(views)} requests; {count} journal records read")
+
+
+def _print_attention(found: list[Attention], requests: int, count: int, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"journal_records": count, "attention": [as_record(one) for one in found]})
+        return
+    if found:
+        table = table_of(("since", "right", "phase", "why", "what helps"))
+        for one in found:
+            table.add_row(one.since, one.view.right, one.view.phase.value, one.why, one.helps)
+        print_table(table, _WIDE)
+    concerned = len({one.view.subject_request_id for one in found})
+    print(f"{len(found)} to decide or look at, in {concerned} of {requests} requests; {count} journal records read")
 
 
 def _by_due_date(view: RequestView) -> tuple[str, str]:
@@ -275,11 +299,11 @@ def table_of(headings: Iterable[str]) -> Table:
     return table
 
 
-def print_table(table: Table) -> None:
+def print_table(table: Table, width: int = _WIDTH) -> None:
     """Print it, as wide as it needs, also where no terminal says how wide it is."""
     from rich.console import Console
 
-    console = Console(width=_WIDTH, highlight=False, markup=False)
+    console = Console(width=width, highlight=False, markup=False)
     with console.capture() as captured:
         console.print(table)
     # Rich fills each line up to the table's width; what is copied into a mail should not end in spaces.

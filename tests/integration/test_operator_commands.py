@@ -228,6 +228,35 @@ async def test_a_failed_system_waits_for_a_decision(desk: Desk) -> None:
     assert (await desk.dsr("confirmations", "--late", "--json")).json == []
 
 
+async def test_attention_names_what_waits_and_the_command_that_helps(desk: Desk) -> None:
+    """What the core writes of a failure and of a report after the end is what `list --attention` shows."""
+    desk.failing.add("accounts")
+    request = await desk.submit("--wait", "1", code=3)
+    async with asyncio.timeout(30):
+        while systems(await desk.until(request)).get("accounts") != "escalated":
+            pass
+    (waits,) = (await desk.dsr("list", "--attention", "--json")).json["attention"]
+    assert (waits["system"], waits["reason"]) == ("accounts", "order_failed")
+    assert waits["why"] == "accounts failed (credentials_refused)"
+    command = waits["helps"].removesuffix("...").split()[1:]
+    desk.failing.clear()
+    await desk.dsr(*command, "The token was renewed")
+    await desk.until(request, phase="closed")
+    assert (await desk.dsr("list", "--attention", "--json")).json["attention"] == []
+    order = next(order for order in desk.world.orders if order.system == "crm")
+    desk.failing.add("crm")
+    late = desk.respond(order)
+    assert late is not None
+    await desk.world.publish(late)
+    async with asyncio.timeout(30):
+        while not (found := (await desk.dsr("list", "--attention", "--json")).json["attention"]):
+            pass
+    assert [(one["phase"], one["reason"], one["why"]) for one in found] == [
+        ("closed", "late_report", "crm reported failed after fulfilled")
+    ]
+    assert (await desk.dsr("list")).out.startswith("0 of 1 requests")
+
+
 async def test_hold_extend_resume(desk: Desk) -> None:
     """A hold stops what was not sent, an extension moves the due date, a resumption sends the rest."""
     desk.silent.add("crm")
