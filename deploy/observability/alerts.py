@@ -47,6 +47,11 @@ def growth(spec: MetricSpec[..., Any], window: str, by: str, selector: str = "")
     return f"sum by ({by}) (({series} unless {series} offset {window}) or increase({series}[{window}]))"
 
 
+def told(reason: EscalationReason, by: str) -> str:
+    """Return PromQL for how often a person was told of this within the window of new facts."""
+    return growth(m.ESCALATIONS, at.NEW_FACT_WINDOW, by, f'reason="{reason}"') + " > 0"
+
+
 #: Reasons of a record whose signature is missing, or is not one that is believed.
 _UNBELIEVED = 'reason=~"signature_.*|signer_unknown"'
 
@@ -63,6 +68,11 @@ ALERTS: tuple[Alert, ...] = (
         "{{ $value }} open {{ $labels.right }} request(s) are past the legal due date.",
     ),
     Alert(
+        "DsrDueDatePassed", "privacy_officer", "ticket",
+        told(EscalationReason.OVERDUE, "reason"), "0m",
+        '{{ $value | printf "%.0f" }} request(s) passed the legal due date within a day, answered since or not.',
+    ),
+    Alert(
         "DsrRequestDueSoon", "privacy_officer", "ticket",
         f'max by (right) ({m.REQUESTS_OPEN_BY_DAYS_LEFT.name}{{days_left="0-2"}}) > 0', at.SETTLE,
         "{{ $value }} open {{ $labels.right }} request(s) are due within two days.",
@@ -73,14 +83,29 @@ ALERTS: tuple[Alert, ...] = (
         "A request has waited {{ $value | humanizeDuration }} for its portal to say who is asking.",
     ),
     Alert(
+        "DsrApprovalAwaited", "privacy_officer", "ticket",
+        told(EscalationReason.APPROVAL_AWAITED, "reason"), "0m",
+        '{{ $value | printf "%.0f" }} request(s) began to wait for a second pair of eyes within a day.',
+    ),
+    Alert(
+        "DsrHoldReview", "privacy_officer", "ticket",
+        told(EscalationReason.HOLD_REVIEW, "reason"), "0m",
+        '{{ $value | printf "%.0f" }} hold(s) came to the end of their review day within a day: none ends by itself.',
+    ),
+    Alert(
         "DsrEscalationsWaiting", "system_owner", "ticket",
         f'max by (system) ({m.ORDERS_OPEN.name}{{phase="{OrderPhase.ESCALATED}"}}) > 0', at.UNATTENDED,
         "{{ $value }} escalated order(s) of {{ $labels.system }} have waited a day for somebody to retry or waive them.",
     ),
     Alert(
         "DsrRetentionEnded", "privacy_officer", "ticket",
-        growth(m.ESCALATIONS, at.NEW_FACT_WINDOW, "system", f'reason="{EscalationReason.RETENTION_ENDED}"') + " > 0", "0m",
+        told(EscalationReason.RETENTION_ENDED, "system"), "0m",
         "The reason {{ $labels.system }} gave for keeping data has ended: the data must be erased now.",
+    ),
+    Alert(
+        "DsrLateReport", "privacy_officer", "ticket",
+        told(EscalationReason.LATE_REPORT, "system"), "0m",
+        "{{ $labels.system }} reported something else than what stands: what a person was told may be wrong.",
     ),
     Alert(
         "DsrConnectorFailing", "system_owner", "ticket",
@@ -108,6 +133,11 @@ ALERTS: tuple[Alert, ...] = (
         "DsrConnectorLeftAlone", "system_owner", "ticket",
         f"max by (system) (max_over_time({m.CONNECTOR_PAUSE_SECONDS.name}[{at.PAUSE_PROBED}])) > 0", at.LEFT_ALONE,
         "{{ $labels.system }} has failed every probe for " + at.LEFT_ALONE + ": its orders wait.",
+    ),
+    Alert(
+        "DsrClockDisagrees", "sre", "ticket",
+        told(EscalationReason.CLOCK_DISAGREES, "reason"), "0m",
+        '{{ $value | printf "%.0f" }} request(s) within a day say a time far from ours: their legal due dates are in doubt.',
     ),
     Alert(
         "DsrQuarantineGrowing", "sre", "ticket",

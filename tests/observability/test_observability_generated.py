@@ -15,7 +15,8 @@ import yaml
 from deploy.observability import generate, promtool, thresholds
 from deploy.observability.alerts import ALERTS
 from deploy.observability.dashboards import PANELS, dashboard
-from schemas.metrics import BY_NAME
+from schemas.metrics import BY_NAME, ESCALATIONS
+from schemas.vocabulary import EscalationReason
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "observability"
@@ -110,6 +111,23 @@ def test_every_alert_has_a_runbook_entry_and_an_owner(alert):
     (entry,) = [text for text in entries if text.splitlines()[0] == alert.name]
     assert all(f"- **{part}:** " in entry for part in ("People", "Look at", "Do"))
     assert alert.summary.endswith(".")
+
+
+#: Reasons whose cause lasts until a person acts: a gauge of what is open shows them.
+SEEN_BY_GAUGE = {
+    EscalationReason.ORDER_FAILED: "DsrEscalationsWaiting",
+    EscalationReason.NO_ANSWER: "DsrEscalationsWaiting",
+    EscalationReason.LATE_BEYOND_PROMISE: "DsrEscalationsWaiting",
+    EscalationReason.DUE_SOON: "DsrRequestDueSoon",
+}
+
+
+@pytest.mark.parametrize("reason", EscalationReason)
+def test_every_escalation_reaches_somebody(reason):
+    """'A person is told' is true of a reason when an alert fires for it."""
+    counted = [alert.name for alert in ALERTS if f'{ESCALATIONS.name}{{reason="{reason}"}}' in alert.expr]
+    seen = [alert.name for alert in ALERTS if alert.name == SEEN_BY_GAUGE.get(reason)]
+    assert len(counted + seen) == 1
 
 
 def test_the_runbook_speaks_of_no_other_alert():
