@@ -56,7 +56,8 @@ from orchestrator.shell.work import Ground
 from schemas import __version__
 from schemas.broker import LOCAL_HOSTS
 from schemas.errors import ConfigurationError
-from schemas.metrics import BUILD_INFO
+from schemas.metric_labels import team_of
+from schemas.metrics import BUILD_INFO, SYSTEM_INFO
 from schemas.page_readers import HOW_TO_SET, TOKEN_VARIABLE, PageReaders
 from schemas.registry import Registry
 from schemas.topics import Topics, manifest
@@ -200,6 +201,8 @@ async def run_worker(
     names = Topics(prefix=settings.topic_prefix)
     metrics = WorkerMetrics(CollectorRegistry())
     metrics.set(BUILD_INFO, 1, version=__version__, registry=registry.version)
+    for system in registry.active():
+        metrics.set(SYSTEM_INFO, 1, system=system.id, owner=team_of(system.owner))
     async with contextlib.AsyncExitStack() as stack:
         store = open_store(settings, upgrade=upgrade_store)
         stack.push_async_callback(store.aclose)

@@ -21,6 +21,7 @@ from schemas.vocabulary import (
 )
 
 __all__ = [
+    "NOT_SHOWN",
     "NO_SYSTEM",
     "Build",
     "ByKeyState",
@@ -46,6 +47,7 @@ __all__ = [
     "SystemFailure",
     "SystemKeyRefusal",
     "SystemOutcome",
+    "SystemOwner",
     "SystemPhase",
     "SystemQuarantine",
     "SystemRight",
@@ -53,10 +55,14 @@ __all__ = [
     "TopicPartition",
     "TopicReason",
     "label_texts",
+    "team_of",
 ]
 
 #: The `system` of an escalation that concerns the request as a whole.
 NO_SYSTEM = "none"
+
+#: The `owner` of a system whose registry names no team, but what may be a person's address or number.
+NOT_SHOWN = "not_shown"
 
 
 class DaysLeft(StrEnum):
@@ -272,6 +278,13 @@ class SystemQuarantine(NamedTuple):
     reason: QuarantineReason
 
 
+class SystemOwner(NamedTuple):
+    """Labels of a system and the team of its registry that is told when it fails."""
+
+    system: str
+    owner: str
+
+
 class SystemKeyRefusal(NamedTuple):
     """Labels of keys that a system was refused."""
 
@@ -310,7 +323,14 @@ class Build(NamedTuple):
 #: Ids of systems and portals, topics, message types: they start with a letter, as no telephone or account number does.
 _PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,59}")
 _VERSION = re.compile(r"[A-Za-z0-9._+-]{1,40}")
+#: What a team may be called: no mail address, no telephone number.
+_TEAM = re.compile(r"(?!(?:.*\d){6})[^@\x00-\x1f\x7f]{2,80}")
 _LOOKS_LIKE_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-|(?:ord|rep|cnf)_[0-9a-f]{32}", re.IGNORECASE)
+
+
+def team_of(owner: str) -> str:
+    """Return a registry's owner as a label can show it: `NOT_SHOWN` for what may be a person's address or number."""
+    return owner if _TEAM.fullmatch(owner) and not _LOOKS_LIKE_ID.search(owner) else NOT_SHOWN
 
 
 def label_texts(labels: tuple[Any, ...]) -> tuple[str, ...]:
@@ -322,11 +342,12 @@ def label_texts(labels: tuple[Any, ...]) -> tuple[str, ...]:
     allowed = _VERSION if isinstance(labels, Build) else _PLAIN_NAME
     texts = []
     for name, value in zip(cast("Any", labels)._fields, labels, strict=True):
+        pattern = _TEAM if name == "owner" else allowed
         if isinstance(value, Enum):
             texts.append(str(value.value))
         elif isinstance(value, int):
             texts.append(str(value))
-        elif isinstance(value, str) and allowed.fullmatch(value) and not _LOOKS_LIKE_ID.search(value):
+        elif isinstance(value, str) and pattern.fullmatch(value) and not _LOOKS_LIKE_ID.search(value):
             texts.append(value)
         else:
             raise ValueError(f"label {name}: use an enum member or a name from the registry or the topic manifest, never an id")

@@ -35,6 +35,7 @@ from schemas.metric_labels import (
     SystemFailure,
     SystemKeyRefusal,
     SystemOutcome,
+    SystemOwner,
     SystemPhase,
     SystemQuarantine,
     SystemRight,
@@ -96,6 +97,7 @@ __all__ = [
     "STORE_SECONDS",
     "SWEEP_DUE",
     "SWEEP_SECONDS",
+    "SYSTEM_INFO",
     "TRUST_FILE_REFUSED",
     "WAKES_FAILED",
     "WORKER_METRICS",
@@ -277,6 +279,11 @@ WAKES_FAILED = GaugeSpec(
     shared=True,
 )
 BUILD_INFO = GaugeSpec("dsr_build_info", "1; the labels name what runs.", Build)
+SYSTEM_INFO = GaugeSpec(
+    "dsr_system_info",
+    "1 for each active system; owner: the team that the registry names, which is no personal data, or not_shown.",
+    SystemOwner,
+)
 
 # A connector, counted in its own process.
 CONNECTOR_ORDERS = CounterSpec("dsr_connector_orders_total", "Orders taken into the journal, repeats left out.", SystemRight)
@@ -322,6 +329,7 @@ WORKER_METRICS: tuple[MetricSpec[..., Any], ...] = (
     ROWS_DAMAGED,
     KEYS_RELEASED, KEYS_REFUSED, KEY_QUESTIONS_REFUSED, KEYS_LISTENING, TRUST_FILE_REFUSED,
     LAG, COMMIT_AGE, OUTBOX, SWEEP_SECONDS, SWEEP_DUE, WAKES_FAILED, INTAKE_KEY_AGE, INTAKE_KEYS_OVERDUE, BUILD_INFO,
+    SYSTEM_INFO,
 )  # fmt: skip
 #: Everything a connector exposes.
 CONNECTOR_METRICS: tuple[MetricSpec[..., Any], ...] = (

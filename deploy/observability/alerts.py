@@ -1,6 +1,7 @@
 """The alerts, each with an owner, a sentence and a page in the runbook; `generate` writes them as Prometheus rules.
 
-Labels of an alert: `severity` (`page` wakes somebody, `ticket` is the next working day's work) and `owner`, who gets it.
+Labels of an alert: `severity` (`page` wakes somebody, `ticket` is the next working day's work) and `owner`, who gets it; where
+that is a system's owner, `team` is the registry's name for them.
 
 Room rules: data; metric names come from `schemas.metrics`, numbers from `thresholds`.
 """
@@ -240,6 +241,19 @@ ALERTS: tuple[Alert, ...] = (
 )  # fmt: skip
 
 
+#: Asked for beside the expression, which so fires as well where no worker tells whose a system is. It looks back, because a
+#: label that goes and comes with a worker would make another alert of it each time.
+_TEAM = (
+    f'{{{{ with printf "max by (owner) (last_over_time({m.SYSTEM_INFO.name}{{system=%q}}[{at.TEAM_REMEMBERED}]))"'
+    ' $labels.system | query }}{{ . | sortByLabel "owner" | first | label "owner" }}{{ end }}'
+)
+
+
+def _labels(alert: Alert) -> dict[str, str]:
+    of_a_system = alert.owner == "system_owner" and "$labels.system" in alert.summary
+    return {"owner": alert.owner, "severity": alert.severity} | ({"team": _TEAM} if of_a_system else {})
+
+
 def rules() -> dict[str, Any]:
     """Return the alerts as one Prometheus rule group, in the shape of its rule files."""
     return {
@@ -251,7 +265,7 @@ def rules() -> dict[str, Any]:
                         "alert": alert.name,
                         "expr": alert.expr,
                         **({} if alert.wait == "0m" else {"for": alert.wait}),
-                        "labels": {"owner": alert.owner, "severity": alert.severity},
+                        "labels": _labels(alert),
                         "annotations": {"summary": alert.summary, "runbook": f"{RUNBOOK}#{alert.name.lower()}"},
                     }
                     for alert in ALERTS

@@ -134,6 +134,8 @@ _SYSTEM_OWNER = (
           (Query(f"sum by (system) ({m.KEYS_LISTENING.name}{{{_SYSTEM}}})", "{{system}}"),)),
     Panel("Orders set aside", "Orders the connector could not read, over the last day.", "short",
           (Query(_within(m.CONNECTOR_QUARANTINED, "1d", "system, reason", _SYSTEM), "{{system}}: {{reason}}"),)),
+    Panel("Who is told", "The team that the registry names for each active system.", "none",
+          (Query(f"max by (system, owner) ({m.SYSTEM_INFO.name}{{{_SYSTEM}}})", "{{system}}: {{owner}}"),), "stat"),
 )  # fmt: skip
 
 _ON_CALL = (

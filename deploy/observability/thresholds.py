@@ -24,6 +24,7 @@ __all__ = [
     "SETTLE",
     "STRANGERS",
     "SWEEPER_STILL",
+    "TEAM_REMEMBERED",
     "UNATTENDED",
     "VERIFICATION_SECONDS",
     "WORKER_DOWN",
@@ -76,3 +77,5 @@ CONFLICTS_PER_SECOND = 1
 OUTBOX_STILL = "15m"
 #: The sweeper runs every few seconds to minutes; without it no timer of any request fires.
 SWEEPER_STILL = "30m"
+#: Longer than the restart of all workers; after a change of the registry both names of a team are known for as long.
+TEAM_REMEMBERED = "1h"

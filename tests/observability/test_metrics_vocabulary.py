@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from connectors.sdk.metrics import ConnectorMetrics
 from orchestrator.adapters.metrics import WorkerMetrics
 from schemas import metrics as vocabulary
-from schemas.metric_labels import BySystem, DaysLeft, NoLabels, TopicPartition
+from schemas.metric_labels import NOT_SHOWN, BySystem, DaysLeft, NoLabels, TopicPartition, team_of
 from schemas.metrics import BY_NAME, CONNECTOR_METRICS, WORKER_METRICS, Metrics, MetricSpec
 from schemas.vocabulary import Right
 
@@ -109,6 +109,31 @@ def test_a_label_that_is_an_id_or_an_address_is_refused(room, specs, value):
     assert not value or value not in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("owner", "shown"),
+    [
+        ("CRM team (Utrecht)", True),
+        ("Équipe marketing & ventes", True),
+        ("2nd line", True),
+        ("canary@example.org", False),
+        ("Robin +31 6 12345678", False),
+        ("Robin 06 12 34 56 78", False),
+        ("3f2504e0-4f89-41d3-9a0c-0305e82c3301", False),
+        ("Team\nX", False),
+    ],
+)
+def test_an_owner_is_shown_if_it_is_a_teams_name(owner, shown):
+    """What may be a person's address or number is no label; a worker with such a registry starts all the same."""
+    registry = CollectorRegistry()
+    metrics = WorkerMetrics(registry)
+    assert team_of(owner) == (owner if shown else NOT_SHOWN)
+    if not shown:
+        with pytest.raises(ValueError, match="label owner: use an enum member"):
+            metrics.set(vocabulary.SYSTEM_INFO, 1, system="crm", owner=owner)
+    metrics.set(vocabulary.SYSTEM_INFO, 1, system="crm", owner=team_of(owner))
+    assert registry.get_sample_value("dsr_system_info", {"system": "crm", "owner": team_of(owner)}) == 1
+
+
 def test_the_other_rooms_metric_is_refused():
     """Each process exposes its own room's metrics only."""
     with pytest.raises(ValueError, match="dsr_outbox_records is no metric of this process"):
@@ -127,7 +152,16 @@ def test_names_follow_the_convention(spec):
     assert re.fullmatch(r"[A-Z0-9].*[.]|1;.*[.]", spec.help)
 
 
-NAMES = {"system": str, "portal": str, "topic": str, "type": str, "partition": int, "version": str, "registry": str}
+NAMES = {
+    "system": str,
+    "owner": str,
+    "portal": str,
+    "topic": str,
+    "type": str,
+    "partition": int,
+    "version": str,
+    "registry": str,
+}
 
 
 @every_metric

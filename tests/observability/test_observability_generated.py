@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from deploy.observability import generate, promtool, thresholds
-from deploy.observability.alerts import ALERTS
+from deploy.observability.alerts import ALERTS, rules
 from deploy.observability.dashboards import PANELS, dashboard
 from schemas.metrics import BY_NAME, ESCALATIONS
 from schemas.vocabulary import EscalationReason
@@ -128,6 +128,16 @@ def test_every_escalation_reaches_somebody(reason):
     counted = [alert.name for alert in ALERTS if f'{ESCALATIONS.name}{{reason="{reason}"}}' in alert.expr]
     seen = [alert.name for alert in ALERTS if alert.name == SEEN_BY_GAUGE.get(reason)]
     assert len(counted + seen) == 1
+
+
+def test_alerts_of_a_system_name_its_team():
+    """Whatever a system's owner is told can be routed to the team; what is not of a system is nobody's in particular."""
+    (group,) = rules()["groups"]
+    named = {rule["alert"] for rule in group["rules"] if "team" in rule["labels"]}
+    assert named == {
+        "DsrEscalationsWaiting", "DsrConnectorFailing", "DsrConnectorSilent", "DsrBacklogLate", "DsrConnectorLeftAlone",
+        "DsrConnectorQuarantineGrowing",
+    }  # fmt: skip
 
 
 def test_the_runbook_speaks_of_no_other_alert():
