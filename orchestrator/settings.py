@@ -125,6 +125,7 @@ class Settings(BrokerSettings):
     promise_grace: timedelta = timedelta(hours=24)
     status_every: timedelta = timedelta(days=7)
     due_soon: timedelta = timedelta(days=5)
+    retention_review: timedelta = timedelta(days=365)
     clock_tolerance: timedelta = timedelta(hours=24)
 
     def policy(self) -> Policy:

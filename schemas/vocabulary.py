@@ -266,6 +266,8 @@ class EscalationReason(_Word):
     APPROVAL_AWAITED = "approval_awaited"
     HOLD_REVIEW = "hold_review"
     RETENTION_ENDED = "retention_ended"
+    #: Data is kept without a date on which that ends: somebody looks from time to time whether the ground still holds.
+    RETENTION_REVIEW = "retention_review"
     CLOCK_DISAGREES = "clock_disagrees"
     LATE_REPORT = "late_report"
 

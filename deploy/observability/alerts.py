@@ -104,6 +104,11 @@ ALERTS: tuple[Alert, ...] = (
         "The reason {{ $labels.system }} gave for keeping data has ended: the data must be erased now.",
     ),
     Alert(
+        "DsrRetentionReview", "privacy_officer", "ticket",
+        told(EscalationReason.RETENTION_REVIEW, "system"), "0m",
+        "{{ $labels.system }} has kept data for long without a date on which that ends: look whether the reason still holds.",
+    ),
+    Alert(
         "DsrLateReport", "privacy_officer", "ticket",
         told(EscalationReason.LATE_REPORT, "system"), "0m",
         "{{ $labels.system }} reported something else than what stands: what a person was told may be wrong.",

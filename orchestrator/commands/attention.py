@@ -68,6 +68,11 @@ def _of_the_system(view: RequestView, system: SystemView) -> Iterator[Attention]
         why = f"{name} must delete now: its ground for keeping has ended"
         since = _day(view, system.retention_ended)
         yield Attention(view, EscalationReason.RETENTION_ENDED, why, since, f"dsr show {request}", name)
+    if system.review_asked is not None:
+        why = f"{name} keeps data without a date: does its ground still hold?"
+        yield Attention(
+            view, EscalationReason.RETENTION_REVIEW, why, _day(view, system.review_asked), f"dsr show {request}", name
+        )
     if system.contradicted is not None:
         why = f"{name} reported {system.said_late} after {system.outcome}"
         since = _day(view, system.contradicted)

@@ -45,6 +45,8 @@ class SystemView:
     contradicted: datetime | None = None
     #: When the ground for keeping data ended; until the system says that the data is gone.
     retention_ended: datetime | None = None
+    #: When somebody was asked to look whether a ground without an end still holds.
+    review_asked: datetime | None = None
 
     def enter(self, phase: OrderPhase, at: datetime) -> None:
         """Note the phase and since when; what was said of an earlier one no longer holds."""
@@ -144,7 +146,7 @@ class RequestView:
             case "late_report":
                 system.said_late = str(details["outcome"])
                 if system.said_late in _GONE:
-                    system.retention_ended = None
+                    system.retention_ended = system.review_asked = None
             case "retention_ended":
                 system.retention_ended = at
             case "escalated":
@@ -156,6 +158,8 @@ class RequestView:
         """Note it; the phase stays where the order has ended (a late report) or the failure, which says more, is known."""
         if reason == EscalationReason.LATE_REPORT:
             system.contradicted = at
+        if reason == EscalationReason.RETENTION_REVIEW:
+            system.review_asked = at
         if system.phase in {OrderPhase.SETTLED, OrderPhase.ESCALATED} or reason == EscalationReason.APPROVAL_AWAITED:
             return
         system.enter(OrderPhase.ESCALATED, at)

@@ -30,6 +30,8 @@ class Policy:
     status_every: timedelta = timedelta(days=7)
     #: A person is told this long before the due date.
     due_soon: timedelta = timedelta(days=5)
+    #: Data that a system keeps without a date is asked after once, this long after its answer (GDPR Art. 5(1)(e)).
+    retention_review: timedelta = timedelta(days=365)
     #: Submission and arrival further apart than this raise an alert: one of the clocks is wrong, or mail lay about.
     clock_tolerance: timedelta = timedelta(hours=24)
 

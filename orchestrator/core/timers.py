@@ -31,6 +31,7 @@ def next_wake(draft: Draft) -> datetime | None:
 def _ends(draft: Draft) -> list[datetime]:
     state = draft.state
     ends = [end_of_day(until, draft.registry.controller.zone) for _, until in _retentions(draft)]
+    ends += [at for _, at in _reviews(draft)]
     if state.phase is not Phase.CLOSED:
         ends += _request_ends(draft)
         for order in state.orders:
@@ -81,6 +82,18 @@ def _retentions(draft: Draft) -> Iterator[tuple[OrderState, date]]:
         outcome = order.outcome
         if isinstance(outcome, Retained) and outcome.until is not None and order.escalation is None:
             yield order, outcome.until
+
+
+def _reviews(draft: Draft) -> Iterator[tuple[OrderState, datetime]]:
+    for order in draft.state.orders:
+        outcome = order.outcome
+        if (
+            isinstance(outcome, Retained)
+            and outcome.until is None
+            and order.settled_at is not None
+            and order.escalation is None
+        ):
+            yield order, order.settled_at + draft.context.policy.retention_review
 
 
 def wake(draft: Draft) -> None:
@@ -134,3 +147,7 @@ def _remind_of_retentions(draft: Draft) -> None:
             draft.put(evolve(order, escalation=EscalationReason.RETENTION_ENDED))
             draft.fact("retention_ended", system=order.system)
             draft.say(StatusCode.RETENTION_ENDED, system=order.system, escalation=EscalationReason.RETENTION_ENDED)
+    for order, at in list(_reviews(draft)):
+        if at <= draft.now:
+            draft.put(evolve(order, escalation=EscalationReason.RETENTION_REVIEW))
+            draft.escalate(EscalationReason.RETENTION_REVIEW, system=order.system)

@@ -111,6 +111,12 @@ def view(*facts: Fact, request: str = ID, due_on: str = "2026-04-07", at: dateti
             "crm must delete now: its ground for keeping has ended",
             "dsr show {}",
         ),
+        (
+            (SENT, settled("retained"), CLOSED, told("retention_review", "crm")),
+            "retention_review",
+            "crm keeps data without a date: does its ground still hold?",
+            "dsr show {}",
+        ),
     ],
 )
 def test_what_waits_for_a_person_is_one_line(facts: tuple[Fact, ...], reason: str, why: str, helps: str) -> None:

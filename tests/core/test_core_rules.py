@@ -509,6 +509,19 @@ def test_retained_data_is_remembered_after_the_end() -> None:
     assert world.state("b").phase is Phase.ACTIVE and world.codes("b").count("retention_ended") == 1
 
 
+def test_data_that_is_kept_without_a_date_is_asked_after() -> None:
+    """Once, a year after the answer, closed or not; data that is kept until a date is not asked after beside its reminder."""
+    world = _one("crm", "shop")
+    world.report("a", "crm", Retained(ground=RetentionGround.NATIONAL_LAW, count=1))
+    world.report("a", "shop", Retained(ground=RetentionGround.LEGAL_CLAIMS, until=date(2026, 3, 20), count=1))
+    world.pass_time(timedelta(days=364, hours=23))
+    assert not [event for event in world.said if event.escalation == "retention_review"]
+    world.pass_time(timedelta(days=400))
+    (event,) = [event for event in world.said if event.escalation == "retention_review"]
+    assert event.system == "crm" and event.at == START + timedelta(days=365)
+    assert world.state("a").phase is Phase.CLOSED and world.state("a").wake_at is None
+
+
 # Time -------------------------------------------------------------------------------------------------------------------------
 
 
