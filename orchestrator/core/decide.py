@@ -44,7 +44,7 @@ from schemas.status import StatusEvent
 from schemas.vocabulary import Phase, QuarantineReason, StatusCode
 from schemas.wire import encode
 
-__all__ = ["decide", "rejection"]
+__all__ = ["decide", "has_taken", "rejection"]
 
 
 def decide(state: RequestState | None, given: Input, now: datetime, context: Context) -> Decision:
@@ -95,6 +95,26 @@ def _is_repetition(state: RequestState, given: Input) -> bool:
             remedy="this id belongs to another command: give each command an id of its own",
         )
     return False
+
+
+def has_taken(state: RequestState, given: Input) -> bool:
+    """Tell whether the state shows that it was this very record that changed it, byte for byte.
+
+    False does not imply that it did not: of most words on an identity, and of reports but a system's last, nothing is kept.
+    """
+    message = given.message
+    match message:
+        case SubmitRequest():
+            return (state.source, state.content) == (given.source, given.content)
+        case FulfilmentReport():
+            order = state.order(message.system)
+            return order is not None and (order.report_id, order.report_sha256) == (message.report_id, given.content)
+        case Command():
+            return intake.was_said(state, message.command_id, given.content)
+        case WithdrawRequest():
+            return intake.was_said(state, intake.WITHDRAWAL, given.content)
+        case _:
+            return False
 
 
 def _handle(draft: Draft, given: Input, *, is_new: bool) -> None:

@@ -34,6 +34,7 @@ from schemas.vocabulary import (
 )
 
 __all__ = [
+    "WITHDRAWAL",
     "blank",
     "confirm_identity",
     "end_hold",
@@ -230,15 +231,15 @@ def _unconfirmed(draft: Draft, reason: IdentityRefusalReason) -> None:
 def withdraw(draft: Draft, message: WithdrawRequest) -> None:
     """The person takes the request back, through the portal that filed it."""
     _own(draft, message.portal)
-    if not was_said(draft.state, _WITHDRAWAL, draft.content):
-        note_said(draft, _WITHDRAWAL)
+    if not was_said(draft.state, WITHDRAWAL, draft.content):
+        note_said(draft, WITHDRAWAL)
         withdraw_by(draft, f"portal:{message.portal}", "withdrawn by the person")
     elif draft.state.phase is not Phase.CLOSED:
         draft.say(StatusCode.TOO_LATE, done=_done(draft.state))
 
 
 #: Stands for the id that a portal's withdrawal does not have.
-_WITHDRAWAL = "withdrawal"
+WITHDRAWAL = "withdrawal"
 
 
 def note_said(draft: Draft, said_id: str) -> None:

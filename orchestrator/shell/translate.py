@@ -61,12 +61,18 @@ class Arrival:
     subject: SubjectData | None = field(default=None, repr=False)
 
 
+#: What becomes of a genuine signature when its key is ended.
+_ENDED = {QuarantineReason.SIGNER_UNKNOWN, QuarantineReason.SIGNATURE_EXPIRED}
+
+
 @dataclass(frozen=True, slots=True)
 class SetAside:
     """A record that is no input: it goes to quarantine."""
 
     record: Record
     violation: ProtocolViolation
+    #: What it says, where nothing but the end of its signer's key is against it: it may have been taken in before that.
+    said: Input | None = None
 
     @property
     def subject_request_id(self) -> str:
@@ -106,12 +112,17 @@ class Translator:
             message = decode(record.value, record.headers, self._accepted[record.topic])
             request: str = message.subject_request_id  # type: ignore[attr-defined] # all these topics' messages have it
             _check_key(record, request)
+            content = digest(record.value or b"")
             if self._speakers is not None:
-                self._speakers.check(record, message)
+                try:
+                    self._speakers.check(record, message)
+                except ProtocolViolation as violation:
+                    said = Input(message, record.source, content) if violation.code in _ENDED else None
+                    return SetAside(record, violation, said)
             opened, subject = self._open(message)
         except ProtocolViolation as violation:
             return SetAside(record, violation)
-        return Arrival(request, Input(message, record.source, digest(record.value or b""), opened), record, subject)
+        return Arrival(request, Input(message, record.source, content, opened), record, subject)
 
     def _open(self, message: Message) -> tuple[Opened, SubjectData | None]:
         if not isinstance(message, SubmitRequest):

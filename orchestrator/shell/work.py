@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from functools import reduce
 from typing import TypeVar
 
-from orchestrator.core.decide import decide, rejection
+from orchestrator.core.decide import decide, has_taken, rejection
 from orchestrator.core.effects import (
     CancelOrder,
     Decision,
@@ -203,7 +203,12 @@ class UnitOfWork:
             self._leave(arrival)
             return
         if isinstance(arrival, SetAside):
-            self._set_aside(arrival)
+            if self._was_taken(arrival):
+                # Read again after a crash, and its signer's key has ended meanwhile: it was believed when it was taken in.
+                assert arrival.said is not None, "what was taken in said something"
+                self.outcome.ignored.append(type(arrival.said.message).__name__)
+            else:
+                self._set_aside(arrival)
             return
         queue: deque[Arrival] = deque((arrival,))
         while queue:
@@ -216,6 +221,10 @@ class UnitOfWork:
                 self._leave(arrival)
             else:
                 raise Halted(given, one.subject_request_id, self.outcome.damaged[one.subject_request_id])
+
+    def _was_taken(self, aside: SetAside) -> bool:
+        state = self._states.get(aside.subject_request_id)
+        return state is not None and aside.said is not None and has_taken(state, aside.said)
 
     def _set_aside(self, aside: SetAside) -> None:
         self.change.records.append(self._translator.quarantined(aside.record, aside.violation, self._now.isoformat()))
@@ -395,9 +404,10 @@ async def _asked(call: Awaitable[T]) -> T:
 
 def _wanted(arrivals: Sequence[Arrival | SetAside | Stumble]) -> Wanted:
     known = [arrival for arrival in arrivals if isinstance(arrival, Arrival)]
+    ended = [arrival for arrival in arrivals if isinstance(arrival, SetAside) and arrival.said is not None]
     around = [arrival for arrival in known if isinstance(arrival.given.message, _LOOKS_AROUND)]
     return Wanted(
-        requests=frozenset(arrival.subject_request_id for arrival in known),
+        requests=frozenset([*(one.subject_request_id for one in known), *(one.subject_request_id for one in ended)]),
         spans=_spans(arrivals),
         persons=frozenset(arrival.given.opened.person for arrival in around if arrival.given.opened.person is not None),
         companions=frozenset(arrival.subject_request_id for arrival in around),

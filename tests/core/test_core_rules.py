@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import get_args
@@ -21,10 +22,12 @@ from core_building import (
     World,
     accepted,
     as_input,
+    command,
     confirm,
     later,
     refuse,
     registry,
+    report,
     rid,
     submission,
     system,
@@ -32,6 +35,7 @@ from core_building import (
 )
 
 from orchestrator.core.deadlines import due
+from orchestrator.core.decide import has_taken
 from orchestrator.core.effects import Input, Opened, PublishConfirmation, Wake
 from orchestrator.core.plan import freeze, meets, missing_for_good
 from orchestrator.core.policy import Policy
@@ -619,3 +623,32 @@ def test_orders_carry_the_portals_key_only_where_the_answer_is_data() -> None:
     plain = World(registry(system("crm")))
     plain.submit("copy", Right.ACCESS)
     assert [order.blob_key for order in plain.sent] == [None]
+
+
+# What was taken in before -----------------------------------------------------------------------------------------------------
+
+
+def test_a_record_that_was_taken_in_is_known_by_its_bytes() -> None:
+    """A request by its place as well, a report by its system's last one, a command and a withdrawal by what they say."""
+    world = World(registry(system("crm"), system("shop")))
+    asked = as_input(submission("a"), source="s-0-1", opened=Opened((IdentifierKind.EMAIL,), "p"))
+    world.give(asked, rid("a"))
+    kept = as_input(report("a", "crm", RETAINED), source="s-0-2")
+    world.give(kept, rid("a"))
+    held = as_input(command(Hold, "a", number="7"), source="s-0-3")
+    world.give(held, rid("a"))
+    back = as_input(withdrawal("a"), source="s-0-4")
+    world.give(back, rid("a"))
+    state = world.state("a")
+    assert all(has_taken(state, given) for given in (asked, kept, held, back))
+    others = (
+        replace(asked, source="s-0-9"),
+        replace(asked, content="x"),
+        replace(kept, content="x"),
+        as_input(report("a", "crm", NOTHING), source="s-0-2"),
+        as_input(report("a", "elsewhere", RETAINED), source="s-0-2"),
+        replace(held, content="x"),
+        replace(back, content="x"),
+        as_input(confirm("a"), source="s-0-5"),
+    )
+    assert not any(has_taken(state, given) for given in others)
