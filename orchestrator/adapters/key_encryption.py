@@ -59,7 +59,10 @@ class KeyEncryption:
         if key is None:
             if sealed.kid in self._given_up or not _NAME.fullmatch(sealed.kid):  # it may be anything, and is not repeated
                 raise RowDamaged("the store: a wrapped key names no key of ours: restore its row from a backup")
-            raise ConfigurationError(f"{_SETTING}: the store needs the key named {sealed.kid}: add it behind the current one")
+            raise ConfigurationError(
+                f"{_SETTING}: the store needs the key named {sealed.kid}: add it behind the current one. If you only try things"
+                " out and that key is gone, begin anew: delete the store's file (dsr.sqlite, unless DSR_STORE_URL names it)"
+            )
         try:
             return unsafe_reveal(sealed, key.derive("wrap", context), associated=context)
         except ProtocolViolation:

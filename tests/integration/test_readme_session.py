@@ -21,19 +21,17 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
 
-def block(test: str) -> str:
+def blocks(test: str) -> list[str]:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.search(rf"<!-- covered by \S+::{test} -->\n```sh\n(.*?)```", readme, re.DOTALL)
-    assert found is not None, f"the README has no block that {test} covers"
-    return found[1]
+    found = re.findall(rf"<!-- covered by \S+::{test} -->\n```sh\n(.*?)```", readme, re.DOTALL)
+    assert found, f"the README has no block that {test} covers"
+    return found
 
 
 def environment(folder: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DSR_")}
     ours = {"XDG_STATE_HOME": str(folder), "XDG_CACHE_HOME": str(cache_dir().parents[1]), "PATH": f"{BIN}:{kept['PATH']}"}
-    # The block names none of these: where a person's files go by default, a test's must not.
-    own = {"DSR_STORE_URL": f"sqlite:///{folder / 'store.sqlite'}", "DSR_DATADIR": str(folder / "data")}
-    return {**kept, **ours, **own, "DSR_STATE_DIR": str(folder / "connector"), "PYTHONUNBUFFERED": "1"}
+    return {**kept, **ours, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
 @pytest.fixture
@@ -45,13 +43,19 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.kafka
 @pytest.mark.slow
 def test_the_session_of_the_readme_ends_in_a_confirmation(folder: Path) -> None:
-    """Typed line by line: a broker, a worker, a connector with its stand-in, and a request that is confirmed and audited."""
-    text = block("test_the_session_of_the_readme_ends_in_a_confirmation")
+    """Typed line by line: a broker, a worker, a connector with its stand-in, and a request that is confirmed and audited.
+
+    What is typed at the end leaves nothing behind that a second session, with another key, would find.
+    """
+    here = folder / "here"  # where the session's files go by default
+    here.mkdir()
+    (here / "docs").symlink_to(ROOT / "docs")
+    begins, ends = blocks("test_the_session_of_the_readme_ends_in_a_confirmation")
     for port in ("9092", "9464", "8765"):
-        text = text.replace(port, str(free_port()))
-    script = f"set -euo pipefail\ntrap 'kill $(jobs -p)' EXIT\n{text}"
+        begins = begins.replace(port, str(free_port()))
+    script = f"set -euo pipefail\ntrap 'kill $(jobs -p) || true' EXIT\n{begins}ls -A\nset +e\n{ends}trap - EXIT"
     done = subprocess.run(
-        ["bash", "-c", script], cwd=ROOT, env=environment(folder), capture_output=True, text=True, timeout=150
+        ["bash", "-c", script], cwd=here, env=environment(folder), capture_output=True, text=True, timeout=150
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "You asked us on" in done.stdout
@@ -59,6 +63,9 @@ def test_the_session_of_the_readme_ends_in_a_confirmation(folder: Path) -> None:
     assert "1 of 1 requests" in done.stdout
     assert "Clean: none of the" in done.stdout
     assert "someone@example.org" not in done.stdout + done.stderr
+    assert {"dsr.sqlite", ".dsr"} <= set(done.stdout.splitlines()), "the session keeps its files elsewhere now"
+    assert [file.name for file in here.iterdir()] == ["docs"]
+    assert not (folder / "dsr" / "kafka").exists()
 
 
 @pytest.mark.kafka
@@ -66,7 +73,7 @@ def test_the_session_of_the_readme_ends_in_a_confirmation(folder: Path) -> None:
 @pytest.mark.slow
 def test_the_worker_of_the_readme_starts_on_postgresql(kafka_bootstrap: str, postgres_url: str, folder: Path) -> None:
     """The operator's block brings topics and store up, and a worker that is ready and stops on SIGTERM with 0."""
-    text = block("test_the_worker_of_the_readme_starts_on_postgresql")
+    (text,) = blocks("test_the_worker_of_the_readme_starts_on_postgresql")
     port = str(free_port())
     for shown, ours in {
         "broker:9092": kafka_bootstrap,
@@ -78,12 +85,10 @@ def test_the_worker_of_the_readme_starts_on_postgresql(kafka_bootstrap: str, pos
     }.items():
         assert shown in text
         text = text.replace(shown, ours)
-    given = environment(folder)
-    del given["DSR_STORE_URL"]
     process = subprocess.Popen(
         ["bash", "-euc", text],
         cwd=folder,  # the block makes keys where it stands
-        env={**given, "DSR_TOPIC_PREFIX": f"readme-{port}"},
+        env={**environment(folder), "DSR_TOPIC_PREFIX": f"readme-{port}"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

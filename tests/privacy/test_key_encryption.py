@@ -33,7 +33,7 @@ def test_an_older_key_unwraps_and_no_longer_wraps() -> None:
     assert both.unwrap(wrapped, "place") == b"secret"
     assert before.is_current(wrapped) and not both.is_current(wrapped)
     assert both.is_current(both.wrap(b"secret", "place"))
-    with pytest.raises(ConfigurationError, match=f"needs the key named {before.kid}"):
+    with pytest.raises(ConfigurationError, match=f"needs the key named {before.kid}: add it .* delete the store's file"):
         after.unwrap(wrapped, "place")
 
 
