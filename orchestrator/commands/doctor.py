@@ -265,7 +265,7 @@ def _trusted(premises: Premises) -> Iterator[Finding]:
             NOTICE,
             "DSR_TRUST_FILE",
             f"{principal} has no key that is valid now",
-            f"run `dsr keys new {principal}`, or remove it",
+            f"run `dsr keys new {principal} --trust FILE`, add the key that its owner made (`dsr keys trust`), or remove it",
         )
     known = wanted | {key.principal for key in trust if key.principal.startswith("operator:")}
     for principal in sorted(held - known):

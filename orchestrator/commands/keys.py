@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import stat
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,8 +59,37 @@ def new(
     if trust is None:
         print(json.dumps(key.public()))
     else:
-        _replace(trust, json.dumps({"keys": [*known, key.public()]}, indent=2) + "\n")
+        _write_members(trust, [*known, key.public()])
     typer.echo(f"{key.kid} of {principal}: private key in {file}; set DSR_SIGNING_KEY_FILE to it", err=True)
+    if trust is None:
+        typer.echo(
+            "nobody believes it yet: add the printed line to the trust file of each worker with `dsr keys trust`", err=True
+        )
+
+
+@keys_app.command("trust")
+def trust_command(
+    file: Annotated[
+        Path, typer.Argument(help="The line that `dsr keys new` printed; - reads standard input", metavar="[FILE]")
+    ] = Path("-"),
+    *,
+    trust: Annotated[
+        Path, typer.Option(help="Trust file to add it to; made if it is not there", envvar="DSR_TRUST_FILE", show_default=False)
+    ],
+) -> None:
+    """Add a public key that its owner sent you to a trust file: what it signs is believed from then on.
+
+    Make sure by another way than the file came that its kid is the owner's: `dsr keys new` named it there. Workers read the
+    trust file again within ten seconds of the change.
+
+    Example: dsr keys trust portal-website.public.jwk --trust trust.json
+    """
+    known = _members(trust) if trust.exists() else []
+    member = _public_key(sys.stdin.buffer.read() if file == Path("-") else _read(file), str(file))
+    if any(member["kid"] == other["kid"] or member["x"] == other["x"] for other in known):
+        raise ConfigurationError(f"{trust} has this key already: see `dsr keys list {trust}`; a key that was ended stays ended")
+    _write_members(trust, [*known, member])
+    print(f"{member['kid']} of {member['principal']} is in {trust}")
 
 
 @keys_app.command("quarantine")
@@ -166,9 +196,7 @@ def end_key(
             " (`dsr keys new orchestrator`), give it to every worker (DSR_SIGNING_KEY_FILE), and end this one after that"
         )
     changed = [{**member, "exp": end} if member["kid"] == kid else member for member in members]
-    text = json.dumps({"keys": changed}, indent=2) + "\n"
-    Trust.from_json(text)
-    _replace(trust, text)
+    _write_members(trust, changed)
     print(f"{kid} of {known.principal} ends at {datetime.fromtimestamp(end, UTC).isoformat()}")
     if known.principal == ORCHESTRATOR:
         typer.echo("a worker that still signs with it raises DsrTrustFileRefused: give it the other key", err=True)
@@ -237,6 +265,29 @@ def _members(trust: Path) -> list[Any]:
     Trust.from_json(content)
     members: list[Any] = json.loads(content)["keys"]
     return members
+
+
+def _public_key(content: bytes, where: str) -> dict[str, Any]:
+    """Return one public JWK. Raises `ConfigurationError`, which repeats nothing of what was given."""
+    try:
+        member = json.loads(content)
+    except (ValueError, RecursionError):
+        member = None
+    if not isinstance(member, dict):
+        raise ConfigurationError(f"{where}: is no public key: give the line that `dsr keys new` printed")
+    if "d" in member:
+        raise ConfigurationError(
+            f"{where}: this is a private key, and only its owner may have it: have the owner make a new one"
+            " and send the line that `dsr keys new` prints"
+        )
+    Trust.from_json(json.dumps({"keys": [member]}))
+    return member
+
+
+def _write_members(trust: Path, members: list[Any]) -> None:
+    text = json.dumps({"keys": members}, indent=2) + "\n"
+    Trust.from_json(text)
+    _replace(trust, text)
 
 
 def _write_private(file: Path, text: str) -> None:

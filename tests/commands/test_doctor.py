@@ -223,6 +223,13 @@ def test_keys_that_end_are_noticed_and_ended_ones_are_missed(safe: Settings) -> 
     assert "orchestrator has no key that is valid now" in gone
 
 
+def test_who_lacks_a_key_is_given_one_that_is_trusted(safe: Settings) -> None:
+    """Made with the trust file beside it, or added to it: a public half that lies elsewhere is believed by nobody."""
+    told = findings(Premises(safe, REGISTRY, Trust.of(OURS), NOW))
+    (remedy,) = [one.remedy for one in told if one.wrong == "system:crm has no key that is valid now"]
+    assert "`dsr keys new system:crm --trust FILE`" in remedy and "`dsr keys trust`" in remedy
+
+
 def test_no_secret_is_shown(safe: Settings) -> None:
     """A finding about a secret names its variable."""
     told = findings(Premises(safe.model_copy(update={"sasl_password": SecretStr("hush-hush")}), REGISTRY, trusted(), NOW))
