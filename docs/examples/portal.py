@@ -1,4 +1,4 @@
-"""A portal: file one request, and print what is said of it until it is confirmed.
+"""A portal: file one request, and print what is said of it until it is confirmed or set aside.
 
 With DSR_SIGNING_KEY_FILE and DSR_TRUST_FILE set: python docs/examples/portal.py someone@example.org
 """
@@ -6,6 +6,7 @@ With DSR_SIGNING_KEY_FILE and DSR_TRUST_FILE set: python docs/examples/portal.py
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import uuid
@@ -64,7 +65,8 @@ async def main(email: str) -> None:
         async for answer in answers:
             if answer.key == record.key:
                 print(answer.topic, answer.value.decode())
-                if answer.topic == TOPICS.confirmations:
+                # What was set aside is never confirmed: correct it, and publish it again.
+                if answer.topic == TOPICS.confirmations or json.loads(answer.value)["code"] == "rejected":
                     break
 
 

@@ -404,3 +404,16 @@ async def test_the_example_portals_are_confirmed(desk: Desk) -> None:
     filed = await desk.run("docs/examples/portal_sync.py", PERSON)
     assert filed.code == 0, filed.err
     await desk.until(filed.out.strip(), phase="closed", result="fulfilled")
+
+
+async def test_the_example_portal_ends_when_its_record_is_set_aside(desk: Desk) -> None:
+    """Nothing else will ever be said of it: the reason is the last line, and nobody waits for a confirmation."""
+    program = (
+        "import asyncio, sys; sys.path.insert(0, 'docs/examples'); import portal;"
+        " portal.SIGNER, build = None, portal.build_request;"
+        " portal.build_request = lambda *given, **more: build(*given, **more | {'portal': 'elsewhere'});"
+        " asyncio.run(portal.main(sys.argv[1]))"
+    )
+    done = await desk.run("-c", program, PERSON)
+    assert done.code == 0, done.err
+    assert '"rejected":"unknown_portal"' in done.out.splitlines()[-1]
