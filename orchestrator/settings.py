@@ -114,7 +114,9 @@ class Settings(BrokerSettings):
     ] = 30.0
     watchdog_ends_process: bool = False
     fault_point: Annotated[str | None, Field(description="For tests: where the process kills itself, as after_save:3")] = None
-    replication_factor: Annotated[int, Field(ge=1)] = 1
+    replication_factor: Annotated[
+        int, Field(ge=1, description="Copies of each partition that the topics must have; 3 in production, 1 for one broker")
+    ] = 1
 
     keys_grow_old: Annotated[
         timedelta, Field(description="A request that is open for longer has a key older than policy allows: it alerts")

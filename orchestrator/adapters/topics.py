@@ -18,6 +18,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     GroupCoordinatorNotAvailableError,
     GroupLoadInProgressError,
+    InvalidReplicationFactorError,
     KafkaConnectionError,
     KafkaError,
     NotCoordinatorForGroupError,
@@ -76,7 +77,9 @@ class Finding:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.subject}: {self.kind} is {self.found}, wanted {self.wanted}. {self.remedy}"
+        if self.kind == "missing":
+            return f"{self.subject} is missing. {self.remedy}"
+        return f"{self.subject}: {self.kind}: found {self.found}, wanted {self.wanted}. {self.remedy}"
 
 
 def topic_config(spec: TopicSpec, *, replication: int) -> dict[str, str]:
@@ -238,9 +241,13 @@ async def _create(admin: AIOKafkaAdminClient, specs: Sequence[TopicSpec], replic
         if code == 0:
             made.append(name)
         elif code != TopicAlreadyExistsError.errno:
-            raise ConfigurationError(f"{name} could not be created: {for_code(code).__name__}: {message}")
+            few = f". {_FEWER}" if code == InvalidReplicationFactorError.errno else ""
+            raise ConfigurationError(f"{name} could not be created: {for_code(code).__name__}: {message}{few}")
     await _have_leaders(admin, {spec.name for spec in specs})
     return [f"created {name}" for name in made]
+
+
+_FEWER = "Ask for no more copies than there are brokers: --replication 1 (or DSR_REPLICATION_FACTOR=1) for a single one."
 
 
 async def _have_leaders(admin: AIOKafkaAdminClient, names: set[str]) -> None:

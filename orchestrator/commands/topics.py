@@ -50,7 +50,7 @@ _Bootstrap = Annotated[
     typer.Option(help="host:port of the broker", envvar="DSR_KAFKA_BOOTSTRAP", show_default="the one `dsr kafka up` started"),
 ]
 _Replication = Annotated[
-    int, typer.Option(min=1, help="Copies of each partition; 3 in production", envvar="DSR_KAFKA_REPLICATION")
+    int, typer.Option(min=1, help="Copies of each partition; 3 in production", envvar="DSR_REPLICATION_FACTOR")
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead")]
 

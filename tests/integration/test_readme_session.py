@@ -79,7 +79,6 @@ def test_the_worker_of_the_readme_starts_on_postgresql(kafka_bootstrap: str, pos
         "broker:9092": kafka_bootstrap,
         "postgresql+psycopg://dsr@db/dsr": postgres_url,
         "registry.yaml": str(ROOT / "docs" / "examples" / "registry.yaml"),
-        "--replication 3": "--replication 1",
         "DSR_REPLICATION_FACTOR=3": "DSR_REPLICATION_FACTOR=1",
         "dsr worker ": f"exec dsr worker --http-port {port} ",
     }.items():

@@ -11,11 +11,13 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import InvalidTimestampError
+from typer.testing import CliRunner
 
 from connectors.sdk.kafka import KafkaBus
 from connectors.sdk.settings import RuntimeSettings
 from orchestrator.adapters.local_kafka import LocalKafka
-from orchestrator.adapters.topics import apply, check, check_readers, check_strays, topic_config
+from orchestrator.adapters.topics import Finding, apply, check, check_readers, check_strays, topic_config
+from orchestrator.cli import app
 from schemas.errors import ConfigurationError
 from schemas.topics import Topics, TopicSpec, manifest
 
@@ -145,9 +147,23 @@ async def test_too_few_copies_are_found(kafka_bootstrap: str, topics: Topics) ->
 
 
 async def test_more_copies_than_brokers_are_refused(kafka_bootstrap: str, topics: Topics) -> None:
-    """Asking for more copies than there are brokers is refused in the broker's words."""
-    with pytest.raises(ConfigurationError, match=r"InvalidReplicationFactor.*broker"):
+    """Asking for more copies than there are brokers is refused in the broker's words, with the remedy."""
+    with pytest.raises(ConfigurationError, match=r"InvalidReplicationFactor.*broker.*--replication 1"):
         await apply(kafka_bootstrap, _wanted(topics), replication=3)
+
+
+def test_the_copies_of_the_workers_setting_are_made(kafka_bootstrap: str, topics: Topics) -> None:
+    """One name for one number: the worker would refuse topics of another."""
+    given = {"DSR_KAFKA_BOOTSTRAP": kafka_bootstrap, "DSR_TOPIC_PREFIX": topics.prefix, "DSR_REPLICATION_FACTOR": "3"}
+    refused = CliRunner().invoke(app, ["topics", "apply"], env=given)
+    assert isinstance(refused.exception, ConfigurationError) and "--replication 1" in str(refused.exception)
+
+
+def test_a_finding_is_a_sentence() -> None:
+    """A worker that does not start says each in a line."""
+    missing, few = Finding("dsr.x", "missing", "absent", "present", "Make it."), Finding("dsr.x", "partitions", "3", "4", "So.")
+    assert str(missing) == "dsr.x is missing. Make it."
+    assert str(few) == "dsr.x: partitions: found 3, wanted 4. So."
 
 
 async def test_silent_address_is_explained(unused_tcp_port: int) -> None:
