@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.commands.folding import RequestView
 from orchestrator.commands.kafka import current_connection
-from orchestrator.commands.reading import Dossier, fold_record
+from orchestrator.commands.reading import Dossier, fold_record, read_request
 from schemas.commands import Command, Withdraw
 from schemas.confirmations import Confirmation
 from schemas.errors import ConfigurationError, ProtocolViolation
@@ -27,7 +27,19 @@ if TYPE_CHECKING:
     from orchestrator.adapters.conversation import Conversation
     from orchestrator.ports import Record
 
-__all__ = ["ACCEPTED", "ALREADY", "REFUSED", "SILENT", "TOO_LATE", "Answer", "act", "act_all", "follow", "speaking_as"]
+__all__ = [
+    "ACCEPTED",
+    "ALREADY",
+    "REFUSED",
+    "SILENT",
+    "TOO_LATE",
+    "Answer",
+    "act",
+    "act_all",
+    "decided",
+    "follow",
+    "speaking_as",
+]
 
 ACCEPTED, REFUSED, TOO_LATE, ALREADY, SILENT = "accepted", "refused", "too_late", "already", "no_answer"
 #: A confirmation may overtake the journal entry of the same decision, which stands in another topic.
@@ -42,7 +54,7 @@ class Answer:
     """What became of a record: one of the words above, with the entry or the reason."""
 
     word: str
-    #: Where the record stands: topic-partition-offset.
+    #: Where the record stands: topic-partition-offset; empty if nothing was published.
     place: str
     entry: JournalEntry | None = None
     violation: ProtocolViolation | None = None
@@ -76,6 +88,23 @@ async def act(
             overtaken = await _answer(talk, topics, message, place, _OVERTAKEN_SECONDS)
             return overtaken if overtaken.entry else found
         return found
+
+
+async def decided(bootstrap: str, topics: Topics, message: ConfirmIdentity | RefuseIdentity) -> Answer | None:
+    """Return what a portal's word on an identity would come to where that is decided already, None where it must be said.
+
+    The core passes over such a word without a trace in the log, so whoever publishes it waits for nothing. What another portal
+    says is never passed over.
+    """
+    dossier = await read_request(bootstrap, topics, message.subject_request_id)
+    view = dossier.view
+    if view.portal != message.portal or view.phase in {Phase.RECEIVED, Phase.VERIFYING}:
+        return None
+    if view.phase is Phase.CLOSED:
+        is_so = isinstance(message, RefuseIdentity) and view.result == RequestResult.IDENTITY_NOT_CONFIRMED
+    else:
+        is_so = isinstance(message, ConfirmIdentity)
+    return Answer(ALREADY if is_so else TOO_LATE, "", dossier=dossier)
 
 
 async def _answer(talk: Conversation, topics: Topics, message: _Spoken, place: str, seconds: float) -> Answer:

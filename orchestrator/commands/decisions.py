@@ -16,8 +16,9 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from orchestrator.commands.acting import ACCEPTED, ALREADY, REFUSED, SILENT, TOO_LATE, Answer, act, speaking_as
+from orchestrator.commands.acting import ACCEPTED, ALREADY, REFUSED, SILENT, TOO_LATE, Answer, act, decided, speaking_as
 from orchestrator.commands.audit import topics_of, usage
+from orchestrator.commands.folding import RequestView
 from orchestrator.commands.instants import instant
 from orchestrator.commands.kafka import current_bootstrap
 from orchestrator.commands.reading import Bootstrap, JsonOutput, Prefix, RequestArgument, print_json, request_id
@@ -28,7 +29,7 @@ from schemas.ids import digest
 from schemas.requests import ConfirmIdentity, RefuseIdentity, Verification
 from schemas.signatures import speaker_of
 from schemas.topics import DEFAULT_PREFIX
-from schemas.vocabulary import AssuranceLevel, ExtensionReason, HoldKind, IdentityRefusalReason, RefusalGround, Right
+from schemas.vocabulary import AssuranceLevel, ExtensionReason, HoldKind, IdentityRefusalReason, Phase, RefusalGround, Right
 from schemas.wire import encode
 
 __all__ = ["EXIT_NO_ANSWER", "EXIT_REFUSED", "command_of", "register", "verification_of"]
@@ -325,7 +326,11 @@ def command_of(model: type[Command], request: str, actor: str, reason: str, **fi
 def _say(message: Command | ConfirmIdentity | RefuseIdentity, said: _Said, right: Right | None = None) -> None:
     topics, broker = topics_of(said.prefix), said.bootstrap or current_bootstrap()
     signer = speaking_as(speaker_of(message))
-    answer = asyncio.run(act(broker, topics, message, seconds=said.wait, signer=signer, right=right))
+    answer = None
+    if isinstance(message, ConfirmIdentity | RefuseIdentity):
+        answer = asyncio.run(decided(broker, topics, message))
+    if answer is None:
+        answer = asyncio.run(act(broker, topics, message, seconds=said.wait, signer=signer, right=right))
     if said.as_json:
         print_json(_document(message, answer))
     else:
@@ -339,9 +344,9 @@ def _document(message: Command | ConfirmIdentity | RefuseIdentity, answer: Answe
         "subject_request_id": message.subject_request_id,
         "command": type(message).__name__,
         "command_id": getattr(message, "command_id", None),
-        "place": answer.place,
+        "place": answer.place or None,
         "answer": answer.word,
-        "phase": entry.phase.value if entry else None,
+        "phase": entry.phase.value if entry else answer.dossier.view.phase.value if answer.dossier else None,
         "facts": [sentence(fact) for fact in entry.facts] if entry else [],
         "refused": {"code": violation.code, "field": violation.field, "remedy": violation.remedy} if violation else None,
     }
@@ -349,6 +354,8 @@ def _document(message: Command | ConfirmIdentity | RefuseIdentity, answer: Answe
 
 def _text(message: Command | ConfirmIdentity | RefuseIdentity, answer: Answer, wait: float) -> str:
     name, see = type(message).__name__, f"see `dsr status {message.subject_request_id}`"
+    if answer.dossier is not None:
+        return f"{name}: {_decided(answer.dossier.view)}; nothing was published, {see}"
     match answer.word:
         case "accepted" | "too_late":
             assert answer.entry is not None, "an entry is what accepts"
@@ -361,6 +368,12 @@ def _text(message: Command | ConfirmIdentity | RefuseIdentity, answer: Answer, w
             return f"{name}: the request is withdrawn already"
         case _:
             return f"{name}: no answer within {wait:g} s; it is on the bus as {answer.place} and will be carried out; {see}"
+
+
+def _decided(view: RequestView) -> str:
+    if view.phase is not Phase.CLOSED:
+        return f"the identity is confirmed already, the request is {view.phase}"
+    return f"the request is closed already ({view.result})"
 
 
 def _date(given: datetime | None) -> date | None:

@@ -337,6 +337,12 @@ async def test_identity_approve_add_and_too_late(desk: Desk) -> None:
     foreign = await desk.dsr("identity", request, "--confirmed", "passport:high", "--portal", "elsewhere", code=1)
     assert "foreign_portal" in foreign.out
     await desk.dsr("identity", request, "--confirmed", "passport:high")
+    again = await desk.dsr("identity", request, "--confirmed", "passport:high")
+    assert "ConfirmIdentity: the identity is confirmed already, the request is active; nothing was published" in again.out
+    other = await desk.dsr("identity", request, "--refused", "not_the_person", "--json", code=1)
+    assert (other.json["answer"], other.json["phase"], other.json["place"]) == ("too_late", "active", None)
+    foreign = await desk.dsr("identity", request, "--confirmed", "passport:high", "--portal", "elsewhere", code=1)
+    assert "foreign_portal" in foreign.out
     approved = await desk.dsr("approve", request, "--reason", "Checked", "--actor", "ops:colleague")
     assert "approved by ops:colleague: Checked" in approved.out
     assert "in the plan already" in (await desk.dsr("add", request, "crm", "--reason", "Please", code=1)).out
@@ -366,6 +372,10 @@ async def test_withdraw_and_deny(desk: Desk) -> None:
     said = await desk.dsr("identity", stranger, "--refused", "not_the_person", "--right", "objection", "--json")
     assert str(said.json["place"]).startswith(desk.world.topics.urgent_requests)
     assert (await desk.until(stranger, phase="closed"))["result"] == "identity_not_confirmed"
+    repeated = await desk.dsr("identity", stranger, "--refused", "not_the_person", "--right", "objection", "--json")
+    assert repeated.json["answer"] == "already"
+    late = await desk.dsr("identity", stranger, "--confirmed", "passport:high", "--right", "objection", code=1)
+    assert "the request is closed already (identity_not_confirmed)" in late.out
 
 
 async def test_who_filed_a_request_cannot_approve_it(desk: Desk) -> None:
