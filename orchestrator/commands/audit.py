@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from orchestrator.commands.instants import instant
 from orchestrator.commands.kafka import current_bootstrap, current_connection, progress
+from orchestrator.commands.reading import counted
 from schemas.errors import ConfigurationError, DsrError
 from schemas.topics import DEFAULT_PREFIX, Topics
 
@@ -119,7 +120,7 @@ def dump_command(
         json.dump({"file": str(file), "records": count}, sys.stdout, indent=2)
         print()
     else:
-        print(f"{count} records in {file}")
+        print(f"{counted(count, 'record')} in {file}")
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.adapters.vault import is_wrapped
+from orchestrator.commands.reading import counted
 from orchestrator.settings import Settings, load_settings
 from schemas.broker import LOCAL_HOSTS
 from schemas.errors import ConfigurationError
@@ -422,8 +423,4 @@ def _show(found: tuple[Finding, ...], dangers: int) -> None:
             style = "bold red" if finding.severity == DANGER else "yellow"
             table.add_row(f"[{style}]{finding.severity}[/]", finding.setting, finding.wrong, finding.remedy)
         console.print(table)
-    console.print(f"doctor: {_count(dangers, 'danger')}, {_count(len(found) - dangers, 'notice')}")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    console.print(f"doctor: {counted(dangers, 'danger')}, {counted(len(found) - dangers, 'notice')}")

@@ -22,6 +22,7 @@ import typer
 
 from orchestrator.commands.audit import topics_of, usage
 from orchestrator.commands.kafka import current_bootstrap, current_connection
+from orchestrator.commands.reading import counted
 from schemas.blobs import BlobSecret
 from schemas.errors import ConfigurationError, DsrError, ProtocolViolation
 from schemas.set_aside import SEALED_HEADER, Original, open_original
@@ -156,7 +157,7 @@ def replay(
         answers = asyncio.run(_say_again(bootstrap or current_bootstrap(), topics, again, wait))
     for (row, _), answer in zip(chosen, answers, strict=True):
         print(f"{row['place']:<12} {row['topic']}-{row['partition']}-{row['offset']}  {answer}")
-    print(f"{len(chosen)} records published again")
+    print(f"{counted(len(chosen), 'record')} published again")
     if any(answer.startswith(_ASIDE) for answer in answers):
         raise typer.Exit(1)
 
@@ -308,7 +309,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         cells = (row["place"], row["set_aside_at"], row["reason"], row["field"], origin, str(row["value_bytes"]), row["remedy"])
         table.add_row(*cells)
     Console(width=_WIDTH, highlight=False, markup=False).print(table)
-    print(f"{len(rows)} records; look closer with `dsr quarantine show PLACE`")
+    print(f"{counted(len(rows), 'record')}; look closer with `dsr quarantine show PLACE`")
 
 
 def _write(path: Path, value: bytes, written_as: As) -> None:

@@ -40,6 +40,7 @@ __all__ = [
     "JsonOutput",
     "Prefix",
     "RequestArgument",
+    "counted",
     "fold_journal",
     "fold_record",
     "print_json",
@@ -237,6 +238,11 @@ async def read_receipts(bootstrap: str, topics: Topics) -> dict[str, bytes]:
                 confirmation = _read(Confirmation, record.value, topics.confirmations)
                 found[confirmation.subject_request_id] = receipt_of(record.key, record.value, signature)
     return found
+
+
+def counted(number: int, noun: str) -> str:
+    """Return `1 record`, `2 records`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def print_json(document: object) -> None:

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.commands.reading import counted
 from orchestrator.core.registry_review import changes, open_ends, stages
 from schemas.errors import ConfigurationError
 from schemas.registry import Registry, System
@@ -74,14 +75,15 @@ def check(file: _File = default_registry(), as_json: _Json = False) -> None:
         if registry:
             _print_summary(file, registry)
         else:
-            print(f"{len(mistakes)} mistake{'s' if len(mistakes) != 1 else ''}: nothing was changed; correct the lines above")
+            print(f"{counted(len(mistakes), 'mistake')}: nothing was changed; correct the lines above")
     if registry is None:
         raise typer.Exit(1)
 
 
 def _print_summary(file: Path, registry: Registry) -> None:
     active = list(registry.active())
-    print(f"{file}: version {registry.version} is valid: {len(registry.systems)} systems, {len(active)} with a connector")
+    systems = counted(len(registry.systems), "system")
+    print(f"{file}: version {registry.version} is valid: {systems}, {len(active)} with a connector")
     for system in active:
         print(f"  {orders_topic(system.id)}")
 

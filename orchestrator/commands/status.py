@@ -200,7 +200,7 @@ def list_command(
         print_json({"journal_records": count, "requests": [as_document(view, now) for view in chosen]})
         return
     if chosen:
-        print_table(_listed(chosen, now))
+        print_table(_listed(chosen, now, is_closed=phase is Phase.CLOSED))
     print(f"{len(chosen)} of {len(views)} requests; {count} journal records read")
 
 
@@ -221,8 +221,9 @@ def _by_due_date(view: RequestView) -> tuple[str, str]:
     return (view.due_on.isoformat() if view.due_on else "9999", view.subject_request_id)
 
 
-def _listed(views: Iterable[RequestView], now: datetime) -> Table:
-    table = table_of(("due on", "days left", "right", "phase", "answered", "waits for", "subject_request_id"))
+def _listed(views: Iterable[RequestView], now: datetime, *, is_closed: bool) -> Table:
+    stands = "result" if is_closed else "waits for"
+    table = table_of(("due on", "days left", "right", "phase", "answered", stands, "subject_request_id"))
     for view in views:
         settled = sum(system.phase is OrderPhase.SETTLED for system in view.systems.values())
         left = "" if view.phase is Phase.CLOSED else str(view.days_left(now))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from orchestrator.audit.records import LogRecord, Place
 from orchestrator.cli import app
-from orchestrator.commands import intake_keys
+from orchestrator.commands import intake_keys, quarantine, status
+from orchestrator.commands.folding import RequestView
+from schemas.vocabulary import Phase
 
 ID = "6f0e4a3c-1b2d-4c3e-8f4a-5b6c7d8e9f00"
 PERSON = "someone@example.org"
+NOW = datetime(2026, 3, 5, 9, tzinfo=UTC)
 WHY = ("--reason", "Agreed with the office", "--actor", "ops:office")
 KEYS = str(Path(__file__).with_name("intake-keys.json"))
 #: Nobody listens there: whatever gets as far as the broker would say so.
@@ -68,6 +73,23 @@ def test_submit_says_where_it_looked_for_the_key(monkeypatch: pytest.MonkeyPatch
         done = CliRunner().invoke(app, [*SUBMIT, "--unverified"], env={**NOBODY, "DSR_INTAKE_KEYS": place})
         assert done.exit_code == 2
         assert "DSR_INTAKE_KEYS" in done.output
+
+
+def test_one_is_no_plural(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a registry's systems, and of records in quarantine."""
+    registry = Path(__file__).parents[2] / "docs" / "examples" / "registry.yaml"
+    assert "is valid: 1 system, 1 with" in CliRunner().invoke(app, ["registry", "check", str(registry)]).output
+    aside = LogRecord(Place("dsr.quarantine.v1", 0, 0), 0, key=None, value=None)
+    quarantine._print_table([quarantine._row(aside)])
+    assert "1 record; look closer" in capsys.readouterr().out
+
+
+def test_a_closed_requests_result_stands_under_its_name() -> None:
+    """An open one waits for somebody; a closed one waits for nobody."""
+    view = RequestView(ID, phase=Phase.CLOSED, result="fulfilled")
+    for is_closed, heading in ((True, "result"), (False, "waits for")):
+        columns = [str(column.header) for column in status._listed([view], NOW, is_closed=is_closed).columns]
+        assert columns[5] == heading
 
 
 COMMANDS = (
