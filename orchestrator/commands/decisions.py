@@ -20,7 +20,7 @@ from orchestrator.commands.acting import ACCEPTED, ALREADY, REFUSED, SILENT, TOO
 from orchestrator.commands.audit import topics_of, usage
 from orchestrator.commands.folding import RequestView
 from orchestrator.commands.instants import instant
-from orchestrator.commands.kafka import current_bootstrap
+from orchestrator.commands.kafka import current_bootstrap, waiting
 from orchestrator.commands.reading import Bootstrap, JsonOutput, Prefix, RequestArgument, print_json, request_id
 from orchestrator.commands.telling import sentence
 from schemas.commands import Add, Approve, Command, Deny, Extend, Hold, Resume, Retry, Waive, Withdraw
@@ -327,10 +327,11 @@ def _say(message: Command | ConfirmIdentity | RefuseIdentity, said: _Said, right
     topics, broker = topics_of(said.prefix), said.bootstrap or current_bootstrap()
     signer = speaking_as(speaker_of(message))
     answer = None
-    if isinstance(message, ConfirmIdentity | RefuseIdentity):
-        answer = asyncio.run(decided(broker, topics, message))
-    if answer is None:
-        answer = asyncio.run(act(broker, topics, message, seconds=said.wait, signer=signer, right=right))
+    with waiting(f"waiting for the answer, up to {said.wait:g} s"):
+        if isinstance(message, ConfirmIdentity | RefuseIdentity):
+            answer = asyncio.run(decided(broker, topics, message))
+        if answer is None:
+            answer = asyncio.run(act(broker, topics, message, seconds=said.wait, signer=signer, right=right))
     if said.as_json:
         print_json(_document(message, answer))
     else:

@@ -9,18 +9,22 @@ import asyncio
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
 
 from orchestrator.commands.audit import usage
+from orchestrator.commands.kafka import waiting
 from orchestrator.commands.reading import JsonOutput, print_json
 from orchestrator.commands.status import print_table, table_of
 from schemas.errors import ConfigurationError, OrchestratorError, ProtocolViolation
 from schemas.intake import KEY_SET_TYP, IntakeKeySet, IntakePublicKey
 from schemas.portal import intake_key
 from schemas.trust import Trust
+
+if TYPE_CHECKING:
+    import httpx
 
 __all__ = ["current_intake_key", "intake_command"]
 
@@ -71,16 +75,9 @@ def _from_url(url: str, *, is_signed: bool) -> str:
     if not is_signed and parts.scheme != "https" and parts.hostname not in _HERE:
         raise ConfigurationError("DSR_INTAKE_KEYS: use https, or set DSR_TRUST_FILE so that the set's signature is checked")
     headers = {"accept": f"application/{KEY_SET_TYP if is_signed else 'jwk-set+json'}"}
-    ends_at = time.monotonic() + _PATIENCE_SECONDS
     try:
-        while True:
-            try:
-                answer = httpx.get(url, headers=headers, timeout=_SECONDS)
-                break
-            except httpx.ConnectError:
-                if time.monotonic() > ends_at:
-                    raise
-                time.sleep(0.2)
+        with waiting("waiting for a worker to show the intake keys"):
+            answer = _when_it_listens(url, headers)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise OrchestratorError(
             f"the intake keys could not be fetched ({type(error).__name__}): is a worker running, and does DSR_INTAKE_KEYS name"
@@ -89,6 +86,19 @@ def _from_url(url: str, *, is_signed: bool) -> str:
     if answer.status_code != 200:
         raise OrchestratorError(f"the page of the intake keys answered {answer.status_code}: look at DSR_INTAKE_KEYS")
     return answer.text
+
+
+def _when_it_listens(url: str, headers: dict[str, str]) -> httpx.Response:
+    import httpx
+
+    ends_at = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return httpx.get(url, headers=headers, timeout=_SECONDS)
+        except httpx.ConnectError:
+            if time.monotonic() > ends_at:
+                raise
+            time.sleep(0.2)
 
 
 def intake_command(

@@ -20,7 +20,7 @@ from schemas.errors import ConfigurationError
 if TYPE_CHECKING:
     from orchestrator.adapters.local_kafka import LocalKafka
 
-__all__ = ["current_bootstrap", "current_connection", "kafka_app", "progress", "state_dir"]
+__all__ = ["current_bootstrap", "current_connection", "kafka_app", "progress", "state_dir", "waiting"]
 
 BOOTSTRAP_VARIABLE = "DSR_KAFKA_BOOTSTRAP"
 EXIT_SILENT = 3
@@ -75,6 +75,19 @@ def progress() -> Iterator[Callable[[str], None]]:
         return
     with console.status("") as status:
         yield status.update
+
+
+@contextmanager
+def waiting(sentence: str) -> Iterator[None]:
+    """Show a spinner with a sentence on standard error while something is awaited; where that is no terminal, nothing."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False, markup=False)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(sentence):
+        yield
 
 
 @kafka_app.command()

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.commands.audit import topics_of, usage
-from orchestrator.commands.kafka import current_bootstrap, current_connection
+from orchestrator.commands.kafka import current_bootstrap, current_connection, waiting
 from orchestrator.commands.reading import counted
 from schemas.blobs import BlobSecret
 from schemas.errors import ConfigurationError, DsrError, ProtocolViolation
@@ -154,7 +154,8 @@ def replay(
             if row["topic"] not in {*topics.all_requests, topics.commands, topics.reports}:
                 raise ConfigurationError(f"{row['place']} came from {row['topic']}: send an order again with `dsr retry`")
         again = [(str(row["topic"]), _original(record, key)) for row, record in chosen]
-        answers = asyncio.run(_say_again(bootstrap or current_bootstrap(), topics, again, wait))
+        with waiting(f"waiting for what becomes of them, up to {wait:g} s"):
+            answers = asyncio.run(_say_again(bootstrap or current_bootstrap(), topics, again, wait))
     for (row, _), answer in zip(chosen, answers, strict=True):
         print(f"{row['place']:<12} {row['topic']}-{row['partition']}-{row['offset']}  {answer}")
     print(f"{counted(len(chosen), 'record')} published again")

@@ -18,7 +18,7 @@ from orchestrator.commands.audit import topics_of, usage
 from orchestrator.commands.decisions import EXIT_NO_ANSWER, EXIT_REFUSED, verification_of
 from orchestrator.commands.instants import instant
 from orchestrator.commands.intake_keys import current_intake_key
-from orchestrator.commands.kafka import current_bootstrap
+from orchestrator.commands.kafka import current_bootstrap, waiting
 from orchestrator.commands.reading import Bootstrap, JsonOutput, Prefix, print_json
 from orchestrator.commands.telling import as_document, awaited
 from schemas.errors import ConfigurationError, ProtocolViolation
@@ -90,7 +90,8 @@ def submit_command(
         )
         broker = bootstrap or current_bootstrap()
         signer = speaking_as(portal_principal(portal))
-        answer = asyncio.run(follow(broker, topics_of(prefix), request, seconds=wait, signer=signer))
+        with waiting(f"{request.subject_request_id}: waiting for its confirmation, up to {wait:g} s" if wait else "publishing"):
+            answer = asyncio.run(follow(broker, topics_of(prefix), request, seconds=wait, signer=signer))
         now = SystemClock().now()
     if as_json:
         print_json(_document(request, answer, now, followed=wait > 0))

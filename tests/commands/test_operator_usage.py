@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -73,6 +78,28 @@ def test_submit_says_where_it_looked_for_the_key(monkeypatch: pytest.MonkeyPatch
         done = CliRunner().invoke(app, [*SUBMIT, "--unverified"], env={**NOBODY, "DSR_INTAKE_KEYS": place})
         assert done.exit_code == 2
         assert "DSR_INTAKE_KEYS" in done.output
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_who_waits_sees_it_on_a_terminal(is_terminal: bool) -> None:
+    """A spinner on standard error while no worker listens; what a script keeps holds the error alone."""
+    program = (
+        "from orchestrator.commands import intake_keys; intake_keys._PATIENCE_SECONDS = 0.5;"
+        " from orchestrator.cli import main; main()"
+    )
+    ours, theirs = pty.openpty() if is_terminal else os.pipe()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DSR_")}
+    given = {**kept, **NOBODY, "DSR_INTAKE_KEYS": "http://127.0.0.1:1/v1/intake-keys", "TERM": "xterm"}
+    command = [sys.executable, "-c", program, *SUBMIT, "--unverified"]
+    with subprocess.Popen(command, env=given, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError):  # how a terminal tells that the other end is gone
+            while more := os.read(ours, 4096):
+                said += more
+    os.close(ours)
+    assert process.returncode == 2 and b"could not be fetched" in said
+    assert (b"waiting for a worker to show the intake keys" in said) is is_terminal
 
 
 def test_one_is_no_plural(capsys: pytest.CaptureFixture[str]) -> None:

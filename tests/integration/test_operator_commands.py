@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -96,6 +97,20 @@ class Desk:
                 done = await self.run("-m", "orchestrator.cli", "status", request, "--json")
                 if done.code == 0 and all(done.json[name] == value for name, value in wanted.items()):
                     return dict(done.json)
+
+
+def on_a_terminal(arguments: tuple[str, ...], env: dict[str, str]) -> bytes:
+    """Return what `dsr` shows on a standard error that is a terminal."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "orchestrator.cli", *arguments]
+    shown = b""
+    with subprocess.Popen(command, env={**env, "TERM": "xterm"}, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=theirs):
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # how a terminal tells that the other end is gone
+            while more := os.read(ours, 4096):
+                shown += more
+    os.close(ours)
+    return shown
 
 
 @contextlib.asynccontextmanager
@@ -396,7 +411,14 @@ async def test_without_a_worker_a_command_says_that_nobody_answered(fresh_kafka:
     done = await desk.dsr(
         "hold", request, "--kind", "fee", "--review-on", "2999-01-01", "--reason", "Fee", "--wait", "1", code=3
     )
-    assert "will be carried out" in done.out
+    assert "will be carried out" in done.out and not done.err
+    keys = str(ROOT / "tests" / "commands" / "intake-keys.json")
+    for command, says in (
+        (("retry", request, "crm", "--reason", "Once more", "--wait", "1"), b"waiting for the answer, up to 1 s"),
+        (("submit", "--right", "access", "--email", PERSON, "--unverified", "--wait", "1"), b"waiting for its confirmation"),
+    ):
+        shown = await asyncio.to_thread(on_a_terminal, command, {**desk.env, "DSR_INTAKE_KEYS": keys})
+        assert says in shown and PERSON.encode() not in shown
     silent = World(fresh_kafka.bootstrap, fresh_kafka.topics)
     silent.respond = lambda _order: None  # an answer would close the request before anybody sees it on hold
     async with (
