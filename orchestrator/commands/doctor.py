@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.adapters.vault import is_wrapped
@@ -224,12 +226,14 @@ def _files_of(settings: Settings) -> Iterator[tuple[str, Path]]:
 
 def _kept_private(setting: str, file: Path, what: str) -> Iterator[Finding]:
     if file.exists() and file.stat().st_mode & _OTHERS_READ:
-        yield Finding(DANGER, setting, f"{what} can be read by other accounts of this machine", "chmod go-rwx")
+        yield Finding(
+            DANGER, setting, f"{what} can be read by other accounts of this machine", f"chmod go-rwx {quote(str(file))}"
+        )
 
 
 def _kept_from_writers(setting: str, file: Path) -> Iterator[Finding]:
     if file.exists() and file.stat().st_mode & _OTHERS_WRITE:
-        yield Finding(DANGER, setting, "other accounts of this machine can change the file", "chmod go-w")
+        yield Finding(DANGER, setting, "other accounts of this machine can change the file", f"chmod go-w {quote(str(file))}")
 
 
 def _inline_secrets(premises: Premises) -> Iterator[Finding]:
@@ -295,7 +299,20 @@ def _speaking(premises: Premises) -> Iterator[Finding]:
         worker_signer(settings, premises.trust)
     except ConfigurationError as error:
         remedy = "make one with `dsr keys new orchestrator --trust FILE`"
+        if _is_somebody_elses(settings):
+            remedy = (
+                "run `dsr doctor` in the environment of `dsr worker`: this one is an operator's, a portal's or a connector's"
+            )
         yield Finding(DANGER, "DSR_SIGNING_KEY_FILE", f"no worker starts: {error}", remedy)
+
+
+def _is_somebody_elses(settings: Settings) -> bool:
+    """Tell whether the signing key is a good one of another principal than the worker's."""
+    try:
+        signer = settings.signer()
+    except ConfigurationError:
+        return False
+    return signer is not None and signer.principal != ORCHESTRATOR
 
 
 def _is_a_laptop(settings: Settings) -> bool:
@@ -394,7 +411,9 @@ def doctor_command(
 ) -> None:
     """Say what is unsafe in this configuration: exit 0 if nothing is, 1 if something is.
 
-    Reads the same environment as `dsr worker`. Example: DSR_TRUST_FILE=trust.json dsr doctor
+    Run it in the environment of `dsr worker`: it judges what a worker would read there.
+
+    Example: DSR_TRUST_FILE=trust.json DSR_SIGNING_KEY_FILE=orchestrator.jwk dsr doctor
     """
     premises = _premises()
     found = findings(premises)
@@ -421,6 +440,6 @@ def _show(found: tuple[Finding, ...], dangers: int) -> None:
         table = Table("", "setting", "what is wrong", "what to do", box=None, pad_edge=False)
         for finding in found:
             style = "bold red" if finding.severity == DANGER else "yellow"
-            table.add_row(f"[{style}]{finding.severity}[/]", finding.setting, finding.wrong, finding.remedy)
+            table.add_row(f"[{style}]{finding.severity}[/]", finding.setting, escape(finding.wrong), escape(finding.remedy))
         console.print(table)
     console.print(f"doctor: {counted(dangers, 'danger')}, {counted(len(found) - dangers, 'notice')}")

@@ -141,6 +141,8 @@ def test_files_that_others_may_read_or_change_are_named(safe: Settings, tmp_path
         *("DSR_REGISTRY", "DSR_DATADIR", "DSR_STORE_URL"),
     }
     assert wrong["DSR_KEY_ENCRYPTION_KEY_FILE"] == ["a secret can be read by other accounts of this machine"]
+    remedies = {one.remedy for one in findings(Premises(open_to_all, REGISTRY, trusted(), NOW))}
+    assert {f"chmod go-rwx {safe.key_encryption_key_file}", f"chmod go-w {safe.registry}"} <= remedies
 
 
 @pytest.mark.parametrize("folder", ["here", "here/below"])
@@ -228,6 +230,15 @@ def test_who_lacks_a_key_is_given_one_that_is_trusted(safe: Settings) -> None:
     told = findings(Premises(safe, REGISTRY, Trust.of(OURS), NOW))
     (remedy,) = [one.remedy for one in told if one.wrong == "system:crm has no key that is valid now"]
     assert "`dsr keys new system:crm --trust FILE`" in remedy and "`dsr keys trust`" in remedy
+
+
+def test_somebody_elses_shell_is_told_apart(safe: Settings) -> None:
+    """An operator's key is no mistake where the operator is, and no new one is wanted: it is the wrong place to ask."""
+    for principal, says in (("operator:ops:alice", "in the environment of `dsr worker`"), ("orchestrator", "dsr keys new")):
+        key = SecretStr(SigningKey.new(principal).to_json())
+        told = findings(Premises(safe.model_copy(update={"signing_key": key}), REGISTRY, trusted(), NOW))
+        (remedy,) = [one.remedy for one in told if one.setting == "DSR_SIGNING_KEY_FILE"]
+        assert says in remedy
 
 
 def test_no_secret_is_shown(safe: Settings) -> None:
