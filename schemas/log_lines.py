@@ -26,22 +26,28 @@ def configure(*, level: str = "INFO", stream: TextIO | None = None, console: boo
     """Set up logging of this process: one JSON object a line on `stream` (default: standard error).
 
     `level`: a name of the standard library's levels, for our own lines and the libraries' alike. `console`: lines for people;
-    by default when `stream` is a terminal. Lines of libraries that use the standard library's `logging` go the same way, and
-    so do errors that nobody caught. Our own code logs with `structlog.get_logger()`, a literal text and fields of
-    `schemas.log_fields.FIELDS`. Calling it again replaces what was set. Raises `ValueError` for an unknown level.
+    by default when `stream` is a terminal. Lines of libraries that use the standard library's `logging` go the same way (to
+    people from WARNING on, unless `level` is DEBUG), and so do errors that nobody caught. Our own code logs with
+    `structlog.get_logger()`, a literal text and fields of `schemas.log_fields.FIELDS`. Calling it again replaces what was set.
+    Raises `ValueError` for an unknown level.
     """
     out = sys.stderr if stream is None else stream
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
         raise ValueError(f"level: use one of {', '.join(sorted(logging.getLevelNamesMapping()))}")
+    for_people = out.isatty() if console is None else console
     structlog.configure(
-        processors=_chain(console=out.isatty() if console is None else console),
+        processors=_chain(console=for_people),
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(out),
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
-    root.handlers[:] = [_Library(_chain(console=out.isatty() if console is None else console), out)]
+    library = _Library(_chain(console=for_people), out)
+    if for_people and number > logging.DEBUG:
+        # Dozens of parts say that they start and stop, over the answer to what somebody has typed in the same terminal.
+        library.setLevel(logging.WARNING)
+    root.handlers[:] = [library]
     root.setLevel(number)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))

@@ -295,6 +295,30 @@ def test_for_people_lines_are_readable_and_hold_no_more(written):
     Written(stream).holds_no_canary()
 
 
+@pytest.mark.parametrize(
+    ("level", "console", "heard"),
+    [
+        ("INFO", True, ["odd"]),
+        ("INFO", False, ["starting", "odd"]),
+        ("DEBUG", True, ["detail", "starting", "odd"]),
+        ("ERROR", True, []),
+    ],
+)
+def test_libraries_tell_people_what_is_odd_and_machines_all(written, level, console, heard):
+    """Their parts' comings and goings do not run over the answer in a terminal, unless somebody asks for them."""
+    stream = io.StringIO()
+    log_lines.configure(level=level, stream=stream, console=console)
+    for name in ("aiokafka.consumer", "faust.app.base", "alembic.runtime.migration", "orchestrator.shell.consumer"):
+        log = logging.getLogger(name)
+        log.debug("detail")
+        log.info("starting")
+        log.warning("odd")
+    structlog.get_logger().info("worker ready")
+    told = [word for line in stream.getvalue().splitlines() for word in ("detail", "starting", "odd") if word in line]
+    assert told == heard * 4
+    assert ("worker ready" in stream.getvalue()) is (level != "ERROR")
+
+
 def test_an_unknown_level_is_refused_by_name():
     """The message names the setting and the levels there are."""
     with pytest.raises(ValueError, match="level: use one of CRITICAL, DEBUG"):
