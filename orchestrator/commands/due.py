@@ -50,7 +50,10 @@ def due_command(
         bool, typer.Option("--markdown", help="Print the generated part of docs/deadlines.md and leave")
     ] = False,
 ) -> None:
-    """Compute the legal dates of a request: first due date, extension, acknowledgement, notice."""
+    """Compute the legal dates of a request: first due date, extension, acknowledgement, notice.
+
+    Example: dsr due --rule eu.gdpr --received 2026-03-05T10:00 --explain
+    """
     from orchestrator.core.deadlines import due, rules_page, seat
 
     if markdown:

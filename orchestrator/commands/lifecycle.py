@@ -243,7 +243,10 @@ def lifecycle_command(
         Path | None, typer.Option("--folder", help="Write lifecycle.svg and lifecycle.md into this folder.")
     ] = None,
 ) -> None:
-    """Draw the lifecycle of requests and orders from the tables that decide it."""
+    """Draw the lifecycle of requests and orders from the tables that decide it.
+
+    Example: dsr lifecycle --folder docs
+    """
     if folder is not None:
         (folder / "lifecycle.svg").write_text(svg(), encoding="utf-8")
         (folder / "lifecycle.md").write_text(markdown(), encoding="utf-8")

@@ -54,7 +54,10 @@ _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document ins
 
 @registry_app.command()
 def check(file: _File = default_registry(), as_json: _Json = False) -> None:
-    """Find every mistake in a registry; exit 1 if there is one. Warnings do not fail."""
+    """Find every mistake in a registry; exit 1 if there is one. Warnings do not fail.
+
+    Example: dsr registry check registry.yaml
+    """
     registry, mistakes = _examined(file)
     warnings = list(open_ends(registry)) if registry else []
     if as_json:
@@ -90,7 +93,10 @@ def _print_summary(file: Path, registry: Registry) -> None:
 
 @registry_app.command()
 def show(file: _File = default_registry(), as_json: _Json = False) -> None:
-    """Show which system fulfils which right, who owns it, and in which stage it is asked."""
+    """Show which system fulfils which right, who owns it, and in which stage it is asked.
+
+    Example: dsr registry show registry.yaml
+    """
     registry = _loaded(file)
     order = stages(registry)
     if as_json:
@@ -159,7 +165,10 @@ def diff(
     new: Annotated[Path, typer.Argument(help="Registry to come", metavar="NEW")],
     as_json: _Json = False,
 ) -> None:
-    """Show what a new version changes and what that means for open requests: their plans are frozen."""
+    """Show what a new version changes and what that means for open requests: their plans are frozen.
+
+    Example: dsr registry diff registry.yaml registry-next.yaml
+    """
     before, after = _loaded(old), _loaded(new)
     found = list(changes(before, after))
     reused = before.version == after.version and before.content_digest != after.content_digest

@@ -27,7 +27,10 @@ _Folder = Annotated[Path, typer.Option("--folder", help="Where they lie", show_d
 
 @schemas_app.command()
 def publish(folder: _Folder = published_folder()) -> None:
-    """Write JSON Schemas and the AsyncAPI document; remove what no message stands behind any more."""
+    """Write JSON Schemas and the AsyncAPI document; remove what no message stands behind any more.
+
+    Example: dsr schemas publish --folder schemas/published
+    """
     from schemas.publish import published
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +45,10 @@ def publish(folder: _Folder = published_folder()) -> None:
 
 @schemas_app.command()
 def check(folder: _Folder = published_folder()) -> None:
-    """Exit 1 if a published file is missing, stale or says something else than the code."""
+    """Exit 1 if a published file is missing, stale or says something else than the code.
+
+    Example: dsr schemas check
+    """
     from schemas.publish import published
 
     files = published()

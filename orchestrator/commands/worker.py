@@ -140,7 +140,10 @@ def reconcile(
 
 @store_app.command("check")
 def check() -> None:
-    """Tell whether the store has this release's schema: exit code 0 if it has, 1 if not."""
+    """Tell whether the store has this release's schema: exit code 0 if it has, 1 if not.
+
+    Example: DSR_STORE_URL=postgresql+psycopg://dsr@db/dsr dsr store check
+    """
     from orchestrator.adapters.sql import schema
     from orchestrator.adapters.sql.store import make_engine
     from orchestrator.settings import load_settings

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from orchestrator.audit.records import LogRecord, Place
@@ -123,6 +127,23 @@ COMMANDS = (
     "submit", "status", "show", "list", "deny", "extend", "hold", "resume", "waive", "retry", "add", "approve", "withdraw",
     "identity", "confirmations", "retry-all", "waive-all",
 )  # fmt: skip
+
+
+def programs(command: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Return every command with its help, those of groups too."""
+    for name, below in getattr(command, "commands", {}).items():
+        yield from programs(below, f"{path} {name}")
+    if not hasattr(command, "commands"):
+        yield path, command.help or ""
+
+
+HELP = dict(programs(get_command(app), "dsr"))
+
+
+@pytest.mark.parametrize("path", HELP)
+def test_every_program_has_an_example_of_itself(path: str) -> None:
+    """The line to copy, whatever stands before it in the environment."""
+    assert re.search(rf"^Example: ([A-Z_]+=\S+ )*{path}\b", HELP[path], re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
