@@ -10,7 +10,8 @@
 | exported, and the store of results did not keep it | try again or `failed`, as above; the system is not blamed |
 | was not called: data is asked for, and the portal has no key to seal it to | `failed(results_key_missing)` |
 | was not called: the orchestrator has closed the order | drop it, and report nothing |
-| was not called: the orchestrator gives no answer about the order's key | wait, and count no try |
+| was not called: the orchestrator gives no answer about keys | wait with all that need one, and count no try |
+| was not called: the order's own key cannot be had now | wait alone, and count no try |
 | anything else | `failed(connector_defect)`; the log gets the frames of the traceback, no values |
 
 Room rules: concludes and never writes, except what a connector asks to be remembered before it destroys something.
@@ -34,6 +35,7 @@ from connectors.sdk.clock import Clock
 from connectors.sdk.conclusion import Conclusion
 from connectors.sdk.intake import report_of
 from connectors.sdk.journal import Entry, Journal, OrderState
+from connectors.sdk.key_rounds import KeyRounds
 from connectors.sdk.keys import CLOSED, UNREADABLE, KeysUnavailable, OrderKeys, Purpose
 from connectors.sdk.opening import as_job, merged, open_note, open_order, seal_note, seal_subject, unsafe_open_found
 from connectors.sdk.perform import perform
@@ -79,6 +81,7 @@ class Attempts:
         gate: Gate,
         journal: Journal,
         keys: OrderKeys,
+        key_rounds: KeyRounds,
         blobs: BlobStore,
         clock: Clock,
         limits: Limits,
@@ -88,6 +91,7 @@ class Attempts:
         self._gate = gate
         self._journal = journal
         self._keys = keys
+        self._key_rounds = key_rounds
         self._blobs = blobs
         self._clock = clock
         self._limits = limits
@@ -100,16 +104,16 @@ class Attempts:
         if entry.tries > self._limits.max_tries:
             return self._defect(entry, order, "died_at_it_again_and_again", [])
         try:
-            refused = await self._keys.fetch([order])
-        except KeysUnavailable as error:
-            return self._without_keys(entry, order, error)
-        if refused.get(order.order_id) == CLOSED:
+            refused = await self._key_rounds.have(order)
+        except KeysUnavailable:
+            return self._conclusion(entry, order, {"state": _open_state(entry), "tries": entry.tries - 1})
+        if refused == CLOSED:
             _log.info("order_closed", system=order.system, order_id=order.order_id, attempt=entry.attempt)
             if entry.handle is not None:
                 _log.warning("order_closed_under_way", system=order.system, order_id=order.order_id, remedy=_GOES_ON)
             return Conclusion(order.order_id, order.right, entry.attempt, {}, drop=True)
-        if refused.get(order.order_id) == UNREADABLE:
-            return self._without_keys(entry, order, KeysUnavailable(_UNREADABLE))
+        if refused == UNREADABLE:
+            return self._without_key(entry, order)
         with self._keys.holding(order.order_id):
             return await self._tried(entry, order)
 
@@ -131,9 +135,9 @@ class Attempts:
         _log.error("connector_defect", order_id=order.order_id, error_type=error, frames=frames)
         return self._failed(entry, order, FailureReason.CONNECTOR_DEFECT)
 
-    def _without_keys(self, entry: Entry, order: FulfilmentOrder, error: KeysUnavailable) -> Conclusion:
+    def _without_key(self, entry: Entry, order: FulfilmentOrder) -> Conclusion:
         self._metrics.count(CONNECTOR_KEYS_UNAVAILABLE, system=order.system)
-        _log.warning("keys_unavailable", system=order.system, remedy=str(error), order_id=order.order_id)
+        _log.warning("keys_unavailable", system=order.system, remedy=_UNREADABLE, order_id=order.order_id)
         at = self._limits.retry.after(self._clock.now(), order.order_id, 1)
         return self._conclusion(entry, order, {"state": _open_state(entry), "not_before": at, "tries": entry.tries - 1})
 

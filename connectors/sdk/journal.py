@@ -35,7 +35,7 @@ from schemas.sealed import Sealed
 from schemas.topics import PROMPT_RIGHTS
 from schemas.wire import encode
 
-__all__ = ["Entry", "Journal", "OrderState", "Page", "StoredReport", "reading"]
+__all__ = ["Among", "Entry", "Journal", "OrderState", "Page", "StoredReport", "reading"]
 
 _BY_AGE = (ORDERS.c.taken_ms, ORDERS.c.order_id)
 #: Queue -> who stands in it, in which order, and the index of just that: left alone, SQLite sorts all whose moment has come.
@@ -64,6 +64,9 @@ _DUE: Mapping[Lane, sa.Select[Any]] = {
 }
 # One state at a time: then each answer is the first entry of an index.
 _EARLIEST = sa.select(sa.func.min(ORDERS.c.not_before_ms)).where(ORDERS.c.state == sa.bindparam("wanted"))
+_ONLY = sa.column("order_id").in_(sa.bindparam("only", expanding=True))
+_DUE_ONLY: Mapping[Lane, sa.Select[Any]] = {lane: query.where(_ONLY) for lane, query in _DUE.items()}
+_EARLIEST_ONLY = _EARLIEST.where(_ONLY)
 _COUNT = sa.select(sa.func.count()).select_from(ORDERS).where(ORDERS.c.state.in_(sa.bindparam("wanted", expanding=True)))
 _UNSENT = sa.select(REPORTS).where(REPORTS.c.sent.is_(False)).order_by(REPORTS.c.number).limit(sa.bindparam("most"))
 _LAST_REPORT = (
@@ -182,10 +185,21 @@ class Page:
             values["due_ms"] = None if order.due_at is None else _ms(order.due_at)
         self._connection.execute(_SET, {"wanted": order_id, **values})
 
-    def due(self, now: datetime, limit: int, lane: Lane = Lane.DUE, *, but: Collection[str] = ()) -> list[Entry]:
-        """Return open orders whose moment has come, as they stand in one queue."""
-        wanted = {"now": _ms(now), "but": list(but), "most": limit}
-        found = [self.find(order_id) for order_id in self._connection.execute(_DUE[lane], wanted).scalars().all()]
+    def due(
+        self,
+        now: datetime,
+        limit: int,
+        lane: Lane = Lane.DUE,
+        *,
+        but: Collection[str] = (),
+        only: Collection[str] | None = None,
+    ) -> list[Entry]:
+        """Return open orders whose moment has come, as they stand in one queue: none of `but`, and of `only` if it is given."""
+        wanted: dict[str, Any] = {"now": _ms(now), "but": list(but), "most": limit}
+        query = _DUE[lane]
+        if only is not None:
+            query, wanted = _DUE_ONLY[lane], wanted | {"only": list(only)}
+        found = [self.find(order_id) for order_id in self._connection.execute(query, wanted).scalars().all()]
         return [entry for entry in found if entry is not None]
 
     def orders_ahead(self, order_id: str) -> int:
@@ -227,9 +241,10 @@ class Page:
         turns = sequence(ages, dues, [row.prompt for row in rows])
         return [_due(rows[number].due_on, rows[number].due_ms) for number in turns]
 
-    def next_due_at(self) -> datetime | None:
-        """Return the earliest `not_before` of an open order."""
-        values = [self._connection.execute(_EARLIEST, {"wanted": state}).scalar() for state in _OPEN]
+    def next_due_at(self, *, only: Collection[str] | None = None) -> datetime | None:
+        """Return the earliest `not_before` of an open order, of those in `only` if it is given."""
+        query, wanted = (_EARLIEST, {}) if only is None else (_EARLIEST_ONLY, {"only": list(only)})
+        values = [self._connection.execute(query, {"wanted": state, **wanted}).scalar() for state in _OPEN]
         known = [value for value in values if value is not None]
         return datetime.fromtimestamp(min(known) / 1000, UTC) if known else None
 
@@ -308,6 +323,22 @@ class Page:
         before = {"moment": _ms(moment), "unfinished": _ms(last)}
         self._connection.execute(_FORGET_REPORTS, before)
         return self._connection.execute(_FORGET, before).rowcount
+
+
+class Among:
+    """A page's queues as if some orders were the only ones."""
+
+    def __init__(self, page: Page, only: Collection[str]) -> None:
+        self._page = page
+        self._only = only
+
+    def due(self, now: datetime, limit: int, lane: Lane = Lane.DUE, *, but: Collection[str] = ()) -> list[Entry]:
+        """Return those whose moment has come, as they stand in one queue."""
+        return self._page.due(now, limit, lane, but=but, only=self._only)
+
+    def next_due_at(self) -> datetime | None:
+        """Return the earliest `not_before` of one that is open."""
+        return self._page.next_due_at(only=self._only)
 
 
 class Journal:

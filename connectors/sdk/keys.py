@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ssl
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from types import MappingProxyType
@@ -79,6 +79,10 @@ class OrderKeys(Protocol):
 
     async def standing(self, orders: Sequence[OrderCancelled]) -> Mapping[str, KeyStatus]:
         """Return, by order id, what the orchestrator says of these now, whatever is at hand. Raises `KeysUnavailable`."""
+        ...
+
+    def at_hand(self) -> Collection[str]:
+        """Return the ids of the orders that `fetch` needs no call for."""
         ...
 
     def key_for(self, order: FulfilmentOrder, purpose: Purpose = Purpose.ORDER) -> SealingKey:
@@ -165,6 +169,10 @@ class HttpOrderKeys:
         """Ask, and keep nothing of the answer but the status."""
         some = [orders[start : start + MOST_ORDERS] for start in range(0, len(orders), MOST_ORDERS)]
         return {answer.order_id: answer.status for part in some for answer in await self._answers(part)}
+
+    def at_hand(self) -> Collection[str]:
+        """Return whose roots are in memory."""
+        return self._roots.keys()
 
     def key_for(self, order: FulfilmentOrder, purpose: Purpose = Purpose.ORDER) -> SealingKey:
         """Derive from the order's root."""

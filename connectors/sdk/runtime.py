@@ -32,11 +32,11 @@ from connectors.sdk.ending import end, let_go
 from connectors.sdk.forecast import Pace, forecast, late
 from connectors.sdk.forgetting import Forgetting, note_gone
 from connectors.sdk.intake import Batch, marks_of, opened, parsed, quarantined, take
-from connectors.sdk.journal import Entry, Journal, OrderState, Page
+from connectors.sdk.journal import Among, Entry, Journal, OrderState, Page
+from connectors.sdk.key_rounds import KeyRounds
 from connectors.sdk.keys import KeysUnavailable, OrderKeys
 from connectors.sdk.protocol import Cancels, Connector, Forgets, Over
 from connectors.sdk.quota import QuotaBook
-from connectors.sdk.retry import Backoff
 from connectors.sdk.speaking import outbound_reports
 from connectors.sdk.throttle import Gate
 from connectors.sdk.turns import Turns
@@ -46,7 +46,6 @@ from schemas.metric_labels import CancelResult, TopicPartition
 from schemas.metrics import (
     CONNECTOR_CANCELLED,
     CONNECTOR_JOBS_OPEN,
-    CONNECTOR_KEYS_UNAVAILABLE,
     CONNECTOR_LAG,
     CONNECTOR_ORDERS,
     CONNECTOR_ORDERS_LATE,
@@ -73,7 +72,6 @@ _HOUSEKEEPING_SECONDS = 15.0
 _LONGEST_SLEEP = timedelta(seconds=60)
 _LONGEST_EXPIRY = timedelta(days=1)
 Asked = TypeVar("Asked", FulfilmentOrder, OrderCancelled)
-_KEYS_BACKOFF = Backoff(base_seconds=1.0, max_seconds=30.0)
 
 
 class Runtime:
@@ -118,11 +116,14 @@ class Runtime:
         self._grace_seconds = grace_seconds
         self._slots = connector.throttle.concurrent
         self._gate = Gate(connector.throttle, clock, quota)
+        self._has_work = asyncio.Event()
+        self._key_rounds = KeyRounds(system, keys=keys, journal=journal, clock=clock, metrics=metrics, back=self._has_work.set)
         self._attempts = Attempts(
             connector=connector,
             gate=self._gate,
             journal=journal,
             keys=keys,
+            key_rounds=self._key_rounds,
             blobs=blobs,
             clock=clock,
             limits=limits or Limits(),
@@ -138,7 +139,6 @@ class Runtime:
         self._unwanted: set[str] = set()
         self._workers: set[asyncio.Task[None]] = set()
         self._concluded: list[Conclusion] = []
-        self._has_work = asyncio.Event()
         self._has_reports = asyncio.Event()
         self._cancelling = None
         if isinstance(connector, Cancels):
@@ -184,6 +184,7 @@ class Runtime:
         try:
             async with asyncio.TaskGroup() as group:
                 feeding = [group.create_task(self._receive()), group.create_task(self._dispatch(group))]
+                feeding.append(group.create_task(self._key_rounds.run()))
                 serving = [group.create_task(self._publish_always()), group.create_task(self._keep_house())]
                 if self._cancelling is not None:
                     serving.append(group.create_task(self._cancelling.run()))
@@ -274,17 +275,15 @@ class Runtime:
         self, ask: Callable[[Sequence[Asked]], Awaitable[Mapping[str, KeyStatus]]], orders: Sequence[Asked]
     ) -> Mapping[str, KeyStatus]:
         """Wait until the orchestrator has answered about these orders: without it nothing can be taken in."""
-        tries = 0
         while orders:
             try:
                 answers = await ask(orders)
             except KeysUnavailable as error:
-                tries += 1
-                self._metrics.count(CONNECTOR_KEYS_UNAVAILABLE, system=self._system)
-                _log.warning("keys_unavailable", system=self._system, remedy=str(error), count=len(orders))
                 self.waits_for_keys = True
-                await self._clock.sleep(_KEYS_BACKOFF.seconds(self._system, tries))
+                await self._clock.sleep(self._key_rounds.refused(error, len(orders)))
             else:
+                if self.waits_for_keys:  # else it may be that nobody was asked: the roots were at hand
+                    self._key_rounds.answered()
                 self.waits_for_keys = False
                 return answers
         return {}
@@ -322,11 +321,12 @@ class Runtime:
             return [], allowed.until
         now = self._clock.now()
         with self._journal.transaction() as page:
-            due = self._turns.claim(page, now, allowed.orders, but=(allowed.rather_not,)) if allowed.rather_not else []
-            due = due or self._turns.claim(page, now, allowed.orders)
+            queues = Among(page, self._keys.at_hand()) if self._key_rounds.is_away else page
+            due = self._turns.claim(queues, now, allowed.orders, but=(allowed.rather_not,)) if allowed.rather_not else []
+            due = due or self._turns.claim(queues, now, allowed.orders)
             for entry in due:
                 page.set(entry.order_id, state=OrderState.WORKING, tries=entry.tries + 1)
-            next_due_at = page.next_due_at()
+            next_due_at = queues.next_due_at()
         self._breaker.begun([entry.order_id for entry in due])
         return [replace(entry, tries=entry.tries + 1) for entry in due], next_due_at
 

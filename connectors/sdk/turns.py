@@ -22,7 +22,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["Lane", "Turns", "sequence"]
+__all__ = ["Lane", "Turns", "sequence", "upcoming"]
 
 
 class Lane(StrEnum):
@@ -66,6 +66,16 @@ def sequence(ages: Sequence[Any], dues: Sequence[Any], prompt: Sequence[bool]) -
             if number is not None:
                 taken[number] = None
     return list(taken)
+
+
+def upcoming(queues: _Queues[E_co], now: datetime, limit: int, *, but: Collection[str] = ()) -> list[E_co]:
+    """Return up to `limit` orders whose moment has come, the first of each queue, none of those named in `but`."""
+    found: dict[str, E_co] = {}
+    for lane in Lane:
+        # Every order stands in the last queue: it fills what the others leave.
+        share = limit // len(Lane) if lane is not Lane.OLDEST else limit - len(found)
+        found |= {entry.order_id: entry for entry in queues.due(now, share, lane, but=(*but, *found))}
+    return list(found.values())
 
 
 class Turns:

@@ -70,6 +70,9 @@ class ScriptedKeys:
             raise self.failures.pop(0)
         return {one.order_id: 410 if one.order_id in self.over else self.refused.get(one.order_id, 200) for one in orders}
 
+    def at_hand(self):
+        return ()
+
     def key_for(self, order, purpose=Purpose.ORDER):
         if order.order_id in self.refused:
             raise ProtocolViolation(QuarantineReason.IDENTITY_UNREADABLE, field="sealed", remedy="no key for this order")

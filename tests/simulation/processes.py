@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from types import SimpleNamespace
@@ -294,6 +294,10 @@ class SimOrderKeys:
         except (StoreUnavailable, PublishFailed):
             raise KeysUnavailable("simulated") from None
         return {one.order_id: one.status for one in answers}
+
+    def at_hand(self) -> Collection[str]:
+        """Return whose roots are in memory."""
+        return self._roots.keys()
 
     def key_for(self, order: FulfilmentOrder, purpose: Purpose = Purpose.ORDER) -> SealingKey:
         """Derive from the order's root."""
