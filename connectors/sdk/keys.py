@@ -12,7 +12,7 @@ import ssl
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Protocol
 
@@ -53,6 +53,9 @@ CLOSED: KeyStatus = 410
 UNREADABLE: KeyStatus = 503
 #: Roots in memory beside those of the orders under way: the most recently used, of orders that wait for their turn.
 _REMEMBERED = 2_000
+#: Workers read their trust file every 10 s: a key that was put there just now is known after twice that.
+_NOT_YET_KNOWN_SECONDS = 20.0
+_KNOWN_BY_NOW_SECONDS = 2.0
 _TIMEOUT = httpx.Timeout(15.0, connect=5.0)
 _NONE: Mapping[str, AheadMark] = MappingProxyType({})
 _LETS_IN = frozenset({200, 207, 403, 404, 410})
@@ -125,11 +128,22 @@ class HttpOrderKeys:
         self._held: dict[str, SealingKey] = {}
 
     async def check(self) -> None:
-        """Ask for nothing, to see whether we are let in.
+        """Ask for nothing, to see whether we are let in; for 20 s again, if our key is not known.
 
         Raises `KeysUnavailable` if nobody answers, and `ConfigurationError` if somebody does and will not have us.
         """
         answer = await self._ask([])
+        if self._signer is not None:
+            until = self._clock.now() + timedelta(seconds=_NOT_YET_KNOWN_SECONDS)
+            while answer.status_code == httpx.codes.UNAUTHORIZED and (left := until - self._clock.now()) > timedelta():
+                seconds = round(left.total_seconds())
+                _log.info("key_not_known_yet", system=self._system, reason=_why(answer), asks_again_for_seconds=seconds)
+                await self._clock.sleep(_KNOWN_BY_NOW_SECONDS)
+                answer = await self._ask([])
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            raise ConfigurationError(
+                f"the orchestrator does not know {self._system}: {_why(answer)}; {self._how_to_be_known()}"
+            )
         if answer.status_code not in _LETS_IN - {403}:
             raise ConfigurationError(f"DSR_KEYS_URL: the orchestrator does not let {self._system} in: {_why(answer)}")
 
@@ -238,6 +252,11 @@ class HttpOrderKeys:
         if refused is not None:
             return refused
         raise KeysUnavailable(f"no worker of the orchestrator gives keys: {said}")
+
+    def _how_to_be_known(self) -> str:
+        if self._signer is None:
+            return "its workers want signatures: set DSR_SIGNING_KEY_FILE, and leave DSR_SIGNATURES as it is"
+        return f"put the public half of the key {self._signer.kid} into the trust file of its workers (their DSR_TRUST_FILE)"
 
     def _headers(self) -> dict[str, str]:
         headers = {"content-type": "application/json"}

@@ -9,7 +9,9 @@ from typing import Self
 
 import httpx
 import pytest
-from sdk_world import NOW, an_order
+import structlog
+from prometheus_client import CollectorRegistry
+from sdk_world import NOW, an_order, until
 from starlette.applications import Starlette
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -17,13 +19,16 @@ from starlette.routing import Route
 from connectors.sdk import keys as sdk_keys
 from connectors.sdk.clock import ManualClock
 from connectors.sdk.keys import HttpOrderKeys, KeysUnavailable, Purpose, order_keys_client
+from orchestrator.adapters.metrics import WorkerMetrics
+from orchestrator.gateway.door import Guard
 from orchestrator.gateway.health import serve
+from orchestrator.gateway.order_keys import order_keys_route
 from schemas.errors import ConfigurationError, ProtocolViolation
 from schemas.order_keys import MOST_ORDERS, PATH, order_root, root_to_text
 from schemas.sealed import SealingKey
 from schemas.trust import SigningKey, Trust
 from schemas.vocabulary import QuarantineReason
-from tests.key_desk_kit import desk_for_all, self_signed
+from tests.key_desk_kit import DeskForAll, desk_for_all, self_signed
 
 ROOT = SealingKey("request", bytes(range(32)))
 CRM, STRANGER, MAIL = (SigningKey.new(f"system:{name}") for name in ("crm", "crm", "mail"))
@@ -269,14 +274,54 @@ async def test_a_check_tells_being_let_in_from_not_and_from_nobody_there():
             await asking.keys.check()
             assert desk.asked == [("crm", CRM.kid, [])]
             asking.keys._signer, asking.keys._token = STRANGER, None
-            with pytest.raises(ConfigurationError, match=r"DSR_KEYS_URL.*401 unauthorised"):
-                await asking.keys.check()
+            refused = asyncio.create_task(asking.keys.check())
+            await passed(asking.clock, 20, refused)
+            with pytest.raises(ConfigurationError, match="401 unauthorised") as caught:
+                await refused
+            assert "trust file" in str(caught.value) and STRANGER.kid in str(caught.value)
+            assert "DSR_KEYS_URL" not in str(caught.value)
             # What is asked of orders then waits: the orders are not to blame.
             with pytest.raises(KeysUnavailable, match="401"):
                 await asking.keys.fetch(orders(1))
             asking.keys._signer, asking.keys._token = MAIL, None
             with pytest.raises(ConfigurationError, match="403 foreign_system"):
                 await asking.keys.check()
+
+
+async def passed(clock: ManualClock, seconds: int, task: asyncio.Task[None]) -> None:
+    """Move the clock so far, a second at a time, as the task waits for it."""
+    for _ in range(seconds):
+        await until(lambda: clock.next_wake_at is not None or task.done())
+        assert not task.done()
+        clock.advance(1)
+        if clock.next_wake_at is None:
+            await until(lambda: clock.next_wake_at is not None or task.done())
+
+
+async def test_a_key_that_the_workers_have_not_read_yet_is_waited_for():
+    """They read their trust file every ten seconds: 401 until then, with word of it in the log, and then let in."""
+    trust = [Trust.of(MAIL)]
+    async with Asking(NOBODY) as asking:
+        door = Guard(lambda: trust[0], "dsr", asking.clock, WorkerMetrics(CollectorRegistry()), per_second=1e6)
+        async with serve(Starlette(routes=[order_keys_route(DeskForAll(ROOT).release, door)]), "127.0.0.1", 0) as at:
+            asking.keys._urls = [at.url]
+            with structlog.testing.capture_logs() as logs:
+                checked = asyncio.create_task(asking.keys.check())
+                await passed(asking.clock, 9, checked)
+                trust[0] = Trust.of(CRM, MAIL)
+                await passed(asking.clock, 1, checked)
+                await checked
+            assert len(asking.sent) == 6
+            left = [line["asks_again_for_seconds"] for line in logs if line["event"] == "key_not_known_yet"]
+            assert left == [20, 18, 16, 14, 12]
+
+
+async def test_without_a_key_a_door_that_wants_one_is_not_waited_for():
+    """Nothing that is put into the trust file would help: what to set is said at once."""
+    async with desk_for_all(ROOT, trust=Trust.of(CRM)) as desk, Asking(desk.url, signer=None) as asking:
+        with pytest.raises(ConfigurationError, match="DSR_SIGNING_KEY_FILE"):
+            await asking.keys.check()
+        assert len(asking.sent) == 1
 
 
 async def test_over_tls_the_certificate_s_file_is_what_is_trusted(tmp_path):
