@@ -119,11 +119,15 @@ def lines(status: Status) -> Iterator[str]:
     yield f"  {'next due':<16}{_moment(status.next_due_at, 'none')}"
     yield f"  {'quota remaining':<16}{'no daily limit' if status.quota_remaining is None else status.quota_remaining}"
     yield f"  {'left alone':<16}{'no' if status.paused_until is None else 'until ' + _moment(status.paused_until)}"
-    yield f"  {'pace':<16}{f'of {status.measured_orders} orders' if status.measured_orders else 'assumed, nothing measured'}"
+    yield f"  {'pace':<16}{_measured(status.measured_orders)}"
     if status.due_dates:
         yield f"\n  {'due on':<12}{'orders':>8}  done by"
     for one in status.due_dates:
         yield f"  {one.due_on.isoformat():<12}{one.orders:>8}  {_moment(one.done_by)}{'  LATE' if one.late else ''}"
+
+
+def _measured(orders: int) -> str:
+    return f"of {orders} order{'s' * (orders != 1)}" if orders else "assumed, nothing measured"
 
 
 def _moment(at: datetime | None, otherwise: str = "") -> str:
