@@ -8,7 +8,8 @@
 | 401, 403 | `CredentialsRefused` |
 | 404, 410 not expected, other 3xx and 4xx, undecodable or oversized bodies | `SystemRejected` |
 
-Room rules: no error names a URL (it may hold an identity) or quotes a body; it names the operation, a code of the caller's.
+Room rules: no error names a URL (it may hold an identity) or quotes a body; it names the operation, a code of the caller's, and
+where nobody answers the setting that the address came from.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from urllib.parse import quote
 
 import httpx
 
+from connectors.sdk.settings import setting_of_address
 from connectors.sdk.work import take_turn
 from schemas.errors import ConfigurationError, CredentialsRefused, SystemRejected, SystemUnavailable, Throttled
 
@@ -184,6 +186,10 @@ async def send(
         return judged(answer, frozenset(expect), policy)
     except TimeoutError:
         failure = SystemUnavailable(f"{operation}: no complete answer within {policy.total_seconds:g} s")
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        setting = setting_of_address(str(request.url))
+        whose = "" if setting is None else f": nobody answers at the address in {setting}"
+        failure = SystemUnavailable(f"{operation}: {type(error).__name__}{whose}")
     except httpx.TimeoutException as error:
         failure = SystemUnavailable(f"{operation}: {type(error).__name__}")
     except (httpx.UnsupportedProtocol, httpx.LocalProtocolError):

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
@@ -22,9 +23,22 @@ from schemas.set_aside import quarantine_key
 from schemas.topics import DEFAULT_PREFIX, Topics
 from schemas.trust import SigningKey
 
-__all__ = ["ConnectorSettings", "RuntimeSettings", "SigningSettings", "content_of", "read", "secret_in_file"]
+__all__ = [
+    "ConnectorSettings",
+    "RuntimeSettings",
+    "SigningSettings",
+    "content_of",
+    "note_address",
+    "read",
+    "secret_in_file",
+    "setting_of_address",
+]
 
 S = TypeVar("S", bound=BaseSettings)
+
+#: Scheme, host and port of addresses that were read -> the variable of each: an error names it, and not the address.
+_ADDRESSES: dict[tuple[str, str, int], str] = {}
+_PORTS = {"http": 80, "https": 443}
 
 
 def secret_in_file(variable: str, environment: Mapping[str, str]) -> str | None:
@@ -200,7 +214,7 @@ def read(settings: type[S]) -> S:
     Raises `ConfigurationError` naming each variable that is wrong; of one that is missing also what it is and where to read.
     """
     try:
-        return settings()
+        found = settings()
     except ValidationError as error:
         prefix = str(settings.model_config.get("env_prefix") or "")
         errors = error.errors()
@@ -210,7 +224,36 @@ def read(settings: type[S]) -> S:
             for one in errors
         ]
         guide = _guide(settings) if any(e["type"] == "missing" for e in errors) else None
+    else:
+        for name in reversed(settings.model_fields):  # of two with the same address the first one is named
+            value = getattr(found, name)
+            if isinstance(value, str):
+                note_address(_variable(settings, name), value)
+        return found
     raise ConfigurationError("; ".join([*sorted(wrong), *([f"see {guide}"] if guide else [])]))
+
+
+def note_address(variable: str, value: str) -> None:
+    """Remember which variable an HTTP address came from; anything else is passed by."""
+    origin = _origin(value)
+    if origin is not None:
+        _ADDRESSES[origin] = variable
+
+
+def setting_of_address(url: str) -> str | None:
+    """Return the variable that a URL's address came from, None if it was not read from one."""
+    origin = _origin(url)
+    return None if origin is None else _ADDRESSES.get(origin)
+
+
+def _origin(url: str) -> tuple[str, str, int] | None:
+    try:
+        parts = urlsplit(url)
+        if parts.scheme not in _PORTS or not parts.hostname:
+            return None
+        return parts.scheme, parts.hostname, parts.port or _PORTS[parts.scheme]
+    except ValueError:
+        return None
 
 
 def _variable(settings: type[BaseSettings], field: str) -> str:

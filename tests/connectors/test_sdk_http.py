@@ -13,6 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from connectors.sdk.http import Answer, Policy, new_client, retry_after_header, segment, send
+from connectors.sdk.settings import note_address
 from connectors.sdk.standin import closed_port_url, serve
 from connectors.sdk.work import entered
 from schemas.errors import ConfigurationError, CredentialsRefused, SystemRejected, SystemUnavailable, Throttled
@@ -166,6 +167,16 @@ async def test_nobody_listens():
             with pytest.raises(SystemUnavailable) as caught:
                 await get(client)
     assert WHO not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_who_does_not_answer_is_named_by_its_setting():
+    """The variable that the address came from, and nothing of the address."""
+    with closed_port_url() as url:
+        note_address("DSR_ACME_BASE_URL", url)
+        async with new_client(url.replace("://", f"://{WHO.replace('@', '%40')}:canary@")) as client:
+            with pytest.raises(SystemUnavailable) as caught:
+                await send(client, "GET", "/people", params={"email": WHO}, operation="people_find")
+    assert str(caught.value) == "people_find: ConnectError: nobody answers at the address in DSR_ACME_BASE_URL"
 
 
 async def test_an_address_with_slashes_stays_one_segment(server, client):

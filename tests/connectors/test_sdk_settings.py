@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from pydantic_settings import SettingsConfigDict
 
 import connectors.systems
-from connectors.sdk.settings import ConnectorSettings, RuntimeSettings, read
+from connectors.sdk.settings import ConnectorSettings, RuntimeSettings, read, setting_of_address
 from schemas.errors import ConfigurationError
 
 
@@ -129,3 +129,34 @@ def test_the_runtime_reads_its_own_files_as_before(monkeypatch: pytest.MonkeyPat
     found = read(RuntimeSettings)
     assert found.signing_key is None and found.signing_key_file == file
     assert found.quota_url is not None and found.quota_url.get_secret_value() == "hush-hush"
+
+
+class PlaceSettings(ConnectorSettings):
+    """A system with two addresses at one place, one elsewhere, and what is none."""
+
+    model_config = SettingsConfigDict(env_prefix="DSR_PLACE_")
+
+    base_url: str = "https://user:hush@place.example/v3?key=hush"
+    token_url: str = "https://place.example:443/token"
+    other_url: str = "http://[::1]:8765"
+    name: str = "https://[nonsense"
+    port: int = 8765
+
+
+@pytest.mark.parametrize(
+    ("url", "variable"),
+    [
+        ("https://place.example/people?email=ada@example.org", "DSR_PLACE_BASE_URL"),
+        ("HTTPS://PLACE.example:443", "DSR_PLACE_BASE_URL"),
+        ("http://[::1]:8765/x", "DSR_PLACE_OTHER_URL"),
+        ("http://place.example/", None),
+        ("https://place.example:8443/", None),
+        ("https://place.example:port/", None),
+        ("ftp://place.example/", None),
+        ("", None),
+    ],
+)
+def test_an_address_leads_back_to_its_setting(url: str, variable: str | None) -> None:
+    """By scheme, host and port; of two settings with the same the first one."""
+    read(PlaceSettings)
+    assert setting_of_address(url) == variable

@@ -16,6 +16,7 @@ import httpx
 
 from connectors.sdk.http import Answer, Policy, judged, new_client, retry_after_header, send
 from connectors.sdk.oauth import Grant, GrantedToken, RefreshTokenFile, send_as
+from connectors.sdk.settings import note_address
 from connectors.systems.declarative.declaration import (
     ApiKey,
     Basic,
@@ -88,6 +89,7 @@ class DeclarativeClient:
         elif isinstance(auth, Basic):
             basic = (environment[auth.username_env] + auth.suffix, environment[auth.password_env])
         base_url = environment[declaration.base_url.env].rstrip("/")
+        note_address(declaration.base_url.env, base_url)
         self._http = new_client(base_url, headers=headers, auth=basic, timeout_seconds=timeout_seconds)
         self._token = self._granted(auth, environment) if isinstance(auth, OAuth) else None
 
