@@ -6,11 +6,13 @@ Room rules: words and exit codes only (0 done, 1 unfit, 2 wrong setting, 70 ende
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
 import hashlib
+import shlex
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -19,8 +21,8 @@ from uuid import UUID
 import typer
 
 from connectors.sdk.clock import SystemClock
-from connectors.sdk.creation import create
-from connectors.sdk.loader import build_connector, build_standin, names
+from connectors.sdk.creation import create, next_steps
+from connectors.sdk.loader import build_connector, build_standin, must_be_known, names, standin_settings
 from connectors.sdk.perform import perform
 from connectors.sdk.protocol import Job, Result
 from connectors.sdk.standin import serve
@@ -40,24 +42,35 @@ _cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions
 
 @_cli.command("list")
 def list_names() -> None:
-    """Show the connectors that can be run here."""
+    """Show the connectors that can be run here.
+
+    Example: dsr-connector list
+    """
     for name in names():
         print(name)
 
 
 @_cli.command()
 def run(name: str, system: Annotated[str, typer.Option(help="The system's id in the registry")]) -> None:
-    """Run a connector until it is told to stop; settings come from DSR_ variables."""
+    """Run a connector until it is told to stop; settings come from DSR_ variables.
+
+    Example: dsr-connector run hubspot --system crm
+    """
     from connectors.sdk.process import run_connector
     from schemas import log_lines
 
+    with _told():
+        must_be_known(name)
     log_lines.configure()
     _await(run_connector(name, system))
 
 
 @_cli.command()
 def check(name: str) -> None:
-    """Check credentials, scopes and quota, without touching a person."""
+    """Check credentials, scopes and quota, without touching a person.
+
+    Example: DSR_HUBSPOT_TOKEN_FILE=/run/secrets/hubspot dsr-connector check hubspot
+    """
 
     async def checked() -> None:
         connector = build_connector(name)
@@ -97,13 +110,18 @@ def status(
 @_cli.command("try")
 def try_out(
     name: str,
-    identity: Annotated[list[str], typer.Option(help="kind=value; kind=- asks without showing it")],
+    identity: Annotated[list[str], typer.Option(help="kind=value; kind=- asks without showing it, or reads a piped line")],
     right: Annotated[Right, typer.Option(help="What to do")] = Right.ACCESS,
     really: Annotated[bool, typer.Option("--really", help="Needed for every right that changes data")] = False,
 ) -> None:
-    """Do one right for one identity, without Kafka; shows counts and codes, never values."""
+    """Do one right for one identity, without Kafka; shows counts and codes, never values.
+
+    Example: dsr-connector try hubspot --identity email=- --right erasure --really
+    """
     if right not in {Right.ACCESS, Right.PORTABILITY} and not really:
         raise typer.BadParameter(f"{right.value} changes data: add --really")
+    with _told():
+        must_be_known(name)
     identifiers = _identifiers(identity)
 
     async def tried() -> None:
@@ -118,10 +136,16 @@ def try_out(
 
 @_cli.command()
 def standin(name: str, port: Annotated[int, typer.Option(help="0 takes a free one")] = 0) -> None:
-    """Serve the connector's stand-in on 127.0.0.1 until interrupted."""
+    """Serve the connector's stand-in on 127.0.0.1 until interrupted; says with which variables the connector speaks to it.
+
+    Example: dsr-connector standin hubspot --port 8765
+    """
     try:
-        with serve(build_standin(name), port=port) as url:
+        with _told(), serve(build_standin(name), port=port) as url:
             print(url, flush=True)
+            settings = standin_settings(name, url)
+            if settings:
+                print("export", *(f"{variable}={shlex.quote(value)}" for variable, value in settings.items()), flush=True)
             while True:
                 time.sleep(3600)
     except KeyboardInterrupt:
@@ -130,13 +154,15 @@ def standin(name: str, port: Annotated[int, typer.Option(help="0 takes a free on
 
 @_cli.command()
 def new(name: str, folder: Annotated[Path, typer.Option(help="Where the connector's folder is made")] = Path()) -> None:
-    """Write a connector that works, with its stand-in and a test that it passes: replace it piece by piece."""
-    try:
-        for path in create(name, folder):
-            print(path)
-    except ConfigurationError as error:
-        print(f"ConfigurationError: {error}", file=sys.stderr)
-        raise SystemExit(_WRONG_SETTING) from None
+    """Write a connector that works, with its stand-in and a test that it passes: replace it piece by piece.
+
+    Example: dsr-connector new guestbook --folder ~/dsr-guestbook
+    """
+    with _told():
+        written = create(name, folder)
+    for path in written:
+        print(path)
+    print("\n".join(next_steps(name, folder)))
 
 
 @_cli.command()
@@ -144,14 +170,14 @@ def docs(
     output: Annotated[Path, typer.Option(help="The page")] = Path("docs/connectors.md"),
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if the page is another")] = False,
 ) -> None:
-    """Write the page of what each system can do for each right."""
+    """Write the page of what each system can do for each right.
+
+    Example: dsr-connector docs --check
+    """
     from connectors.sdk.overview import overview
 
-    try:
+    with _told():
         text = overview()
-    except ConfigurationError as error:
-        print(f"ConfigurationError: {error}", file=sys.stderr)
-        raise SystemExit(_WRONG_SETTING) from None
     if not check:
         output.write_text(text, encoding="utf-8")
     elif not output.exists() or output.read_text(encoding="utf-8") != text:
@@ -166,8 +192,17 @@ def _identifiers(given: list[str]) -> dict[IdentifierKind, tuple[str, ...]]:
         if name not in set(IdentifierKind) or not value:
             raise typer.BadParameter(f"write kind=value, with kind one of {', '.join(IdentifierKind)}")
         kind = IdentifierKind(name)
-        found[kind] = (*found.get(kind, ()), getpass.getpass(f"{name}: ") if value == "-" else value)
+        found[kind] = (*found.get(kind, ()), _asked(name) if value == "-" else value)
     return found
+
+
+def _asked(kind: str) -> str:
+    if sys.stdin.isatty():
+        return getpass.getpass(f"{kind}: ")
+    value = sys.stdin.readline().rstrip("\r\n")
+    if not value:
+        raise typer.BadParameter(f"{kind}=- reads a line from the pipe, and none came")
+    return value
 
 
 def _request_id(right: Right, identifiers: dict[IdentifierKind, tuple[str, ...]], now: datetime) -> str:
@@ -213,8 +248,15 @@ def _show(result: Result) -> None:
 
 def _await(work: Coroutine[Any, Any, T]) -> T:
     """Run to the end; turn what ended it into a line and an exit code."""
-    try:
+    with _told():
         return asyncio.run(work)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Turn what ends the block into a line and an exit code."""
+    try:
+        yield
     except (DsrError, ExceptionGroup) as error:
         failure = _first(error)
         if not isinstance(failure, DsrError):

@@ -8,12 +8,14 @@ Room rules: writes files that are not there yet, and nothing else.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+from connectors.sdk.skeleton.standin import TOKEN
 from schemas.errors import ConfigurationError
 
-__all__ = ["FILES", "create"]
+__all__ = ["FILES", "create", "next_steps"]
 
 #: The same five files in each connector's folder.
 FILES = ("__init__.py", "connector.py", "client.py", "standin.py", "README.md")
@@ -43,8 +45,26 @@ def create(name: str, folder: Path) -> list[Path]:
     return list(texts)
 
 
+def next_steps(name: str, folder: Path) -> list[str]:
+    """Return what to type next, line by line, with the stand-in in the place of the system."""
+    variable = f"DSR_{name.upper()}"
+    install = [] if _is_ours(folder.resolve()) else [f"  pip install -e {shlex.quote(str(folder))}"]
+    return [
+        "next:",
+        *install,
+        f"  dsr-connector standin {name} --port 8765    # in another terminal: a system for people who have none",
+        f"  export {variable}_BASE_URL=http://127.0.0.1:8765 {variable}_TOKEN={TOKEN}",
+        f"  dsr-connector check {name}",
+        f"  dsr-connector run {name} --system {name}    # with the broker and the keys: connectors/README.md",
+    ]
+
+
+def _is_ours(folder: Path) -> bool:
+    return folder.parts[-2:] == _OURS.parts
+
+
 def _texts(name: str, folder: Path) -> Iterator[tuple[Path, str]]:
-    is_ours = folder.parts[-2:] == _OURS.parts
+    is_ours = _is_ours(folder)
     package = f"connectors.systems.{name}" if is_ours else name
     tests = folder.parents[1] / "tests" / "connectors" if is_ours else folder / name
     sources = {folder / name / file: _SKELETON / file for file in FILES}

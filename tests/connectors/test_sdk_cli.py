@@ -19,7 +19,7 @@ from connectors.sdk.cli import _job
 from connectors.sdk.clock import ManualClock, SystemClock
 from connectors.sdk.forecast import Pace
 from connectors.sdk.journal import Journal
-from connectors.sdk.loader import build_standin, names
+from connectors.sdk.loader import build_connector, build_standin, names, standin_settings
 from connectors.sdk.perform import perform
 from connectors.sdk.protocol import Throttle
 from connectors.sdk.standin import serve
@@ -35,9 +35,15 @@ def environment(**settings):
     return {name: value for name, value in os.environ.items() if not name.startswith("DSR_")} | settings
 
 
-def call(*arguments, **settings):
+def call(*arguments, piped="", **settings):
     return subprocess.run(
-        [*COMMAND, *arguments], env=environment(**settings), capture_output=True, text=True, timeout=60, check=False
+        [*COMMAND, *arguments],
+        env=environment(**settings),
+        input=piped,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -129,6 +135,47 @@ class TestTryOfASubsidiary(WithSubsidiary):
             assert result.outcome.code in {OutcomeCode.ACCEPTED, OutcomeCode.NOTHING_HELD}
 
 
+def test_a_value_may_be_piped_in(hubspot):
+    """A line for each `-`, shown nowhere, and no warning of how it is read; none: said so."""
+    both = ("--identity", "email=-", "--identity", "account_id=-")
+    result = call("try", "hubspot", *both, piped=f"{EMAIL}\na-17\n", **hubspot.settings)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert '"code":"fulfilled","count":1' in result.stdout
+    assert EMAIL not in result.stdout
+    short = call("try", "hubspot", *both, piped=f"{EMAIL}\n", **hubspot.settings)
+    assert (short.returncode, "account_id=- reads a line" in short.stderr) == (2, True)
+    assert EMAIL not in short.stdout + short.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("try", "nothing", "--identity", "email=-"), ("run", "nothing", "--system", "crm"), ("standin", "nothing")]
+)
+def test_a_name_that_nobody_knows_is_said_before_all_else(arguments):
+    """No value is asked for and no other setting complained of; what `new` made has to be installed."""
+    result = call(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("ConfigurationError: no connector of that name; known are ")
+    assert "pip install -e FOLDER" in line
+
+
+def test_a_system_that_is_down_is_named_by_its_setting():
+    """Which address does not answer: the variable, and nothing of its value, which may hold credentials."""
+    address = "http://me:canary@127.0.0.1:1/canary?key=canary"
+    result = call("check", "hubspot", DSR_HUBSPOT_BASE_URL=address, DSR_HUBSPOT_TOKEN=TOKEN)
+    assert result.returncode == 1
+    assert "ConnectError: nobody answers at the address in DSR_HUBSPOT_BASE_URL" in result.stderr
+    assert "canary" not in result.stderr and "127.0.0.1" not in result.stderr
+    described = call("check", "declarative", DSR_DECLARATIVE_FILE="brevo", DSR_BREVO_BASE_URL=address, DSR_BREVO_API_KEY="k")
+    assert "nobody answers at the address in DSR_BREVO_BASE_URL" in described.stderr
+
+
+def test_each_command_shows_how_it_is_typed():
+    """Its own help has an example."""
+    for command in ("list", "run", "check", "status", "try", "standin", "new", "docs"):
+        assert f"dsr-connector {command}" in " ".join(call(command, "--help").stdout.partition("Example: ")[2].split()), command
+
+
 def test_try_names_the_kinds_there_are():
     """A kind nobody knows: the message lists the known ones."""
     result = call("try", "hubspot", "--identity", "shoe=41")
@@ -151,11 +198,31 @@ def test_a_name_that_is_no_connector(name):
         build_standin(name)
 
 
+@pytest.mark.parametrize("name", ["eventbrite", "hotjar", "mailchimp", "unbounce"])
+async def test_a_connector_speaks_to_its_standin_by_what_is_exported(name, monkeypatch):
+    """Base URL and credentials of whatever name, and what must be set beside them."""
+    with serve(build_standin(name)) as url:
+        for variable, value in standin_settings(name, url).items():
+            monkeypatch.setenv(variable, value)
+        connector = build_connector(name)
+        assert await connector.check()
+        await connector.aclose()
+
+
+def test_where_a_standin_has_no_single_address_nothing_is_exported():
+    """A described system's variables are named in its file; a mailbox is no URL."""
+    assert standin_settings("declarative", "http://127.0.0.1:1") == {}
+    assert standin_settings("mailbox", "127.0.0.1:1") == {}
+
+
 def test_standin_serves_until_it_is_ended():
     """Started, seeded, switched, looked at and healed over HTTP, as another language's test would."""
     with subprocess.Popen([*COMMAND, "standin", "hubspot"], env=environment(), stdout=subprocess.PIPE, text=True) as process:
         try:
-            url = process.stdout.readline().strip()
+            url, exported = process.stdout.readline().strip(), process.stdout.readline().split()
+            settings = dict(word.split("=", 1) for word in exported[1:])
+            assert (exported[0], settings) == ("export", {"DSR_HUBSPOT_BASE_URL": url, "DSR_HUBSPOT_TOKEN": TOKEN})
+            assert call("check", "hubspot", **settings).returncode == 0
             with httpx.Client(base_url=url) as client:
                 client.post("/__seed__", json={"contacts": [{"email": EMAIL}]}).raise_for_status()
                 fault = {"kind": "status", "status": 503, "times": 1}
@@ -168,7 +235,7 @@ def test_standin_serves_until_it_is_ended():
                 assert client.get(**reading).status_code == 200
                 assert client.post("/__clock__", json={"advance_seconds": 1}).status_code == 409
                 state = client.get("/__state__").json()
-            assert state["counts"] == {"GET /crm/v3/properties/contacts": 5}
+            assert state["counts"] == {"GET /crm/v3/properties/contacts": 6}
             assert [contact["email"] for contact in state["state"]["contacts"].values()] == [EMAIL]
         finally:
             process.terminate()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.sdk.creation import FILES, create
+from connectors.sdk.creation import FILES, create, next_steps
 from schemas.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +32,17 @@ def made(tmp_path):
         timeout=60,
     )
     assert ended.returncode == 0, ended.stderr
-    assert len(ended.stdout.splitlines()) == len(FILES) + 2
+    written, _, then = ended.stdout.partition("next:\n")
+    assert len(written.splitlines()) == len(FILES) + 2
+    steps = [line.partition("#")[0].split() for line in then.splitlines()]
+    assert [" ".join(step[:3]) for step in steps] == [
+        "pip install -e",
+        "dsr-connector standin visitor_desk",
+        "export DSR_VISITOR_DESK_BASE_URL=http://127.0.0.1:8765 DSR_VISITOR_DESK_TOKEN=standin-0000",
+        "dsr-connector check visitor_desk",
+        "dsr-connector run visitor_desk",
+    ]
+    assert steps[0][3] == str(tmp_path)
     return tmp_path
 
 
@@ -51,6 +61,7 @@ def test_a_new_connector_passes_its_own_test(made):
     )
     assert ended.returncode == 0, ended.stdout[-3000:]
     assert " passed" in ended.stdout
+    assert "DeprecationWarning" not in ended.stdout + ended.stderr
 
 
 def test_a_new_connector_is_as_strict_as_the_others(made):
@@ -83,6 +94,7 @@ def test_in_our_own_tree_the_test_goes_to_the_tests(tmp_path):
     assert tmp_path / "tests" / "connectors" / "test_desk.py" in written
     assert "from connectors.systems.desk.client import" in (tmp_path / "connectors/systems/desk/connector.py").read_text()
     assert not list(tmp_path.rglob("pyproject.toml"))
+    assert not [line for line in next_steps("desk", tmp_path / "connectors" / "systems") if "pip" in line]
 
 
 @pytest.mark.parametrize("name", ["Desk", "1desk", "../desk", "a b", "", "skeleton"])

@@ -36,6 +36,8 @@ __all__ = ["DOMAIN", "EXTENSION", "PASSWORD", "TOKEN", "USERNAME", "SubsidiarySt
 
 #: The only credentials it takes: a bearer token, or a name and a password.
 TOKEN = "opendsr-standin-token"
+#: What its base URL ends with.
+PREFIX = "/v2"
 USERNAME, PASSWORD = "opendsr-standin", "opendsr-standin-password"
 #: The processor domain that it signs as.
 DOMAIN = "opendsr.subsidiary.example.org"
