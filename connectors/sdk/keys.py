@@ -137,7 +137,7 @@ class HttpOrderKeys:
             until = self._clock.now() + timedelta(seconds=_NOT_YET_KNOWN_SECONDS)
             while answer.status_code == httpx.codes.UNAUTHORIZED and (left := until - self._clock.now()) > timedelta():
                 seconds = round(left.total_seconds())
-                _log.info("key_not_known_yet", system=self._system, reason=_why(answer), asks_again_for_seconds=seconds)
+                _log.info("key_not_known_yet", system=self._system, reason=_why(answer), seconds=seconds)
                 await self._clock.sleep(_KNOWN_BY_NOW_SECONDS)
                 answer = await self._ask([])
         if answer.status_code == httpx.codes.UNAUTHORIZED:

@@ -312,7 +312,7 @@ async def test_a_key_that_the_workers_have_not_read_yet_is_waited_for():
                 await passed(asking.clock, 1, checked)
                 await checked
             assert len(asking.sent) == 6
-            left = [line["asks_again_for_seconds"] for line in logs if line["event"] == "key_not_known_yet"]
+            left = [line["seconds"] for line in logs if line["event"] == "key_not_known_yet"]
             assert left == [20, 18, 16, 14, 12]
 
 
