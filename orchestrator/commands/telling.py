@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from orchestrator.commands.folding import RequestView, SystemView
 from schemas.journal import JournalEntry, JournalFact
 from schemas.status import StatusEvent
-from schemas.vocabulary import OrderPhase, Phase
+from schemas.vocabulary import FailureReason, OrderPhase, Phase
 
 __all__ = ["FACTS", "as_document", "awaited", "moment", "rejected", "sentence", "system_line", "timeline"]
 
@@ -47,9 +47,17 @@ def awaited(view: RequestView) -> list[str]:
     if view.leader is not None:
         return [f"the same was asked before: {view.leader} does the work for both"]
     waits = [line for system in view.systems.values() if (line := _wait(view, system))]
-    if view.approval_awaited and any(system.phase is OrderPhase.WAITING for system in view.systems.values()):
+    if view.lacks_approval:
         waits.insert(0, f"a second pair of eyes for what cannot be undone: `dsr approve {request} --reason ...`")
     return waits
+
+
+#: What comes before a retry, where that alone fails again.
+_FIRST = {
+    FailureReason.RESULTS_KEY_MISSING.value: (
+        "give the portal a `blob_key` in the registry (`dsr blobs key`) under a new version, and start the workers again; then "
+    )
+}
 
 
 def _wait(view: RequestView, system: SystemView) -> str | None:
@@ -61,7 +69,8 @@ def _wait(view: RequestView, system: SystemView) -> str | None:
             return f"{name} has promised to be done by {moment(system.expected_by or '', view.zone)}"
         case OrderPhase.ESCALATED:
             again = f"`dsr retry {request} {name} --reason ...` or `dsr waive {request} {name} --reason ...`"
-            return f"somebody must decide on {name} ({system.reason}): {again}"
+            before = _FIRST.get(system.reason or "", "")
+            return f"somebody must decide on {name} ({system.reason}): {before}{again}"
         case OrderPhase.WAITING if system.gated_by:
             return f"{name} is asked after {', '.join(system.gated_by)} is done there"
         case OrderPhase.WAITING:

@@ -178,3 +178,15 @@ def test_a_refusal_belongs_to_the_record_it_names() -> None:
     assert found is not None
     assert str(found) == "illegal_move at system: ask later"
     assert refusal_of(record, "dsr.commands.v1-2-18") is None
+
+
+def test_what_a_retry_alone_does_not_mend_is_named() -> None:
+    """Without a key to seal results to, the system fails again: first the key, then the retry."""
+    sent = ("order_sent", {"system": "crm", "attempt": 1})
+    for reason, comes_first in (("results_key_missing", True), ("unavailable", False)):
+        view = folded(
+            entry(1, RECEIVED, ACCEPTED), entry(2, sent), entry(3, ("order_failed", {"system": "crm", "reason": reason}))
+        )
+        (line,) = awaited(view)
+        assert f"({reason})" in line and f"`dsr retry {ID} crm" in line
+        assert ("dsr blobs key" in line) == comes_first
