@@ -12,6 +12,8 @@ from tests.simulation.run import run
 
 #: `make simulate SEEDS=A..B` runs any others.
 END, CHUNK = 2000, 50
+#: Behind this one they are looked at by `make long`.
+OFTEN = 1000
 
 
 def _broken(seeds: range) -> list[str]:
@@ -26,7 +28,9 @@ def test_the_first_worlds_end_well(first: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(100, END, CHUNK))
+@pytest.mark.parametrize(
+    "first", [pytest.param(first, marks=pytest.mark.long) if first >= OFTEN else first for first in range(100, END, CHUNK)]
+)
 def test_many_worlds_end_well(first: int) -> None:
     """The same in many more."""
     assert _broken(range(first, first + CHUNK)) == []
