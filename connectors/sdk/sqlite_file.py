@@ -5,14 +5,16 @@ Room rules: settings of a file, no tables.
 
 from __future__ import annotations
 
+from time import monotonic, sleep
 from typing import Any
 
 import sqlalchemy as sa
 
+from schemas.write_ahead import write_ahead
+
 __all__ = ["prepare"]
 
-# Who waits for another process says so first: the next pragma may already have to.
-_PRAGMAS = ("busy_timeout=10000", "journal_mode=WAL", "synchronous=FULL", "secure_delete=ON")
+_PRAGMAS = ("synchronous=FULL", "secure_delete=ON")
 
 
 def prepare(engine: sa.Engine) -> None:
@@ -24,6 +26,9 @@ def prepare(engine: sa.Engine) -> None:
 def _settle(connection: Any, _: object) -> None:
     connection.isolation_level = None
     cursor = connection.cursor()
+    # Who waits for another process says so first: the next pragma may already have to.
+    cursor.execute("PRAGMA busy_timeout=10000")
+    write_ahead(cursor, now=monotonic, wait=sleep)
     for pragma in _PRAGMAS:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,8 +10,7 @@ import pytest
 import sqlalchemy
 
 from orchestrator.adapters.sql import schema
-from orchestrator.adapters.sql import store as store_module
-from orchestrator.adapters.sql.store import SqlStore, _log_ahead, make_engine
+from orchestrator.adapters.sql.store import SqlStore, make_engine
 from orchestrator.ports import Change, Conflict, Row, Wanted
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -52,34 +50,6 @@ async def test_a_request_saved_while_the_group_is_read_is_seen_or_conflicts(post
     await store.aclose()
     await other.aclose()
     assert [row.subject_request_id for row in known.groups[PERSON]] == [A]
-
-
-class _Taken:
-    """A file that others hold for so many questions, as SQLite says it."""
-
-    def __init__(self, times: int, code: int = sqlite3.SQLITE_BUSY) -> None:
-        self.times, self.code, self.asked = times, code, 0
-
-    def execute(self, _: str) -> None:
-        self.asked += 1
-        if self.asked <= self.times:
-            error = sqlite3.OperationalError("database is locked")
-            error.sqlite_errorcode = self.code
-            raise error
-
-
-def test_a_new_file_that_others_change_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SQLite itself does not wait there; whoever holds it for too long, or another error, is told."""
-    taken = _Taken(3, sqlite3.SQLITE_BUSY_RECOVERY)
-    _log_ahead(taken)  # type: ignore[arg-type] # as much of a cursor as is asked of it
-    assert taken.asked == 4
-    full = _Taken(1, sqlite3.SQLITE_FULL)
-    with pytest.raises(sqlite3.OperationalError):
-        _log_ahead(full)  # type: ignore[arg-type] # as above
-    assert full.asked == 1
-    monkeypatch.setattr(store_module, "_MODE_SECONDS", 0.05)
-    with pytest.raises(sqlite3.OperationalError):
-        _log_ahead(_Taken(1_000))  # type: ignore[arg-type] # as above
 
 
 async def test_workers_that_start_at_once_prepare_the_store_once(database: str) -> None:

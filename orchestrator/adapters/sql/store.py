@@ -73,12 +73,11 @@ from orchestrator.ports import (
 )
 from schemas.errors import StoreUnavailable
 from schemas.vocabulary import OrderPhase
+from schemas.write_ahead import write_ahead
 
 __all__ = ["SqlStore", "make_engine"]
 
 T = TypeVar("T")
-_MODE_SECONDS = 5.0
-_MODE_PAUSE_SECONDS = 0.01
 #: How PostgreSQL's client notices a server that went silent; without, a call would wait for ever. The URL's query wins.
 _IMPATIENCE = {
     "connect_timeout": 5,
@@ -165,28 +164,10 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     # Pages of 8 KiB, in a new file: a state of a request with four systems just misses one of 4.
     for pragma in ("busy_timeout=5000", "page_size=8192"):
         cursor.execute(f"PRAGMA {pragma}")
-    _log_ahead(cursor)
+    write_ahead(cursor, now=monotonic, wait=sleep)
     for pragma in ("synchronous=FULL", "secure_delete=ON", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
-
-
-def _log_ahead(cursor: sqlite3.Cursor) -> None:
-    """Have the file written ahead (WAL). Raises `sqlite3.OperationalError` if others hold it for five seconds.
-
-    SQLite does not wait for whoever changes a new file's mode at the same moment, whatever its patience: two that waited for
-    each other would never end. So workers that start at once would fail here.
-    """
-    until = monotonic() + _MODE_SECONDS
-    while True:
-        try:
-            cursor.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or monotonic() >= until:  # whatever kind of busy
-                raise
-            sleep(_MODE_PAUSE_SECONDS)
-        else:
-            return
 
 
 class SqlStore:
