@@ -62,9 +62,7 @@ class Retained(Record):
 
     code: Literal[OutcomeCode.RETAINED] = OutcomeCode.RETAINED
     ground: RetentionGround
-    until: Annotated[Day | None, Field(description="When the ground ends; a reminder is due then, without it after a year")] = (
-        None
-    )
+    until: Annotated[Day | None, Field(description="When the ground ends; a reminder is due then, or after a year")] = None
     count: Annotated[_Count, Field(description="Records kept")] = 0
     fulfilled: Annotated[_Count, Field(description="Records deleted all the same")] = 0
     detail: Annotated[str, Field(max_length=120, description="The national law or rule, by its short name")] = ""

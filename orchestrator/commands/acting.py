@@ -5,8 +5,8 @@ Room rules: acts on the bus only, never on the store; which answer belongs to a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.commands.folding import RequestView
@@ -108,63 +108,73 @@ async def decided(bootstrap: str, topics: Topics, message: ConfirmIdentity | Ref
 
 
 async def _answer(talk: Conversation, topics: Topics, message: _Spoken, place: str, seconds: float) -> Answer:
-    key = message.subject_request_id.encode()
+    places = {place: message.subject_request_id}
     async for record in talk.hear(seconds):
-        if record.topic == topics.quarantine:
-            violation = refusal_of(record, place)
-            if violation is not None:
-                return Answer(REFUSED, place, violation=violation)
-        elif record.key == key and record.value is not None:
-            if record.topic == topics.journal:
-                entry = JournalEntry.model_validate_json(record.value)
-                if entry.source == place:
-                    late = any(fact.fact == "withdrawal_too_late" for fact in entry.facts)
-                    return Answer(TOO_LATE if late else ACCEPTED, place, entry=entry)
-            elif isinstance(message, Withdraw) and _is_withdrawn(record.value):
-                # A withdrawal of what is withdrawn leaves no entry: the same confirmation is said again.
-                return Answer(ALREADY, place)
+        found = _answer_in(record, topics, places)
+        if found is not None:
+            return found
+        if isinstance(message, Withdraw) and _says_withdrawn(record, topics, message.subject_request_id):
+            # A withdrawal of what is withdrawn leaves no entry: the same confirmation is said again.
+            return Answer(ALREADY, place)
     return Answer(SILENT, place)
 
 
 async def act_all(
-    bootstrap: str, topics: Topics, messages: Sequence[Command], *, seconds: float, signer: SigningKey | None
+    bootstrap: str,
+    topics: Topics,
+    messages: Sequence[Command],
+    *,
+    at_once: int,
+    seconds: float,
+    signer: SigningKey | None,
+    tell: Callable[[int], None],
 ) -> dict[str, Answer]:
-    """Publish commands, each of another request, and return their answers by request; see `act`.
+    """Publish commands, each of another request, so many at once, and return their answers by request; see `act`.
 
-    All are published before the first answer is awaited, and `seconds` is for all of them.
+    `seconds` is for the answers to each lot. After a refusal no further lot is published; what was not has no answer. `tell` is
+    told how many have been published.
     """
     from orchestrator.adapters.conversation import conversation
 
     says, hears = topics.commands, (topics.journal, topics.quarantine)
+    answers: dict[str, Answer] = {}
     async with conversation(bootstrap, says, hears, current_connection()) as talk:
-        places = {await talk.say(says, *_record(says, message, signer)): message.subject_request_id for message in messages}
-        answers = {request: Answer(SILENT, place) for place, request in places.items()}
-        async for record in talk.hear(seconds):
-            found = _entry_of(record, topics, places) or _refusal_in(record, topics, places)
-            if found is not None:
-                answers[places[found.place]] = found
-                if all(answer.word != SILENT for answer in answers.values()):
-                    break
+        for start in range(0, len(messages), at_once):
+            tell(start)
+            lot = messages[start : start + at_once]
+            places = {await talk.say(says, *_record(says, message, signer)): message.subject_request_id for message in lot}
+            answers |= {request: Answer(SILENT, place) for place, request in places.items()}
+            answers |= await _answers(talk, topics, places, seconds)
+            if any(answer.word == REFUSED for answer in answers.values()):
+                break
     return answers
 
 
-def _entry_of(record: Record, topics: Topics, places: Mapping[str, str]) -> Answer | None:
-    if (
-        record.topic != topics.journal
-        or record.value is None
-        or (record.key or b"").decode("ascii", "replace") not in places.values()
-    ):
+async def _answers(talk: Conversation, topics: Topics, places: Mapping[str, str], seconds: float) -> dict[str, Answer]:
+    found: dict[str, Answer] = {}
+    async for record in talk.hear(seconds):
+        answer = _answer_in(record, topics, places)
+        if answer is not None:
+            found[places[answer.place]] = answer
+            if len(found) == len(places):
+                break
+    return found
+
+
+def _answer_in(record: Record, topics: Topics, places: Mapping[str, str]) -> Answer | None:
+    """Return what journal or quarantine say, in this record, of one at these places; each place is of the request it names."""
+    if record.topic == topics.quarantine:
+        place = origin_in(record)
+        violation = refusal_of(record, place) if place in places else None
+        return None if violation is None else Answer(REFUSED, place, violation=violation)
+    request = (record.key or b"").decode("ascii", "replace")
+    if record.topic != topics.journal or record.value is None or request not in places.values():
         return None
     entry = JournalEntry.model_validate_json(record.value)
-    return Answer(ACCEPTED, entry.source, entry=entry) if entry.source in places else None
-
-
-def _refusal_in(record: Record, topics: Topics, places: Mapping[str, str]) -> Answer | None:
-    if record.topic != topics.quarantine:
+    if places.get(entry.source) != request:
         return None
-    place = origin_in(record)
-    violation = refusal_of(record, place) if place in places else None
-    return Answer(REFUSED, place, violation=violation) if violation is not None else None
+    late = any(fact.fact == "withdrawal_too_late" for fact in entry.facts)
+    return Answer(TOO_LATE if late else ACCEPTED, entry.source, entry=entry)
 
 
 def speaking_as(principal: str) -> SigningKey | None:
@@ -191,8 +201,10 @@ def _record(topic: str, message: _Spoken | SubmitRequest, signer: SigningKey | N
     return plain[1], plain[2], headers
 
 
-def _is_withdrawn(confirmation: bytes) -> bool:
-    return Confirmation.model_validate_json(confirmation).result is RequestResult.WITHDRAWN
+def _says_withdrawn(record: Record, topics: Topics, request: str) -> bool:
+    if record.topic != topics.confirmations or record.key != request.encode() or record.value is None:
+        return False
+    return Confirmation.model_validate_json(record.value).result is RequestResult.WITHDRAWN
 
 
 def origin_in(record: Record) -> str:
@@ -227,9 +239,9 @@ async def follow(
             return Answer(SILENT, place, dossier=dossier)
         async for record in talk.hear(seconds):
             if record.topic == topics.quarantine:
-                violation = refusal_of(record, place)
-                if violation is not None:
-                    return Answer(REFUSED, place, violation=violation, dossier=dossier)
+                refused = _answer_in(record, topics, {place: request})
+                if refused is not None:
+                    return replace(refused, dossier=dossier)
             elif record.key == request.encode():
                 fold_record(dossier, topics, record.topic, record.value)
                 # Both: the journal and the confirmation come by different topics.

@@ -99,13 +99,9 @@ def in_order(found: Sequence[Attention]) -> list[Attention]:
     Of closed ones the newest stands first: nothing in the log says that somebody has looked, so the old ones stay.
     """
     ended = [one for one in found if one.view.phase is Phase.CLOSED]
-    return sorted((one for one in found if one.view.phase is not Phase.CLOSED), key=_by_due_date) + sorted(
+    return sorted((one for one in found if one.view.phase is not Phase.CLOSED), key=lambda one: one.view.by_due_date) + sorted(
         ended, key=lambda one: one.since, reverse=True
     )
-
-
-def _by_due_date(one: Attention) -> tuple[str, str]:
-    return (one.view.due_on.isoformat() if one.view.due_on else "9999", one.view.subject_request_id)
 
 
 def as_record(one: Attention) -> dict[str, Any]:

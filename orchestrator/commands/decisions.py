@@ -32,15 +32,24 @@ from schemas.topics import DEFAULT_PREFIX
 from schemas.vocabulary import AssuranceLevel, ExtensionReason, HoldKind, IdentityRefusalReason, Phase, RefusalGround, Right
 from schemas.wire import encode
 
-__all__ = ["EXIT_NO_ANSWER", "EXIT_REFUSED", "command_of", "register", "verification_of"]
+__all__ = [
+    "EXIT_NO_ANSWER",
+    "EXIT_REFUSED",
+    "Actor",
+    "SystemArgument",
+    "command_of",
+    "decider",
+    "register",
+    "verification_of",
+]
 
 EXIT_REFUSED = 1
 EXIT_NO_ANSWER = 3
 _EXITS = {ACCEPTED: 0, ALREADY: 0, REFUSED: EXIT_REFUSED, TOO_LATE: EXIT_REFUSED, SILENT: EXIT_NO_ANSWER}
 
-_System = Annotated[str, typer.Argument(metavar="SYSTEM", help="The system's id in the registry")]
+SystemArgument = Annotated[str, typer.Argument(metavar="SYSTEM", help="The system's id in the registry")]
 _Reason = Annotated[str, typer.Option(help="Why; stands in the journal and in the confirmation, so it must not name anybody")]
-_Actor = Annotated[
+Actor = Annotated[
     str | None,
     typer.Option(help="Who decides, for instance ops:privacy-office; no mail address", envvar="DSR_ACTOR", show_default=False),
 ]
@@ -53,7 +62,7 @@ def _deny(
     *,
     ground: Annotated[RefusalGround, typer.Option(help="The legal ground; the confirmation carries it")],
     reason: _Reason,
-    actor: _Actor = None,
+    actor: Actor = None,
     wait: _Wait = 10,
     prefix: Prefix = DEFAULT_PREFIX,
     bootstrap: Bootstrap = None,
@@ -76,7 +85,7 @@ def _extend(
     until: Annotated[
         datetime | None, typer.Option(help="Last day that the notice names, if not the longest there is", formats=_DATES)
     ] = None,
-    actor: _Actor = None,
+    actor: Actor = None,
     wait: _Wait = 10,
     prefix: Prefix = DEFAULT_PREFIX,
     bootstrap: Bootstrap = None,
@@ -103,7 +112,7 @@ def _hold(
     review_on: Annotated[datetime, typer.Option(help="When somebody looks again: no hold without an end", formats=_DATES)],
     reason: _Reason,
     asked_on: Annotated[datetime | None, typer.Option(help="When the person was asked, if not today", formats=_DATES)] = None,
-    actor: _Actor = None,
+    actor: Actor = None,
     wait: _Wait = 10,
     prefix: Prefix = DEFAULT_PREFIX,
     bootstrap: Bootstrap = None,
@@ -128,7 +137,7 @@ def _resume(
     *,
     reason: _Reason,
     received_on: Annotated[datetime | None, typer.Option(help="When the answer came, if not today", formats=_DATES)] = None,
-    actor: _Actor = None,
+    actor: Actor = None,
     wait: _Wait = 10,
     prefix: Prefix = DEFAULT_PREFIX,
     bootstrap: Bootstrap = None,
@@ -144,10 +153,10 @@ def _resume(
 
 def _waive(
     request: RequestArgument,
-    system: _System,
+    system: SystemArgument,
     *,
     reason: _Reason,
-    actor: _Actor = None,
+    actor: Actor = None,
     wait: _Wait = 10,
     prefix: Prefix = DEFAULT_PREFIX,
     bootstrap: Bootstrap = None,
@@ -163,10 +172,10 @@ def _waive(
 
 def _retry(
     request: RequestArgument,
-    system: _System,
+    system: SystemArgument,
     *,
     reason: _Reason,
-    actor: _Actor = None,
+    actor: Actor = None,
     wait: _Wait = 10,
     prefix: Prefix = DEFAULT_PREFIX,
     bootstrap: Bootstrap = None,
@@ -182,10 +191,10 @@ def _retry(
 
 def _add(
     request: RequestArgument,
-    system: _System,
+    system: SystemArgument,
     *,
     reason: _Reason,
-    actor: _Actor = None,
+    actor: Actor = None,
     wait: _Wait = 10,
     prefix: Prefix = DEFAULT_PREFIX,
     bootstrap: Bootstrap = None,
@@ -203,7 +212,7 @@ def _approve(
     request: RequestArgument,
     *,
     reason: _Reason,
-    actor: _Actor = None,
+    actor: Actor = None,
     wait: _Wait = 10,
     prefix: Prefix = DEFAULT_PREFIX,
     bootstrap: Bootstrap = None,
@@ -221,7 +230,7 @@ def _withdraw(
     request: RequestArgument,
     *,
     reason: _Reason,
-    actor: _Actor = None,
+    actor: Actor = None,
     wait: _Wait = 10,
     prefix: Prefix = DEFAULT_PREFIX,
     bootstrap: Bootstrap = None,
@@ -297,9 +306,14 @@ class _Said:
 
 
 def _command(model: type[Command], said: _Said, **fields: Any) -> None:
-    if not said.actor:
+    _say(command_of(model, request_id(said.request), decider(said.actor), said.reason, **fields), said)
+
+
+def decider(actor: str | None) -> str:
+    """Return who decides. Raises `ConfigurationError` if nobody does."""
+    if not actor:
         raise ConfigurationError("say who decides: --actor ops:privacy-office, or DSR_ACTOR")
-    _say(command_of(model, request_id(said.request), said.actor, said.reason, **fields), said)
+    return actor
 
 
 def command_of(model: type[Command], request: str, actor: str, reason: str, **fields: Any) -> Command:

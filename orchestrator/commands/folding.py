@@ -92,6 +92,11 @@ class RequestView:
         return self.due.applicable_due_on if self.due else None
 
     @property
+    def by_due_date(self) -> tuple[str, str]:
+        """Return what requests are sorted by, the most urgent first; those without a date last."""
+        return (self.due_on.isoformat() if self.due_on else "9999", self.subject_request_id)
+
+    @property
     def lacks_approval(self) -> bool:
         """Tell whether an order waits for a second pair of eyes."""
         return self.approval_awaited and any(system.phase is OrderPhase.WAITING for system in self.systems.values())

@@ -183,14 +183,15 @@ def end_key(
     from orchestrator.adapters.clock import SystemClock
 
     members = _members(trust)
-    known = Trust.from_json(json.dumps({"keys": members})).key(kid)
+    keys = Trust.from_json(_written(members))
+    known = keys.key(kid)
     if known is None:
         raise ConfigurationError(f"{trust} has no key of that kid: see `dsr keys list {trust}`")
     # Whole seconds, the earlier one: what is written as "now" must have come when this command is done.
     end = int((instant("--at", at) if at else SystemClock().now()).timestamp())
     if known.valid_until is not None and known.valid_until.timestamp() <= end:
         raise ConfigurationError(f"--at: the key ends already, at {known.valid_until.isoformat()}: an end is not put off")
-    if known.principal == ORCHESTRATOR and not _others_sign(members, kid, end):
+    if known.principal == ORCHESTRATOR and not _others_sign(keys, kid, end):
         raise ConfigurationError(
             "no other key of the orchestrator's is valid then, and workers would sign what nobody believes: make one"
             " (`dsr keys new orchestrator`), give it to every worker (DSR_SIGNING_KEY_FILE), and end this one after that"
@@ -202,9 +203,8 @@ def end_key(
         typer.echo("a worker that still signs with it raises DsrTrustFileRefused: give it the other key", err=True)
 
 
-def _others_sign(members: list[Any], kid: str, at: int) -> bool:
-    keys = Trust.from_json(json.dumps({"keys": members})).keys_of(ORCHESTRATOR)
-    return any(key.kid != kid and key.valid_at(datetime.fromtimestamp(at, UTC)) for key in keys)
+def _others_sign(keys: Trust, kid: str, at: int) -> bool:
+    return any(key.kid != kid and key.valid_at(datetime.fromtimestamp(at, UTC)) for key in keys.keys_of(ORCHESTRATOR))
 
 
 @keys_app.command("rewrap")
@@ -280,14 +280,18 @@ def _public_key(content: bytes, where: str) -> dict[str, Any]:
             f"{where}: this is a private key, and only its owner may have it: have the owner make a new one"
             " and send the line that `dsr keys new` prints"
         )
-    Trust.from_json(json.dumps({"keys": [member]}))
+    Trust.from_json(_written([member]))
     return member
 
 
 def _write_members(trust: Path, members: list[Any]) -> None:
-    text = json.dumps({"keys": members}, indent=2) + "\n"
+    text = _written(members)
     Trust.from_json(text)
     _replace(trust, text)
+
+
+def _written(members: list[Any]) -> str:
+    return json.dumps({"keys": members}, indent=2) + "\n"
 
 
 def _write_private(file: Path, text: str) -> None:

@@ -12,23 +12,24 @@ Room rules: chooses by what the journal says; whether a decision is allowed is d
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from orchestrator.commands.acting import REFUSED, SILENT, Answer, act_all, speaking_as
 from orchestrator.commands.audit import topics_of, usage
-from orchestrator.commands.decisions import EXIT_NO_ANSWER, EXIT_REFUSED, command_of
-from orchestrator.commands.folding import RequestView
+from orchestrator.commands.decisions import EXIT_NO_ANSWER, EXIT_REFUSED, Actor, SystemArgument, command_of, decider
+from orchestrator.commands.folding import RequestView, SystemView
 from orchestrator.commands.kafka import current_bootstrap, progress
-from orchestrator.commands.reading import Bootstrap, JsonOutput, Prefix, fold_journal, print_json
+from orchestrator.commands.reading import Bootstrap, JsonOutput, Prefix, counted, fold_journal, print_json
 from orchestrator.commands.status import print_table, table_of
 from schemas.commands import Command, Retry, Waive
 from schemas.errors import ConfigurationError
-from schemas.signatures import speaker_of
 from schemas.topics import DEFAULT_PREFIX
+from schemas.trust import operator_principal
 from schemas.vocabulary import FailureReason, OrderPhase, Phase, Right
 
 __all__ = ["register"]
@@ -36,12 +37,7 @@ __all__ = ["register"]
 #: Said at one time. After a refusal no more are said: what is set aside by the hundred stops the workers.
 _AT_ONCE = 50
 
-_System = Annotated[str, typer.Argument(metavar="SYSTEM", help="The system's id in the registry")]
 _Reason = Annotated[str, typer.Option(help="Why; stands in each journal and confirmation, so it must not name anybody")]
-_Actor = Annotated[
-    str | None,
-    typer.Option(help="Who decides, for instance ops:privacy-office; no mail address", envvar="DSR_ACTOR", show_default=False),
-]
 _Failed = Annotated[FailureReason | None, typer.Option(help="Only orders that failed for this reason", show_default=False)]
 _OfRight = Annotated[Right | None, typer.Option(help="Only requests for this right", show_default=False)]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Say which requests, and do nothing")]
@@ -49,13 +45,13 @@ _Wait = Annotated[float, typer.Option(min=0, help=f"Seconds to wait for the answ
 
 
 def _retry_all(
-    system: _System,
+    system: SystemArgument,
     *,
     reason: _Reason,
     failed: _Failed = None,
     right: _OfRight = None,
     dry_run: _DryRun = False,
-    actor: _Actor = None,
+    actor: Actor = None,
     wait: _Wait = 30,
     prefix: Prefix = DEFAULT_PREFIX,
     bootstrap: Bootstrap = None,
@@ -70,11 +66,11 @@ def _retry_all(
         return view.hold is None and _has_failed(view, system, failed)
 
     with usage():
-        _decide(Retry, system, waits, right, dry_run, actor, reason, wait, prefix, bootstrap, as_json)
+        _decide(Retry, _Decision(system, waits, right, dry_run, actor, reason, wait, prefix, bootstrap, as_json))
 
 
 def _waive_all(
-    system: _System,
+    system: SystemArgument,
     *,
     reason: _Reason,
     failed: _Failed = None,
@@ -83,7 +79,7 @@ def _waive_all(
         bool, typer.Option("--unanswered", help="Those that were not asked, or may still answer, as well")
     ] = False,
     dry_run: _DryRun = False,
-    actor: _Actor = None,
+    actor: Actor = None,
     wait: _Wait = 30,
     prefix: Prefix = DEFAULT_PREFIX,
     bootstrap: Bootstrap = None,
@@ -93,15 +89,15 @@ def _waive_all(
 
     Example: dsr waive-all fax --unanswered --reason "Out of use since May; its data went with it"
     """
-    if every and failed:
-        raise typer.BadParameter("--unanswered takes in what has not failed: leave out --failed")
 
     def waits(view: RequestView) -> bool:
         order = view.systems.get(system)
         return _has_failed(view, system, failed) or (every and order is not None and order.phase is not OrderPhase.SETTLED)
 
     with usage():
-        _decide(Waive, system, waits, right, dry_run, actor, reason, wait, prefix, bootstrap, as_json)
+        if every and failed:
+            raise ConfigurationError("--unanswered takes in what has not failed: leave out --failed")
+        _decide(Waive, _Decision(system, waits, right, dry_run, actor, reason, wait, prefix, bootstrap, as_json))
 
 
 def _has_failed(view: RequestView, system: str, failed: FailureReason | None) -> bool:
@@ -109,38 +105,45 @@ def _has_failed(view: RequestView, system: str, failed: FailureReason | None) ->
     return order is not None and order.phase is OrderPhase.ESCALATED and failed in (None, order.reason)
 
 
-def _decide(
-    model: type[Command],
-    system: str,
-    waits: Any,
-    right: Right | None,
-    dry_run: bool,
-    actor: str | None,
-    reason: str,
-    wait: float,
-    prefix: str,
-    bootstrap: str | None,
-    as_json: bool,
-) -> None:
-    broker, topics = bootstrap or current_bootstrap(), topics_of(prefix)
-    if not dry_run and not actor:
-        raise ConfigurationError("say who decides: --actor ops:privacy-office, or DSR_ACTOR")
-    signer = None if dry_run else speaking_as(f"operator:{actor}")
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """What both commands take. `waits` tells which open requests are meant."""
+
+    system: str
+    waits: Callable[[RequestView], bool]
+    right: Right | None
+    dry_run: bool
+    actor: str | None
+    reason: str
+    wait: float
+    prefix: str
+    bootstrap: str | None
+    as_json: bool
+
+
+def _decide(model: type[Command], given: _Decision) -> None:
+    broker, topics, system = given.bootstrap or current_bootstrap(), topics_of(given.prefix), given.system
+    actor = "" if given.dry_run else decider(given.actor)
+    signer = None if given.dry_run else speaking_as(operator_principal(actor))
     views, _ = asyncio.run(fold_journal(broker, topics))
-    known = any(system in view.systems for view in views.values())
-    if not known:
+    if not any(system in view.systems for view in views.values()):
         raise ConfigurationError(f"SYSTEM: no request has {system} in its plan; `dsr registry show` names the systems")
-    chosen = [v for v in views.values() if v.phase is not Phase.CLOSED and right in (None, v.right) and waits(v)]
-    chosen.sort(key=lambda view: (str(view.due_on or "9999"), view.subject_request_id))
+    chosen = [
+        view
+        for view in sorted(views.values(), key=lambda view: view.by_due_date)
+        if view.phase is not Phase.CLOSED and given.right in (None, view.right) and given.waits(view)
+    ]
     answers: dict[str, Answer] = {}
-    if not dry_run and chosen:
-        said = {
-            v.subject_request_id: command_of(model, v.subject_request_id, actor or "", reason, system=system) for v in chosen
-        }
-        assert all(speaker_of(message) == f"operator:{actor}" for message in said.values()), "one actor said them all"
+    if chosen and not given.dry_run:
+        messages = [command_of(model, view.subject_request_id, actor, given.reason, system=system) for view in chosen]
         with progress() as tell:
-            answers = asyncio.run(_say_all(broker, topics, list(said.values()), wait, signer, tell))
-    _print(chosen, system, answers, dry_run=dry_run, as_json=as_json)
+            answers = asyncio.run(
+                act_all(
+                    broker, topics, messages, at_once=_AT_ONCE, seconds=given.wait, signer=signer,
+                    tell=lambda count: tell(f"{count} of {len(messages)} requests decided"),
+                )
+            )  # fmt: skip
+    _print(chosen, given, answers)
     words = {answer.word for answer in answers.values()}
     if REFUSED in words:
         raise typer.Exit(EXIT_REFUSED)
@@ -148,28 +151,18 @@ def _decide(
         raise typer.Exit(EXIT_NO_ANSWER)
 
 
-async def _say_all(broker: str, topics: Any, messages: list[Command], wait: float, signer: Any, tell: Any) -> dict[str, Answer]:
-    answers: dict[str, Answer] = {}
-    for start in range(0, len(messages), _AT_ONCE):
-        tell(f"{start} of {len(messages)} requests decided")
-        some = messages[start : start + _AT_ONCE]
-        answers |= await act_all(broker, topics, some, seconds=wait, signer=signer)
-        if any(answer.word == REFUSED for answer in answers.values()):
-            break
-    return answers
-
-
 _WORDS = {SILENT: "no answer yet", REFUSED: "refused"}
 
 
-def _print(chosen: Iterable[RequestView], system: str, answers: Mapping[str, Answer], *, dry_run: bool, as_json: bool) -> None:
+def _print(chosen: Iterable[RequestView], given: _Decision, answers: Mapping[str, Answer]) -> None:
+    system = given.system
     rows = [(view, view.systems[system], answers.get(view.subject_request_id)) for view in chosen]
     done = sum(answer is not None and answer.word not in _WORDS for _, _, answer in rows)
-    if as_json:
+    if given.as_json:
         print_json(
             {
                 "system": system,
-                "dry_run": dry_run,
+                "dry_run": given.dry_run,
                 "requests": [
                     {
                         "subject_request_id": view.subject_request_id,
@@ -186,15 +179,15 @@ def _print(chosen: Iterable[RequestView], system: str, answers: Mapping[str, Ans
         return
     if rows:
         print_table(_table(rows))
-    if dry_run:
-        print(f"{len(rows)} requests wait for {system}; nothing was done")
+    if given.dry_run:
+        print(f"to decide on {system}: {counted(len(rows), 'request')}; nothing was done")
     else:
         left = sum(answer is None for _, _, answer in rows)
         rest = f"; {left} were not said after a refusal: look at it, and repeat" if left else ""
         print(f"{done} of {len(rows)} requests decided{rest}")
 
 
-def _table(rows: Iterable[tuple[RequestView, Any, Answer | None]]) -> Table:
+def _table(rows: Iterable[tuple[RequestView, SystemView, Answer | None]]) -> Table:
     table = table_of(("due on", "right", "order", "because", "decided", "subject_request_id"))
     for view, order, answer in rows:
         if answer is None:

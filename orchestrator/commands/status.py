@@ -192,7 +192,7 @@ def list_command(
             and (not overdue or (view.phase is not Phase.CLOSED and left is not None and left < 0))
         )
 
-    chosen = sorted((view for view in views.values() if fits(view)), key=_by_due_date)
+    chosen = sorted((view for view in views.values() if fits(view)), key=lambda view: view.by_due_date)
     if attention:
         _print_attention(in_order([one for view in chosen for one in matters(view, now)]), len(views), count, as_json=as_json)
         return
@@ -215,10 +215,6 @@ def _print_attention(found: list[Attention], requests: int, count: int, *, as_js
         print_table(table, _WIDE)
     concerned = len({one.view.subject_request_id for one in found})
     print(f"{len(found)} to decide or look at, in {concerned} of {requests} requests; {count} journal records read")
-
-
-def _by_due_date(view: RequestView) -> tuple[str, str]:
-    return (view.due_on.isoformat() if view.due_on else "9999", view.subject_request_id)
 
 
 def _listed(views: Iterable[RequestView], now: datetime, *, is_closed: bool) -> Table:

@@ -11,7 +11,7 @@ from orchestrator.core.effects import Forget
 from orchestrator.core.order_lifecycle import OrderEvent
 from orchestrator.core.plan import meets, missing_for_good
 from orchestrator.core.settling import call_off, send, settle
-from orchestrator.core.state import OrderState, evolve
+from orchestrator.core.state import UNLINKED, OrderState, evolve
 from schemas.confirmations import SystemResult
 from schemas.outcomes import NotApplicable, Retained, Waived
 from schemas.vocabulary import (
@@ -107,8 +107,7 @@ def close(draft: Draft, result: RequestResult, results: tuple[SystemResult, ...]
     if draft.now > due.due_at and EscalationReason.DUE_SOON not in state.escalated:
         draft.escalate(EscalationReason.OVERDUE)
     draft.results, draft.carried_out = results, carried_out
-    draft.set(phase=Phase.CLOSED, result=result, closed_at=draft.now, hold=None, next_status_at=None)
-    draft.set(person=None, patch=None, identity=None)
+    draft.set(phase=Phase.CLOSED, result=result, closed_at=draft.now, hold=None, next_status_at=None, **UNLINKED)
     draft.fact(
         "request_closed",
         result=result,

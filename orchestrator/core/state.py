@@ -8,8 +8,10 @@ Room rules: data only. What may follow what stands in `lifecycle`, what does fol
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import date, datetime
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
@@ -33,7 +35,7 @@ from schemas.vocabulary import (
     Right,
 )
 
-__all__ = ["HoldState", "OrderState", "RequestState", "evolve", "from_bytes", "put", "to_bytes"]
+__all__ = ["UNLINKED", "HoldState", "OrderState", "RequestState", "evolve", "from_bytes", "put", "to_bytes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +148,9 @@ class RequestState:
         """Return the order to one system, or None if it is not planned."""
         return next((order for order in self.orders if order.system == system), None)
 
+
+#: What leads from a request to others of the person, or to what was asked for: dropped when it closes.
+UNLINKED: Mapping[str, None] = MappingProxyType({"person": None, "patch": None, "identity": None})
 
 T = TypeVar("T", "RequestState", "OrderState", "HoldState")
 _FIELDS = {kind: frozenset(f.name for f in fields(kind)) for kind in (RequestState, OrderState, HoldState)}

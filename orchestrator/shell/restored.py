@@ -14,7 +14,7 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
-from orchestrator.core.state import RequestState, evolve, from_bytes
+from orchestrator.core.state import UNLINKED, RequestState, evolve, from_bytes
 from orchestrator.ports import Change, Store
 from orchestrator.shell.work import row_of
 from schemas.confirmations import Confirmation
@@ -126,9 +126,7 @@ def _ended(state: RequestState, head: Head, confirmation: str | None) -> Request
     return evolve(
         state,
         phase=Phase.CLOSED,
-        person=None,
-        patch=None,
-        identity=None,
+        **UNLINKED,
         hold=None,
         next_status_at=None,
         wake_at=None,

@@ -203,9 +203,8 @@ class UnitOfWork:
             self._leave(arrival)
             return
         if isinstance(arrival, SetAside):
-            if self._was_taken(arrival):
+            if arrival.said is not None and self._has_taken(arrival.subject_request_id, arrival.said):
                 # Read again after a crash, and its signer's key has ended meanwhile: it was believed when it was taken in.
-                assert arrival.said is not None, "what was taken in said something"
                 self.outcome.ignored.append(type(arrival.said.message).__name__)
             else:
                 self._set_aside(arrival)
@@ -222,9 +221,9 @@ class UnitOfWork:
             else:
                 raise Halted(given, one.subject_request_id, self.outcome.damaged[one.subject_request_id])
 
-    def _was_taken(self, aside: SetAside) -> bool:
-        state = self._states.get(aside.subject_request_id)
-        return state is not None and aside.said is not None and has_taken(state, aside.said)
+    def _has_taken(self, request: str, given: Input) -> bool:
+        state = self._states.get(request)
+        return state is not None and has_taken(state, given)
 
     def _set_aside(self, aside: SetAside) -> None:
         self.change.records.append(self._translator.quarantined(aside.record, aside.violation, self._now.isoformat()))
@@ -404,10 +403,11 @@ async def _asked(call: Awaitable[T]) -> T:
 
 def _wanted(arrivals: Sequence[Arrival | SetAside | Stumble]) -> Wanted:
     known = [arrival for arrival in arrivals if isinstance(arrival, Arrival)]
-    ended = [arrival for arrival in arrivals if isinstance(arrival, SetAside) and arrival.said is not None]
+    # Of what is set aside for the end of its signer's key it is asked whether it was taken in before.
+    asked = [one for one in arrivals if isinstance(one, Arrival) or (isinstance(one, SetAside) and one.said is not None)]
     around = [arrival for arrival in known if isinstance(arrival.given.message, _LOOKS_AROUND)]
     return Wanted(
-        requests=frozenset([*(one.subject_request_id for one in known), *(one.subject_request_id for one in ended)]),
+        requests=frozenset(one.subject_request_id for one in asked),
         spans=_spans(arrivals),
         persons=frozenset(arrival.given.opened.person for arrival in around if arrival.given.opened.person is not None),
         companions=frozenset(arrival.subject_request_id for arrival in around),

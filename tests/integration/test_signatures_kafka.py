@@ -60,11 +60,7 @@ async def test_whoever_is_taken_out_of_the_trust_file_is_heard_no_more(fresh_kaf
     everybody = keyring.trust_file.read_bytes()
     async with World(fresh_kafka.bootstrap, topics).running() as world, worker(settings) as running:
         world.keyring = keyring
-        world.respond = lambda order: None
-        asked = request()
-        await world.publish(asked)
-        await world.until(lambda: len(world.orders) >= 2)
-        crm = next(order for order in world.orders if order.system == "crm")
+        asked, crm = await _out_and_unanswered(world)
         desk = _Desk(running, topics.prefix, crm, keyring.key("system:crm"))
         assert await desk.answers(200)
         listening = asyncio.create_task(desk.heard_to_the_end())
@@ -85,6 +81,15 @@ async def test_whoever_is_taken_out_of_the_trust_file_is_heard_no_more(fresh_kaf
             await world.publish(answer(order))
         await world.until(lambda: asked.subject_request_id in world.confirmations)
         assert await _counts(running, 0, "dsr_trust_file_refused")
+
+
+async def _out_and_unanswered(world: World) -> tuple[SubmitRequest, FulfilmentOrder]:
+    """File a request that no system answers by itself; return it, and its order to the CRM."""
+    world.respond = lambda order: None
+    asked = request()
+    await world.publish(asked)
+    await world.until(lambda: len(world.orders) >= 2)
+    return asked, next(order for order in world.orders if order.system == "crm")
 
 
 async def _counts(running: Worker, value: int, name: str, **labels: str) -> bool:
@@ -128,11 +133,7 @@ async def test_only_genuine_words_count(fresh_kafka, tmp_path: Path) -> None:
     settings = settings_for(tmp_path, fresh_kafka.bootstrap, topics, **signing(keyring))
     async with World(fresh_kafka.bootstrap, topics).running() as world, worker(settings) as running:
         world.keyring = keyring
-        world.respond = lambda order: None
-        asked = request()
-        await world.publish(asked)
-        await world.until(lambda: len(world.orders) >= 2)
-        crm = next(order for order in world.orders if order.system == "crm")
+        asked, crm = await _out_and_unanswered(world)
         withdrawn = WithdrawRequest(
             subject_request_id=asked.subject_request_id, portal="website", withdrawn_at=asked.submitted_at
         )
